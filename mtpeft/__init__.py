@@ -1,0 +1,57 @@
+"""mtpeft: continual and multi-task learning with parameter-efficient fine-tuning for vision models.
+
+`attach` a method to a backbone, `load` a saved manager; everything else hangs on the `TaskManager` they return.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mtpeft._version import __version__
+from mtpeft.errors import MtpeftError
+
+if TYPE_CHECKING:
+    from mtpeft.attaching import attach, create_backbone
+    from mtpeft.checkpoint import load
+    from mtpeft.manager import TaskManager
+    from mtpeft.methods import METHODS, MethodConfig, Properties, SiteModule, register
+
+#: public names and the modules they live in; imported on first use, so that the command line answers at once
+_LAZY = {
+    "attach": "mtpeft.attaching",
+    "create_backbone": "mtpeft.attaching",
+    "load": "mtpeft.checkpoint",
+    "TaskManager": "mtpeft.manager",
+    "METHODS": "mtpeft.methods",
+    "MethodConfig": "mtpeft.methods",
+    "Properties": "mtpeft.methods",
+    "SiteModule": "mtpeft.methods",
+    "register": "mtpeft.methods",
+}
+
+__all__ = [
+    "METHODS",
+    "MethodConfig",
+    "MtpeftError",
+    "Properties",
+    "SiteModule",
+    "TaskManager",
+    "__version__",
+    "attach",
+    "create_backbone",
+    "load",
+    "register",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'mtpeft' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value  # over a submodule of the same name
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,93 @@
+"""`attach`: from a backbone and a method's name to a task manager."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+from torch import nn
+
+import mtpeft.backbones.embedded  # noqa: F401  (registers the embedded backbones with timm)
+from mtpeft.attachment import Attachment
+from mtpeft.backbones.anatomy import Anatomy
+from mtpeft.errors import ConfigError, UnknownNameError
+from mtpeft.manager import TaskManager
+from mtpeft.methods import METHODS, MethodConfig, MethodSpec
+
+Method = str | MethodConfig | Mapping[str, Any]
+
+
+def attach(
+    backbone: str | nn.Module,
+    method: Method | Sequence[Method],
+    *,
+    sharing: str | None = None,
+    pretrained: bool = True,
+    backbone_train_mode: bool = False,
+    **options: Any,
+) -> TaskManager:
+    """Attach one method, or several that act together, to a backbone.
+
+    `backbone`: a timm model, or a timm name (created with `pretrained` weights and no classifier). `method`: a
+    registered name with its `options` as keyword arguments, a config object, a mapping `{"name": ..., ...}` (which may
+    carry its own "sharing"), or a list of these. `sharing`: per_task (the default) or shared, or another registered
+    source. `backbone_train_mode` lets `train()` reach the frozen backbone (dropout, drop path).
+
+    Raises `UnknownNameError` and `ConfigError` before anything on the backbone is changed.
+    """
+    several = not isinstance(method, (str, MethodConfig, Mapping))
+    methods: list[Method] = list(method) if several else [method]  # type: ignore[arg-type, list-item]
+    if several and options:
+        raise ConfigError(f"options {sorted(options)} belong to one method; with a list give each as a mapping or a config")
+    resolved = [_resolve(m, dict(options), sharing) for m in methods]
+    model = create_backbone(backbone, pretrained) if isinstance(backbone, str) else backbone
+    anatomy = Anatomy(model)
+    attachments = [Attachment(spec, config, anatomy, source) for spec, config, source in resolved]
+    parameter = next(model.parameters())
+    for attachment in attachments:
+        attachment.to(device=parameter.device, dtype=parameter.dtype)
+    return TaskManager(model, attachments, anatomy, backbone_train_mode)
+
+
+def create_backbone(name: str, pretrained: bool = True, **options: Any) -> nn.Module:
+    """A timm model without classifier; `UnknownNameError` with near names, one line when weights cannot be had."""
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        raise UnknownNameError("model", name, timm.list_models())
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except (RuntimeError, OSError, ValueError) as error:
+        if not pretrained:
+            raise ConfigError(f"model {name!r} cannot be created: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"pre-trained weights of {name!r} cannot be had ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
+            "give a timm model with weights, or pretrained=False for random ones"
+        ) from error
+
+
+def _resolve(method: Method, options: dict[str, Any], sharing: str | None) -> tuple[MethodSpec, MethodConfig, str]:
+    if isinstance(method, MethodConfig):
+        if options:
+            raise ConfigError(f"options {sorted(options)} beside a config object; use dataclasses.replace(config, ...)")
+        found = [METHODS.get(n) for n in METHODS if METHODS.get(n).config is type(method)]
+        if len(found) != 1:
+            names = [spec.name for spec in found]
+            raise ConfigError(f"{type(method).__name__} belongs to {names or 'no registered method'}; give the name")
+        spec, config = found[0], method
+    else:
+        if isinstance(method, Mapping):
+            values = {**method, **options}
+            if "name" not in values:
+                raise ConfigError(f"a method mapping needs a 'name', got keys {sorted(values)}")
+            sharing = values.pop("sharing", sharing)
+            method, options = values.pop("name"), values
+        spec = METHODS.get(str(method))
+        config = spec.build_config(options)
+    return spec, config, sharing or ("shared" if spec.own_weights else "per_task")
+
+
+def config_of(spec: MethodSpec, config: MethodConfig) -> dict[str, Any]:
+    """A method's resolved config as plain types, for recipes and reports."""
+    return {"name": spec.name, **dataclasses.asdict(config)}

@@ -1,0 +1,1 @@
+"""Backbones: anatomy of timm models, instrumented attention, embedded backbones."""

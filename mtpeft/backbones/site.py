@@ -1,0 +1,85 @@
+"""A site: one place of a backbone where a method may act."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from mtpeft.errors import ConfigError
+
+#: How a site is reached. `output` and `input` change the output or the input of one module; `parallel` adds to a
+#: residual branch and sees the branch's input; the others are described in `mtpeft/hooks.py`.
+STYLES = ("output", "input", "parallel", "tokens", "prefix", "queries", "side")
+
+
+@dataclass(eq=False)
+class Site:
+    """One place where a method acts, with everything a site module needs to size itself.
+
+    `dim` is the width of the site's input x, `dim_out` that of its output y; both have channels on `channel_axis`
+    (-1 for tokens (B, N, C) and maps (B, H, W, C), 1 for convolution outputs (B, C, H, W)).
+    """
+
+    kind: str
+    key: str
+    style: str
+    module: nn.Module
+    path: str
+    dim: int
+    dim_out: int
+    block: int | None = None
+    depth: int = 0
+    num_heads: int = 0
+    #: rows of the module's output that are this site (a projection inside a fused qkv), or None for all of them
+    rows: tuple[int, int] | None = None
+    channel_axis: int = -1
+    #: names of the backbone's own parameters at this site, None where there are none
+    weight: str | None = None
+    bias: str | None = None
+    #: where x comes from when it is not the hooked module's own input
+    source: nn.Module | None = None
+    source_is_output: bool = False
+    #: the attention module that has to run its instrumented forward for this site, and whether it calls the hook itself
+    attention: nn.Module | None = None
+    bypassed: bool = False
+    grid: tuple[int, int] = (0, 0)
+    prefix_tokens: int = 0
+    patch_size: int = 16
+    image_size: tuple[int, int] = (0, 0)
+    in_channels: int = 3
+    tags: frozenset[str] = field(default_factory=frozenset)
+    #: side sites: the blocks whose outputs are tapped
+    blocks: tuple[nn.Module, ...] = ()
+
+    def own_bias(self) -> torch.Tensor | None:
+        """The backbone's own bias at this site, (dim_out,), or None."""
+        if self.bias is None:
+            return None
+        if self.bypassed:
+            return getattr(self.attention, self.bias.rsplit(".", 1)[-1])
+        bias = self.module.bias
+        return bias if self.rows is None else bias[slice(*self.rows)]
+
+    def broadcast(self, vector: torch.Tensor) -> torch.Tensor:
+        """A vector over channels, shaped to multiply or add along this site's channel axis."""
+        return vector if self.channel_axis == -1 else vector.view(-1, 1, 1)
+
+    def grid_of(self, tokens: int) -> tuple[int, int]:
+        """Height and width of a map of `tokens` patch tokens, in the proportions of the backbone's own grid."""
+        height, width = self.grid
+        if height * width == tokens:
+            return height, width
+        rows = round(math.sqrt(tokens * height / width))
+        if rows < 1 or rows * (tokens // rows) != tokens:
+            raise ConfigError(f"site {self.key}: {tokens} patch tokens do not form a grid like {height} x {width}")
+        return rows, tokens // rows
+
+    def split_prefix(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (B, P + HW, C) or a map (B, H, W, C) -> prefix tokens (B, P, C) and a map (B, C, H, W)."""
+        if x.ndim == 4:
+            return x.flatten(1, 2)[:, :0], x.permute(0, 3, 1, 2)
+        prefix, patches = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
+        return prefix, patches.transpose(1, 2).unflatten(2, self.grid_of(patches.shape[1]))

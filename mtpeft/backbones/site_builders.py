@@ -1,0 +1,196 @@
+"""Builds the sites of an anatomy: those of every block, and those of the model around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from mtpeft.backbones.attention import attention_family, bypasses_projection
+from mtpeft.backbones.site import Site
+
+if TYPE_CHECKING:
+    from mtpeft.backbones.anatomy import Anatomy
+
+#: layers with weights that are neither linear nor convolution count as normalisation when their name says so
+NORM_NAMES = ("Norm", "Affine")
+
+
+def is_norm(module: nn.Module) -> bool:
+    """LayerNorm, RMSNorm, LayerNorm2d, GroupNorm, ...: by type, and only with weights of their own."""
+    named = any(part in type(module).__name__ for part in NORM_NAMES)
+    return named and getattr(module, "weight", None) is not None
+
+
+def _is_operation(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, nn.Conv2d)) or is_norm(module)
+
+
+class _Builder:
+    """Sites of one anatomy, with the fields all of them share filled in."""
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self.backbone = anatomy.backbone
+        self.paths = {module: path for path, module in self.backbone.named_modules()}
+        self.heads = {p: int(self.backbone.get_submodule(p).attn.num_heads) for p in anatomy.blocks}
+
+    def site(self, kind: str, style: str, module: nn.Module, dim: int, dim_out: int, **more: Any) -> Site:
+        path = self.paths[module]
+        stem = path.replace(".", "-") or "model"
+        key = stem if kind == path.rsplit(".", 1)[-1] else f"{stem}-{kind}"
+        anatomy = self.anatomy
+        values: dict[str, Any] = {
+            "depth": len(anatomy.blocks),
+            "grid": anatomy.grid,
+            "prefix_tokens": anatomy.prefix_tokens,
+            "patch_size": anatomy.patch_size,
+            "image_size": anatomy.image_size,
+            "in_channels": anatomy.input_size[0],
+        }
+        return Site(kind, key, style, module, path, dim, dim_out, **{**values, **more})
+
+    def operation(self, kind: str, module: nn.Module, **more: Any) -> Site:
+        """A site on the output of one linear layer, convolution or normalisation."""
+        path = self.paths[module]
+        axis = 1 if "2d" in type(module).__name__ else -1
+        call = self.anatomy.calls[module]
+        values: dict[str, Any] = {
+            "weight": f"{path}.weight",
+            "bias": f"{path}.bias" if getattr(module, "bias", None) is not None else None,
+            "channel_axis": axis,
+        }
+        values.update(more)
+        tags = set(values.pop("tags", {"operations"}))
+        tags |= {"norms"} if is_norm(module) else set()
+        tags |= {"biases"} if values["bias"] is not None else set()
+        rows = values.get("rows")
+        width = call.output_shape[axis] if rows is None else rows[1] - rows[0]
+        return self.site(kind, "output", module, call.input_shape[axis], width, tags=frozenset(tags), **values)
+
+
+def model_sites(anatomy: Anatomy) -> Iterator[Site]:
+    """Sites outside the blocks: pixels, stem, every layer between and after the blocks, the final norm, side networks."""
+    build = _Builder(anatomy)
+    backbone = anatomy.backbone
+    channels = anatomy.input_size[0]
+    yield build.site("pixels", "input", backbone.patch_embed, channels, channels)
+    yield build.operation("patch_embed", backbone.patch_embed.proj)
+    inside = {m for path in anatomy.blocks for m in backbone.get_submodule(path).modules()}
+    for path, module in backbone.named_modules():
+        if module in inside or module is backbone.patch_embed.proj or module not in anatomy.calls:
+            continue
+        if _is_operation(module):
+            # the reduction of Swin's patch merging is the one operation SSF leaves out
+            reduction = path.endswith("reduction")
+            kind = "final_norm" if module is getattr(backbone, "norm", None) else path.rsplit(".", 1)[-1]
+            yield build.operation(kind, module, tags=() if reduction else ("operations",))
+    if anatomy.layout == "NLC":
+        yield _side_site(build)
+
+
+def _side_site(build: _Builder) -> Site:
+    """A network beside the backbone: reads block inputs and outputs, replaces the output of the final norm."""
+    anatomy = build.anatomy
+    final = anatomy.backbone.norm
+    dim = anatomy.calls[final].output_shape[-1]
+    blocks = tuple(anatomy.backbone.get_submodule(path) for path in anatomy.blocks)
+    return build.site("side", "side", final, dim, dim, num_heads=build.heads[anatomy.blocks[0]], blocks=blocks,
+                      source=anatomy.backbone.patch_embed.proj)
+
+
+def block_sites(anatomy: Anatomy) -> Iterator[Site]:
+    """Sites of every block, in the order the blocks run."""
+    build = _Builder(anatomy)
+    for index, path in enumerate(anatomy.blocks):
+        block = anatomy.backbone.get_submodule(path)
+        call = anatomy.calls[block]
+        grid = call.grid or (call.input_shape[1:3] if len(call.input_shape) == 4 else anatomy.grid)
+        common = {"block": index, "grid": tuple(grid), "num_heads": build.heads[path]}
+        yield from _token_sites(build, block, common)
+        yield from _attention_sites(build, block, common)
+        for name in ("norm1", "norm2"):
+            if is_norm(getattr(block, name)):
+                yield build.operation(name, getattr(block, name), **common)
+        yield from _mlp_sites(build, block, common)
+        yield from _branch_sites(build, block, common)
+        yield build.site("block", "output", block, call.output_shape[-1], call.output_shape[-1], **common)
+
+
+def _token_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
+    """Prompts and query-only tokens need one flat sequence; keys and values can be extended in every family."""
+    dim = build.anatomy.calls[block].input_shape[-1]
+    family = attention_family(block.attn)
+    if family == "plain":
+        yield build.site("tokens", "tokens", block, dim, dim, attention=block.attn, **common)
+        yield build.site("queries", "queries", block, dim, dim, attention=block.attn, **common)
+    yield build.site("prefix", "prefix", block.attn, dim, block.attn.proj.in_features, attention=block.attn, **common)
+
+
+def _attention_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
+    attn = block.attn
+    path = build.paths[attn]
+    if getattr(attn, "qkv", None) is not None:
+        bypassed = bypasses_projection(attn)
+        more = {**common, "attention": attn if bypassed else None, "bypassed": bypassed}
+        yield _fused_bypassed(build, attn, more) if bypassed else build.operation("qkv", attn.qkv, **more)
+        width = attn.qkv.out_features // 3
+        for position, kind in enumerate(("q", "k", "v")):
+            rows = (position * width, (position + 1) * width)
+            is_parameter = bypassed and isinstance(getattr(attn, f"{kind}_bias", None), nn.Parameter)
+            fused_bias = f"{path}.qkv.bias" if attn.qkv.bias is not None else None
+            yield build.site(
+                kind, "output", attn.qkv, attn.qkv.in_features, width, rows=rows, weight=f"{path}.qkv.weight",
+                bias=f"{path}.{kind}_bias" if is_parameter else fused_bias,
+                tags=frozenset({"biases"} if is_parameter else ()), **more,
+            )
+    elif getattr(attn, "q_proj", None) is not None:
+        for kind in ("q", "k", "v"):
+            yield build.operation(kind, getattr(attn, f"{kind}_proj"), **common)
+    else:
+        yield build.operation("q", attn.q, **common)
+        width = attn.kv.out_features // 2
+        for kind, rows in (("k", (0, width)), ("v", (width, 2 * width))):
+            yield build.operation(kind, attn.kv, rows=rows, **common)
+    yield build.operation("proj", attn.proj, **common)
+    known = {getattr(attn, n, None) for n in ("qkv", "q_proj", "k_proj", "v_proj", "q", "kv", "proj")}
+    for module in attn.modules():
+        if module not in known and module in build.anatomy.calls and _is_operation(module):
+            yield build.operation(build.paths[module].rsplit(".", 1)[-1], module, **common)
+
+
+def _fused_bypassed(build: _Builder, attn: Any, more: dict[str, Any]) -> Site:
+    """A fused qkv whose bias lives in the attention module and is applied by `F.linear` (BEiT, EVA, SwinV2)."""
+    path = build.paths[attn]
+    return build.site(
+        "qkv", "output", attn.qkv, attn.qkv.in_features, attn.qkv.out_features,
+        weight=f"{path}.qkv.weight", tags=frozenset({"operations"}), **more,
+    )
+
+
+def _mlp_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
+    for module in block.mlp.modules():
+        if module in build.anatomy.calls and _is_operation(module):
+            name = build.paths[module].rsplit(".", 1)[-1]
+            kind = name.split("_")[0] if name.startswith("fc") else name  # SwiGLU's fc1_g and fc1_x are both fc1
+            yield build.operation(kind, module, **common)
+
+
+def _branch_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
+    """The two residual branches: before their residual addition, and parallel to them.
+
+    `parallel_*` sees the branch's input (before its norm), `parallel_*_ln` what the sub-layer itself sees (after the
+    norm where the block norms first); both add to the end of the branch, after LayerScale and drop path.
+    """
+    calls = build.anatomy.calls
+    dim = calls[block].input_shape[-1]
+    for name, sub, norm, end in (("attention", block.attn, block.norm1, block.drop_path1),
+                                 ("mlp", block.mlp, block.norm2, block.drop_path2)):
+        norm_first = norm in calls and calls[norm].order < calls[sub].order
+        first = norm if norm_first else (block if name == "attention" else sub)
+        short = "attn" if name == "attention" else name
+        yield build.site(f"after_{name}", "input", end, dim, dim, **common)
+        yield build.site(f"parallel_{short}", "parallel", end, dim, dim, source=first, **common)
+        yield build.site(f"parallel_{short}_ln", "parallel", end, dim, dim, source=norm if norm_first else first,
+                         source_is_output=norm_first, **common)

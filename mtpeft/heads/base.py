@@ -1,0 +1,33 @@
+"""The contract of a head, and the registry of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
+
+from torch import nn
+
+from mtpeft.registry import Registry
+
+
+class Head(nn.Module):
+    """From features to a task's output. `reads` says what it gets: "pooled" (B, C) or "map" (B, C, H, W).
+
+    Any other `nn.Module` serves as a head too; without a `reads` of its own it gets pooled features.
+    """
+
+    reads: ClassVar[str] = "pooled"
+
+
+HEADS: Registry[type[Head]] = Registry("head")
+H = TypeVar("H", bound=type[Head])
+
+
+def register_head(name: str) -> Callable[[H], H]:
+    """Class decorator: registers a head. Its constructor takes `dim` and keyword options of its own."""
+
+    def decorate(head: H) -> H:
+        HEADS.add(name, head)
+        return head
+
+    return decorate

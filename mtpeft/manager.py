@@ -1,0 +1,356 @@
+"""TaskManager: one frozen backbone, methods attached to it, and a set of weights and a head for every task."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtpeft.attachment import Attachment
+from mtpeft.backbones.anatomy import Anatomy
+from mtpeft.backbones.fingerprint import classifier_parameters, fingerprint
+from mtpeft.counting import Counts, count, render_table
+from mtpeft.errors import ConfigError, DataError, UnknownNameError
+from mtpeft.heads import HEADS, GrowingHead
+from mtpeft.hooks import Installation, carries_hooks
+from mtpeft.merging import merged_backbone
+from mtpeft.runtime import Context, Runtime, Selection
+
+GROWING = "growing"
+TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ \-]*")
+
+
+class TaskManager(nn.Module):
+    """The object users hold; made by `mtpeft.attach`.
+
+    As a module it is `forward(images, task)`. `train()` keeps the frozen backbone in eval mode (dropout, drop path and
+    batch norm statistics stay as pre-trained) unless `backbone_train_mode` was asked for.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, attachments: Sequence[Attachment], anatomy: Anatomy, backbone_train_mode: bool = False
+    ) -> None:
+        """Freeze `backbone` and install the hooks; use `mtpeft.attach` rather than this."""
+        super().__init__()
+        if carries_hooks(backbone):
+            raise ConfigError("this backbone has methods attached already; detach() it first, or attach a list of methods")
+        self.backbone, self.anatomy = backbone, anatomy
+        self.attachments = nn.ModuleList(attachments)
+        self.heads = nn.ModuleDict()
+        self.head_specs: dict[str, dict[str, Any]] = {}
+        self.frozen_tasks: set[str] = set()
+        self.forced = False  # loaded onto a backbone with another fingerprint, at the user's word
+        self.runtime = Runtime()
+        self.own_weights = any(a.spec.own_weights for a in attachments)
+        self.backbone_train_mode = backbone_train_mode or self.own_weights
+        self.fingerprint = fingerprint(backbone)
+        self._required = {name: p.requires_grad for name, p in backbone.named_parameters()}
+        self._original = copy.deepcopy(backbone.state_dict()) if self.own_weights else None
+        classifier = classifier_parameters(backbone)
+        for parameter in backbone.parameters():
+            parameter.requires_grad_(self.own_weights and parameter not in classifier)
+        self._installation = Installation(anatomy, list(attachments), self.runtime)
+        self.train(backbone.training)
+
+    # tasks --------------------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks, in the order they were added."""
+        return list(self.head_specs)
+
+    def add_task(
+        self, name: str, num_classes: int | None = None, head: str | nn.Module | dict[str, Any] = "linear", **options: Any
+    ) -> None:
+        """Give a task weights and a head.
+
+        `head` is a registered name (with its `options`), a config `{"name": ..., ...}`, or any module that takes the
+        features. `head="growing"` puts the classes behind those of all earlier growing tasks. The first task becomes
+        the one used when the backbone is called directly (`set_task`).
+        """
+        if not TASK_NAME.fullmatch(name):
+            raise ConfigError(f"task name {name!r}: use letters, digits, spaces, '_' and '-', as in 'birds'")
+        if name in self.head_specs:
+            raise ConfigError(f"task {name!r} exists already")
+        if isinstance(head, dict):
+            options = {**{k: v for k, v in head.items() if k != "name"}, **options}
+            head = head["name"]
+        if num_classes is not None:
+            options["num_classes"] = num_classes
+        module, spec = self._build_head(head, options)
+        if isinstance(module, GrowingHead):
+            module.grow(name, int(options["num_classes"]))
+            self.heads[GROWING] = module
+        else:
+            self.heads[_key(name)] = module
+        for attachment in self.attachments:
+            attachment.weights.add_task(name)  # type: ignore[union-attr, operator]
+        self.head_specs[name] = spec
+        self._match_backbone()
+        self.train(self.training)
+        if self.runtime.default is None:
+            self.set_task(name)
+
+    def remove_task(self, name: str) -> None:
+        """Forget a task, its weights and its head."""
+        self._check(name)
+        if self.head_specs[name]["name"] == GROWING:
+            self.heads[GROWING].shrink(name)  # type: ignore[operator]
+            if len(self.heads[GROWING].parts) == 0:  # type: ignore[arg-type]
+                del self.heads[GROWING]
+        else:
+            del self.heads[_key(name)]
+        for attachment in self.attachments:
+            attachment.weights.remove_task(name)  # type: ignore[union-attr, operator]
+        del self.head_specs[name]
+        self.frozen_tasks.discard(name)
+        if self.runtime.default == name:
+            self.runtime.set_default(next(iter(self.head_specs), None))
+
+    def freeze_task(self, name: str, frozen: bool = True) -> None:
+        """Stop (or with `frozen=False` resume) training of what belongs to the task alone: its own weights and head.
+
+        The state survives save and load. Weights shared with other tasks stay trainable.
+        """
+        self._check(name)
+        (self.frozen_tasks.add if frozen else self.frozen_tasks.discard)(name)
+        for module in self._own_modules(name):
+            module.requires_grad_(not frozen)
+
+    def set_task(self, name: str) -> None:
+        """Choose the task whose weights the backbone uses when it is called directly."""
+        self._check(name)
+        self.runtime.set_default(name)
+
+    def head(self, name: str) -> nn.Module:
+        """The module that turns features into the task's output."""
+        self._check(name)
+        return self.heads[GROWING if self.head_specs[name]["name"] == GROWING else _key(name)]
+
+    # forward ------------------------------------------------------------------------------------------------------
+
+    def forward(self, images: torch.Tensor, task: str | Sequence[str] | None = None) -> Any:
+        """Outputs of one task, or of a batch in which every image has a task of its own.
+
+        `images` (B, C, H, W). With a name (or None: the task of `set_task`) returns the head's output. With one name
+        per image returns {task: (indices (n,) into the batch, output of those n images)}, from one backbone pass.
+        """
+        self._check_images(images)
+        if task is None or isinstance(task, str):
+            name = self._default(task)
+            features = self._features(images, Selection((name,)))
+            return self._apply_head(name, features)
+        names = list(task)
+        if len(names) != images.shape[0]:
+            raise DataError(f"{len(names)} task names for a batch of {images.shape[0]} images; give one name per image")
+        distinct = tuple(dict.fromkeys(names))
+        for name in distinct:
+            self._check(name)
+        index = torch.tensor([distinct.index(name) for name in names], device=images.device)
+        return self.forward_indexed(images, distinct, index)
+
+    def forward_indexed(self, images: torch.Tensor, tasks: Sequence[str], index: torch.Tensor) -> dict[str, Any]:
+        """As `forward` with one task per image, given as `index` (B,) into `tasks`; compiles to one graph."""
+        features = self._features(images, Selection(tuple(tasks), index))
+        outputs = {}
+        for position, name in enumerate(tasks):
+            rows = (index == position).nonzero().squeeze(1)
+            outputs[name] = (rows, self._apply_head(name, {kind: f[rows] for kind, f in features.items()}))
+        return outputs
+
+    def forward_tasks(self, images: torch.Tensor, tasks: Sequence[str]) -> dict[str, Any]:
+        """Several tasks for every image: {task: output}; one backbone pass where the tasks share all weights."""
+        for name in tasks:
+            self._check(name)
+        if all(a.weights.bank(t) is a.weights.bank(tasks[0]) for a in self.attachments for t in tasks):  # type: ignore[union-attr, operator]
+            features = self._features(images, Selection((tasks[0],)), self._kinds(tasks))
+            return {name: self._apply_head(name, features) for name in tasks}
+        return {name: self(images, name) for name in tasks}
+
+    def features(self, images: torch.Tensor, task: str | None = None) -> torch.Tensor:
+        """Pooled features (B, feature_dim) of one task."""
+        self._check_images(images)
+        return self._features(images, Selection((self._default(task),)), ("pooled",))["pooled"]
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the pooled features heads get."""
+        dim = self.anatomy.feature_dim
+        for attachment in self.attachments:
+            dim = attachment.feature_dim(dim)  # type: ignore[operator]
+        return dim
+
+    def train(self, mode: bool = True) -> TaskManager:
+        """Training mode for methods and heads; the backbone follows only when it is trained or was asked to."""
+        super().train(mode)
+        self.backbone.train(mode and self.backbone_train_mode)
+        return self
+
+    # accounting, merging, leaving ---------------------------------------------------------------------------------
+
+    def counts(self, task: str) -> Counts:
+        """Numbers of weights task `task` uses, by kind."""
+        self._check(task)
+        return count(self, task)
+
+    def num_trainable(self, task: str | None = None, heads: bool = True) -> int:
+        """Trainable weights of one task (shared ones included), or of all tasks together, each weight once."""
+        if task is not None:
+            counts = self.counts(task)
+            return counts.total if heads else counts.total - counts.head
+        skipped = set() if heads else set(self.heads.parameters())
+        return sum(p.numel() for _, p in self.trainable_parameters() if p not in skipped)
+
+    def table(self) -> str:
+        """A table of weights per task by kind, with the counting rule."""
+        return render_table(self)
+
+    def trainable_parameters(self, task: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters that are trained; with `task`, those the task uses."""
+        wanted = None if task is None else {p for m in self._used_modules(task) for p in m.parameters()}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and (wanted is None or parameter in wanted):
+                yield name, parameter
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """Everything that is trained or mutated, by name: methods, heads, and the backbone where it is trained."""
+        own = (lambda n: True) if self.own_weights else (lambda n: not n.startswith("backbone."))
+        return {name: tensor for name, tensor in self.state_dict().items() if own(name)}
+
+    @property
+    def isolated(self) -> bool:
+        """Whether training one task leaves every other task's outputs as they are."""
+        return not self.own_weights and all(
+            a.weights.isolated or not a.selected for a in self.attachments  # type: ignore[union-attr]
+        )
+
+    def backbone_unchanged(self) -> bool:
+        """Whether the backbone's weights still have the hash they had when the methods were attached."""
+        return fingerprint(self.backbone) == self.fingerprint
+
+    def merge(self, task: str) -> nn.Module:
+        """A new plain timm model with the task's weights folded in, and its head where that is linear.
+
+        Raises `ConfigError` naming the method when one attached does not fold.
+        """
+        self._check(task)
+        with self._unhooked():
+            return merged_backbone(self, task)
+
+    def detach(self) -> nn.Module:
+        """Remove every hook and give the backbone back as it was: the same object, the same bits."""
+        self._installation.remove()
+        if self._original is not None:
+            self.backbone.load_state_dict(self._original)
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(self._required[name])
+        return self.backbone
+
+    def save(self, path: Any) -> None:
+        """Write the trained weights and a manifest into folder `path` (see `mtpeft.checkpoint`)."""
+        from mtpeft.checkpoint import save
+
+        save(self, path)
+
+    # inside -------------------------------------------------------------------------------------------------------
+
+    def _features(
+        self, images: torch.Tensor, selection: Selection, kinds: Iterable[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """One backbone pass: the features the heads of the selected tasks read."""
+        if kinds is None:
+            kinds = self._kinds(selection.tasks)
+        context = self.runtime.context = Context(selection)
+        backbone: Any = self.backbone
+        try:
+            raw = backbone.forward_features(images)
+            features: dict[str, torch.Tensor] = {}
+            for kind in kinds:
+                features[kind] = self._pooled(raw, context) if kind == "pooled" else self.anatomy.feature_map(raw)
+            if _checkpoints(backbone):
+                self.runtime.restore_in_backward(raw)
+        finally:
+            self.runtime.reset()
+        return features
+
+    def _kinds(self, tasks: Iterable[str]) -> set[str]:
+        """What the heads of `tasks` read."""
+        return {getattr(self.head(task), "reads", "pooled") for task in tasks}
+
+    def _pooled(self, raw: torch.Tensor, context: Context) -> torch.Tensor:
+        backbone: Any = self.backbone
+        pooled = backbone.forward_head(raw, pre_logits=True)
+        for attachment in self.attachments:
+            read = [v for k, v in context.store.items() if k[0] is attachment and k[1] == "queries"]
+            pooled = attachment.spec.module.combine(pooled, read)  # type: ignore[union-attr]
+        return pooled
+
+    def _apply_head(self, task: str, features: dict[str, torch.Tensor]) -> Any:
+        head = self.head(task)
+        return head(features[getattr(head, "reads", "pooled")])
+
+    def _build_head(self, head: str | nn.Module, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+        if isinstance(head, nn.Module):
+            return head, {"name": "custom", "class": type(head).__qualname__}
+        kind: Any = HEADS.get(head)
+        if head == GROWING:
+            if "num_classes" not in options:
+                raise ConfigError("a growing head needs num_classes of the task")
+            return self.heads[GROWING] if GROWING in self.heads else kind(self.feature_dim), {"name": head, **options}
+        dim = self.feature_dim if kind.reads == "pooled" else self.anatomy.feature_dim
+        if kind.reads == "map":
+            options.setdefault("stride", self.anatomy.image_size[0] // self.anatomy.grid[0])
+        try:
+            return kind(dim, **options), {"name": head, **options}
+        except TypeError as error:
+            raise ConfigError(f"head {head!r}: {error}".replace(f"{kind.__name__}.__init__() ", "")) from None
+
+    def _own_modules(self, task: str) -> list[nn.Module]:
+        head = self.head(task)
+        own: list[nn.Module] = [head.part(task) if isinstance(head, GrowingHead) else head]
+        return own + [a.weights.bank(task) for a in self.attachments if a.weights.isolated]  # type: ignore[union-attr, operator]
+
+    def _used_modules(self, task: str) -> list[nn.Module]:
+        backbone = [self.backbone] if self.own_weights else []
+        return [*self._own_modules(task), *(a.weights.bank(task) for a in self.attachments), *backbone]  # type: ignore[union-attr, operator]
+
+    def _match_backbone(self) -> None:
+        reference = next(self.backbone.parameters())
+        dtype = reference.dtype if reference.dtype.is_floating_point else None
+        for module in (*self.attachments, self.heads):
+            module.to(device=reference.device, dtype=dtype)
+
+    def _default(self, task: str | None) -> str:
+        name = self.runtime.default if task is None else task
+        if name is None:
+            raise ConfigError("no task has been added yet; add_task(name, num_classes=...) first")
+        self._check(name)
+        return name
+
+    def _check(self, name: str) -> None:
+        if name not in self.head_specs:
+            raise UnknownNameError("task", name, self.head_specs)
+
+    def _check_images(self, images: torch.Tensor) -> None:
+        channels, height, width = self.anatomy.input_size
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise DataError(f"images have shape {tuple(images.shape)}; the backbone takes (B, {channels}, H, W)")
+        stem: Any = getattr(self.backbone, "patch_embed", None)
+        strict = getattr(stem, "strict_img_size", False) and getattr(stem, "img_size", None) is not None
+        if strict and images.shape[2:] != (height, width):
+            raise DataError(f"images are {images.shape[2]} x {images.shape[3]}; the backbone takes {height} x {width}: resize them")
+
+    def _unhooked(self) -> Any:
+        return self._installation.paused()
+
+
+def _key(task: str) -> str:
+    return f"task={task}"
+
+
+def _checkpoints(backbone: nn.Module) -> bool:
+    return any(getattr(module, "grad_checkpointing", False) for module in backbone.modules())

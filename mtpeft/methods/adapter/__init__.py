@@ -1,0 +1,1 @@
+"""Adapters: small bottleneck networks beside or after a sub-layer."""

@@ -1,0 +1,57 @@
+"""AdaptFormer: a scaled bottleneck in parallel to the MLP of every block.
+
+Chen et al., "AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition", NeurIPS 2022
+(arXiv 2205.13535), section 3.2, equations 2 and 3. The authors' code feeds the adapter with the block's stream before
+LN2, which is the default here; `adapter_ln="in"` normalises it by a LayerNorm of the adapter's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mtpeft.backbones.site import Site
+from mtpeft.errors import ConfigError
+from mtpeft.methods.adapter.bottleneck import Bottleneck, bottleneck_width
+from mtpeft.methods.base import MethodConfig, SiteModule, register
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptFormerConfig(MethodConfig):
+    """`bottleneck_dim` (64 in the paper, 8 in the VTAB tables); `reduction` sets it to width / reduction instead.
+
+    `scale` s, `dropout` on the bottleneck, `adapter_ln` one of none, in, out; `learnable_scale` trains s from `scale` on.
+    """
+
+    sites: tuple[str, ...] = ("parallel_mlp",)
+    bottleneck_dim: int = 64
+    reduction: int | None = None
+    scale: float = 0.1
+    dropout: float = 0.1
+    adapter_ln: str = "none"
+    learnable_scale: bool = False
+
+
+@register("adaptformer", AdaptFormerConfig, paper="Chen et al., NeurIPS 2022 (arXiv 2205.13535)")
+class AdaptFormer(SiteModule):
+    """y + s * (W_up drop(relu(W_down x + b_d)) + b_u), zero at the start."""
+
+    def __init__(self, config: AdaptFormerConfig, site: Site) -> None:
+        super().__init__(config, site)
+        if config.adapter_ln not in ("none", "in", "out"):
+            raise ConfigError(f"adaptformer: adapter_ln {config.adapter_ln!r} is none of none, in, out")
+        hidden = bottleneck_width(site, config.bottleneck_dim, config.reduction)
+        self.adapter = Bottleneck(site.dim, hidden, "relu", config.dropout)
+        self.norm = None if config.adapter_ln == "none" else nn.LayerNorm(site.dim)
+        self.norm_first = config.adapter_ln == "in"
+        self.scale = nn.Parameter(torch.tensor(config.scale)) if config.learnable_scale else config.scale
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """x, y (..., d) -> (..., d)."""
+        x = self.norm(x) if self.norm is not None and self.norm_first else x
+        delta = self.adapter(x) * self.scale
+        return y + (self.norm(delta) if self.norm is not None and not self.norm_first else delta)
+
+

@@ -1,0 +1,39 @@
+"""The bottleneck all adapters share: down, activation, dropout, up."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from mtpeft.backbones.site import Site
+from mtpeft.errors import ConfigError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+def bottleneck_width(site: Site, bottleneck_dim: int, reduction: int | None) -> int:
+    """The hidden width at a site: fixed, or the site's width divided by `reduction`."""
+    return bottleneck_dim if reduction is None else max(1, site.dim // reduction)
+
+
+class Bottleneck(nn.Module):
+    """x (..., d) -> up(drop(act(down x))) (..., d); down kaiming-uniform(a = sqrt 5), up and both biases zero."""
+
+    def __init__(self, dim: int, hidden: int, activation: str, dropout: float = 0.0) -> None:
+        """`activation` is one of relu, gelu, silu."""
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ConfigError(f"activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
+        self.down = nn.Linear(dim, hidden)
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+        self.up = nn.Linear(hidden, dim)
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        for tensor in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(tensor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., d) -> (..., d)."""
+        return self.up(self.dropout(self.activation(self.down(x))))

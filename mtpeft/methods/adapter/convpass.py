@@ -1,0 +1,66 @@
+"""Convpass: a 1x1 - 3x3 - 1x1 convolutional bottleneck in parallel to attention and to the MLP.
+
+Jie and Deng, "Convolutional Bypasses Are Better Vision Transformer Adapters", 2022 (arXiv 2207.07039), section 3.2.
+Fed with the sub-layer's normalised input; class and register tokens go through the same convolution as 1x1 maps.
+`sites=("parallel_attn_ln",)` is the paper's Convpass-attn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mtpeft.backbones.site import Site
+from mtpeft.errors import ConfigError
+from mtpeft.methods.base import MethodConfig, SiteModule, register
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvpassConfig(MethodConfig):
+    """`bottleneck_dim` h; `scale` s (the paper picks 0.01 ... 100 per task); `conv_init` identity or xavier."""
+
+    sites: tuple[str, ...] = ("parallel_attn_ln", "parallel_mlp_ln")
+    bottleneck_dim: int = 8
+    scale: float = 1.0
+    dropout: float = 0.1
+    conv_init: str = "identity"
+
+
+def quick_gelu(x: torch.Tensor) -> torch.Tensor:
+    """x * sigmoid(1.702 x)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+@register("convpass", ConvpassConfig, paper="Jie and Deng, 2022 (arXiv 2207.07039)")
+class Convpass(SiteModule):
+    """y + s * W_up drop(g(conv3x3(g(W_down x)))), g QuickGELU; W_up starts at zero."""
+
+    def __init__(self, config: ConvpassConfig, site: Site) -> None:
+        super().__init__(config, site)
+        if config.conv_init not in ("identity", "xavier"):
+            raise ConfigError(f"convpass: conv_init {config.conv_init!r} is neither identity nor xavier")
+        hidden = config.bottleneck_dim
+        self.site, self.scale = site, config.scale
+        self.down = nn.Linear(site.dim, hidden)
+        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.up = nn.Linear(hidden, site.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.xavier_uniform_(self.down.weight)
+        if config.conv_init == "identity":
+            nn.init.dirac_(self.conv.weight)
+        else:
+            nn.init.xavier_uniform_(self.conv.weight)
+        for tensor in (self.down.bias, self.conv.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(tensor)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """x, y (B, P + HW, d) or (B, H, W, d) -> the shape of y."""
+        prefix, patches = self.site.split_prefix(quick_gelu(self.down(x)))  # (B, P, h), (B, h, H, W)
+        patches = self.conv(patches).flatten(2).transpose(1, 2)
+        if prefix.shape[1]:
+            # on a 1x1 map with zero padding only the centre of the kernel acts
+            prefix = nn.functional.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
+            patches = torch.cat([prefix, patches], dim=1)
+        return y + self.scale * self.up(self.dropout(quick_gelu(patches))).view_as(y)

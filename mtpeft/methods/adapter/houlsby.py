@@ -1,0 +1,41 @@
+"""Houlsby adapters: a residual bottleneck after attention and one after the MLP, before each residual addition.
+
+Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019 (arXiv 1902.00751), section 2.1. With
+`sites=("after_mlp",)` it is the Pfeiffer placement, the "Adapter" of most visual papers. LayerNorms stay frozen, as in
+the visual baselines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mtpeft.backbones.site import Site
+from mtpeft.methods.adapter.bottleneck import Bottleneck, bottleneck_width
+from mtpeft.methods.base import MethodConfig, SiteModule, register
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoulsbyConfig(MethodConfig):
+    """`bottleneck_dim` r, or `reduction` rho for r = width / rho (pyramids); `activation` one of gelu, relu, silu."""
+
+    sites: tuple[str, ...] = ("after_attention", "after_mlp")
+    bottleneck_dim: int = 8
+    reduction: int | None = None
+    activation: str = "gelu"
+    dropout: float = 0.0
+
+
+@register("houlsby", HoulsbyConfig, paper="Houlsby et al., ICML 2019 (arXiv 1902.00751)")
+class Houlsby(SiteModule):
+    """h + W_up act(W_down h + b_d) + b_u; W_up and the biases start at zero."""
+
+    def __init__(self, config: HoulsbyConfig, site: Site) -> None:
+        super().__init__(config, site)
+        hidden = bottleneck_width(site, config.bottleneck_dim, config.reduction)
+        self.adapter = Bottleneck(site.dim, hidden, config.activation, config.dropout)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """y (..., d) -> (..., d); x is the same tensor."""
+        return y + self.adapter(y)

@@ -1,0 +1,1 @@
+"""The references every method is compared with."""

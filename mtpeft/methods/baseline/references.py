@@ -1,0 +1,43 @@
+"""The two ends every method lies between: training a head only, and training everything.
+
+Linear probe: Kornblith, Shlens, Le, "Do Better ImageNet Models Transfer Better?", CVPR 2019 (arXiv 1805.08974).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProbeConfig(MethodConfig):
+    """Nothing to set: no site of the backbone is used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullConfig(MethodConfig):
+    """Nothing to set: every weight of the backbone is trained."""
+
+
+@register(
+    "linear_probe",
+    LinearProbeConfig,
+    paper="Kornblith et al., CVPR 2019 (arXiv 1805.08974)",
+    properties=Properties(
+        no_added_modules=True, structure_preserving=True, inference_efficient=True, memory_efficient=True
+    ),
+)
+class LinearProbe(SiteModule):
+    """Nothing besides the task's head is trained."""
+
+
+@register(
+    "full",
+    FullConfig,
+    paper="the reference of every paper above",
+    properties=Properties(no_added_modules=True, structure_preserving=True, inference_efficient=True),
+    own_weights=True,
+)
+class Full(SiteModule):
+    """The backbone's own parameters are trained, shared by all tasks; `detach` restores what they were."""

@@ -1,0 +1,1 @@
+"""Learned keys, values or queries inside attention."""

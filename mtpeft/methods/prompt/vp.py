@@ -1,0 +1,76 @@
+"""VP: a learned frame or patch of pixels added to every normalised image.
+
+Bahng et al., "Exploring Visual Prompts for Adapting Large-Scale Models", 2022 (arXiv 2203.17274), section 3.2.
+Training wants the authors' settings: SGD, learning rate 40, momentum 0.9, no weight decay.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtpeft.backbones.site import Site
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+
+
+@dataclass(frozen=True, kw_only=True)
+class VPConfig(MethodConfig):
+    """`prompt_size` p in pixels; `template` padding (a frame p wide), fixed_patch (p x p, top left) or random_patch.
+
+    `random_patch` draws one position per forward, at test time too, as the authors do.
+    """
+
+    sites: tuple[str, ...] = ("pixels",)
+    prompt_size: int = 30
+    template: str = "padding"
+
+
+@register(
+    "vp",
+    VPConfig,
+    paper="Bahng et al., 2022 (arXiv 2203.17274)",
+    properties=Properties(structure_preserving=True, identity_at_init=False),
+)
+class VP(SiteModule):
+    """x + prompt, no clamp; every prompt pixel starts as N(0, 1)."""
+
+    def __init__(self, config: VPConfig, site: Site) -> None:
+        super().__init__(config, site)
+        (height, width), p, c = site.image_size, config.prompt_size, site.in_channels
+        self.template = config.template
+        if config.template == "padding":
+            self.up, self.down = (nn.Parameter(torch.randn(c, p, width)) for _ in range(2))
+            self.left, self.right = (nn.Parameter(torch.randn(c, height - 2 * p, p)) for _ in range(2))
+        else:
+            self.patch = nn.Parameter(torch.randn(c, p, p))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Images y (B, C, H, W) -> the same shape."""
+        return y + self.prompt(*y.shape[-2:])
+
+    def prompt(self, height: int, width: int) -> torch.Tensor:
+        """The prompt as an image (C, H, W), zero where there is none."""
+        if self.template == "padding":
+            middle = self.left.new_zeros(self.left.shape[0], self.left.shape[1], width - 2 * self.left.shape[2])
+            return torch.cat([self.up, torch.cat([self.left, middle, self.right], dim=2), self.down], dim=1)
+        p = self.patch.shape[-1]
+        top = left = 0
+        if self.template == "random_patch":
+            top, left = (random.randrange(size - p + 1) for size in (height, width))
+        return nn.functional.pad(self.patch, (left, width - left - p, top, height - top - p))
+
+    @staticmethod
+    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
+        """The prompt has to fit the image."""
+        if config.template not in ("padding", "fixed_patch", "random_patch"):
+            return f"template {config.template!r} is none of padding, fixed_patch, random_patch"
+        height, width = sites[0].image_size
+        most = (min(height, width) - 1) // 2 if config.template == "padding" else min(height, width)
+        if not 1 <= config.prompt_size <= most:
+            return f"prompt_size={config.prompt_size} does not fit images of {height} x {width}; give 1 to {most}"
+        return None

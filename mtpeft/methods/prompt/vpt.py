@@ -1,0 +1,73 @@
+"""VPT: learned tokens between the prefix tokens and the patch tokens, at the first block or at every block.
+
+Jia et al., "Visual Prompt Tuning", ECCV 2022 (arXiv 2203.12119), sections 3.2 (shallow, equations 4 and 5; deep,
+equation 7). Prompts carry no position. Shallow prompts flow through all blocks; deep prompts are thrown away after each
+block and replaced by the next block's own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from mtpeft.backbones.site import Site
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+
+
+@dataclass(frozen=True, kw_only=True)
+class VPTShallowConfig(MethodConfig):
+    """`num_tokens` p; `dropout` on the prompts (the authors use none for shallow)."""
+
+    sites: tuple[str, ...] = ("tokens",)
+    blocks: tuple[int, ...] | None = (0,)
+    num_tokens: int = 50
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VPTDeepConfig(MethodConfig):
+    """`num_tokens` p per block; `dropout` 0.1 as in the authors' commands."""
+
+    sites: tuple[str, ...] = ("tokens",)
+    num_tokens: int = 50
+    dropout: float = 0.1
+
+
+class PromptTokens(SiteModule):
+    """p tokens (p, d), uniform in +-sqrt(6 / (3 P^2 + d)) for patch size P."""
+
+    def __init__(self, config: VPTShallowConfig | VPTDeepConfig, site: Site) -> None:
+        super().__init__(config, site)
+        bound = math.sqrt(6 / (3 * site.patch_size**2 + site.dim))
+        self.prompts = nn.Parameter(torch.empty(config.num_tokens, site.dim).uniform_(-bound, bound))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Block input x (B, N, d) -> prompts (B, p, d); the dropout mask differs per sample."""
+        return self.dropout(self.prompts.expand(x.shape[0], -1, -1))
+
+
+@register(
+    "vpt_shallow",
+    VPTShallowConfig,
+    paper="Jia et al., ECCV 2022 (arXiv 2203.12119)",
+    properties=Properties(structure_preserving=True, identity_at_init=False),
+)
+class VPTShallow(PromptTokens):
+    """Prompts at the first block only; they pass through all blocks."""
+
+    carry: ClassVar[bool] = True
+
+
+@register(
+    "vpt_deep",
+    VPTDeepConfig,
+    paper="Jia et al., ECCV 2022 (arXiv 2203.12119)",
+    properties=Properties(structure_preserving=True, identity_at_init=False),
+)
+class VPTDeep(PromptTokens):
+    """Fresh prompts at every block."""

@@ -1,0 +1,55 @@
+"""SSF: a scale and a shift per channel after every operation of the frozen network.
+
+Lian et al., "Scaling & Shifting Your Features: A New Baseline for Efficient Model Tuning", NeurIPS 2022
+(arXiv 2210.08823), section 3.2, equations 2 and 3. Weight decay would pull the scales to 0, not to 1: keep vectors out
+of it, as the authors do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mtpeft.backbones.site import Site
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+
+
+@dataclass(frozen=True, kw_only=True)
+class SSFConfig(MethodConfig):
+    """`init_std`: standard deviation of scale around 1 and of shift around 0 at the start (0 starts at the backbone)."""
+
+    sites: tuple[str, ...] = ("operations",)
+    init_std: float = 0.02
+
+
+@register(
+    "ssf",
+    SSFConfig,
+    paper="Lian et al., NeurIPS 2022 (arXiv 2210.08823)",
+    properties=Properties(inference_efficient=True, identity_at_init=False),
+)
+class SSF(SiteModule):
+    """y * gamma + beta, gamma ~ N(1, 0.02), beta ~ N(0, 0.02), each (C,)."""
+
+    def __init__(self, config: SSFConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.site = site
+        self.scale = nn.Parameter(torch.ones(site.dim_out))
+        self.shift = nn.Parameter(torch.zeros(site.dim_out))
+        nn.init.normal_(self.scale, mean=1.0, std=config.init_std)
+        nn.init.normal_(self.shift, std=config.init_std)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """y with C channels on the site's channel axis -> the same shape."""
+        return y * self.site.broadcast(self.scale) + self.site.broadcast(self.shift)
+
+    def merged(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """diag(gamma) W and gamma b + beta; a layer without bias gets one."""
+        scale, shift = self.scale.float(), self.shift.float()
+        rows = scale.view(-1, *[1] * (weight.ndim - 1))
+        new_bias = shift if bias is None else scale * bias.float() + shift
+        return (rows * weight.float()).to(weight.dtype), new_bias.to(weight.dtype)

@@ -1,0 +1,1 @@
+"""Networks beside the backbone; no gradient flows through it."""

@@ -1,0 +1,81 @@
+"""LST: a narrow transformer beside the frozen backbone, fed by its block outputs; no gradient enters the backbone.
+
+Sung, Cho, Bansal, "LST: Ladder Side-Tuning for Parameter and Memory Efficient Transfer Learning", NeurIPS 2022
+(arXiv 2206.06522), sections 3.2 (ladders and gates) and 3.3 (initialisation by structural pruning). The paper treats text
+models; this is its architecture for a ViT, at the published 2.38 M weights on ViT-B/16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import nn
+
+from mtpeft.backbones.site import Site
+from mtpeft.errors import ConfigError
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+from mtpeft.methods.side.pruning import prune_into
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTConfig(MethodConfig):
+    """`reduction` r gives width d / r; `temperature` T of the gates; `init` prune or random.
+
+    `prune` copies the rows of the backbone's weights that matter most by magnitude (the paper's fallback where no task
+    gradients are at hand); parts a backbone's block does not have, such as a gated MLP's, keep their own initialisation.
+    """
+
+    sites: tuple[str, ...] = ("side",)
+    reduction: int = 8
+    temperature: float = 0.1
+    init: str = "prune"
+
+
+@register(
+    "lst",
+    LSTConfig,
+    paper="Sung et al., NeurIPS 2022 (arXiv 2206.06522)",
+    properties=Properties(memory_efficient=True, identity_at_init=False),
+)
+class LST(SiteModule):
+    """s_0 = D_0 x_0;  s_i = S_i(mu_i s_{i-1} + (1 - mu_i) D_i x_i),  mu_i = sigmoid(a_i / T);  y = U LN(s_L)."""
+
+    def __init__(self, config: LSTConfig, site: Site) -> None:
+        super().__init__(config, site)
+        if config.init not in ("prune", "random"):
+            raise ConfigError(f"lst: init {config.init!r} is neither prune nor random")
+        width = site.dim // config.reduction
+        self.temperature = config.temperature
+        self.gates = nn.Parameter(torch.zeros(site.depth))
+        self.downs = nn.ModuleList(nn.Linear(site.dim, width) for _ in range(site.depth + 1))
+        self.blocks = nn.ModuleList(Block(width, site.num_heads, qkv_bias=True) for _ in range(site.depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.up = nn.Linear(width, site.dim)
+        for linear in (*self.downs, self.up):
+            nn.init.normal_(linear.weight, std=0.01)
+            nn.init.zeros_(linear.bias)
+        if config.init == "prune":
+            prune_into(list(self.blocks), self.norm, site)
+
+    def forward(self, *taps: torch.Tensor) -> torch.Tensor:
+        """Embedded tokens and every block's output, L + 1 times (B, N, d) -> (B, N, d)."""
+        state = self.downs[0](taps[0])
+        mix = torch.sigmoid(self.gates / self.temperature)
+        for index, (block, down, tap) in enumerate(zip(self.blocks, self.downs[1:], taps[1:], strict=True)):
+            state = block(mix[index] * state + (1 - mix[index]) * down(tap))
+        return self.up(self.norm(state))
+
+    @staticmethod
+    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
+        """The side blocks keep the backbone's number of heads."""
+        site = sites[0]
+        if (site.dim // config.reduction) % site.num_heads or site.dim % config.reduction:
+            return (
+                f"reduction={config.reduction} gives a width of {site.dim / config.reduction:g}, "
+                f"which {site.num_heads} heads do not divide"
+            )
+        return None

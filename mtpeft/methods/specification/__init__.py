@@ -1,0 +1,1 @@
+"""Training some of the weights the backbone already has."""

@@ -1,0 +1,48 @@
+"""LN-Tune: scale and shift of every normalisation layer are trained, everything else stays frozen.
+
+Basu et al., "Strong Baselines for Parameter-Efficient Few-Shot Fine-Tuning", AAAI 2024 (arXiv 2304.01917), section 3.
+Layers are chosen by type, wherever they sit (blocks, final norm, patch merging). Weight decay would pull the scales to
+zero: keep it at 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mtpeft.backbones.copies import hookless_copy
+from mtpeft.backbones.site import Site
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+
+
+@dataclass(frozen=True, kw_only=True)
+class LNTuneConfig(MethodConfig):
+    """Nothing to set besides the sites."""
+
+    sites: tuple[str, ...] = ("norms",)
+
+
+@register(
+    "ln_tune",
+    LNTuneConfig,
+    paper="Basu et al., AAAI 2024 (arXiv 2304.01917)",
+    properties=Properties(no_added_modules=True, structure_preserving=True, inference_efficient=True),
+)
+class LNTune(SiteModule):
+    """A trained copy of the norm, applied to the norm's own input in place of its output."""
+
+    def __init__(self, config: LNTuneConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.norm = hookless_copy(site.module)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The norm's input x -> its output, under the trained scale and shift."""
+        return self.norm(x)
+
+    def merged(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The trained values replace the backbone's."""
+        return self.norm.weight.detach().clone(), None if bias is None else self.norm.bias.detach().clone()

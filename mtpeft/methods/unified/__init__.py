@@ -1,0 +1,1 @@
+"""Frameworks that combine or search other methods."""

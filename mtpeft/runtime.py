@@ -1,0 +1,70 @@
+"""What hooks know during a forward: whose weights to use, and values passed between two hooks of one forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(eq=False)
+class Selection:
+    """The tasks of a batch: one, or several with `index` (B,), the position in `tasks` of each sample's task."""
+
+    tasks: tuple[str, ...]
+    index: torch.Tensor | None = None
+
+
+@dataclass(eq=False)
+class Context:
+    """One forward: its selection and a store for values that pass between hooks."""
+
+    selection: Selection
+    store: dict[Any, Any] = field(default_factory=dict)
+
+
+class Runtime:
+    """Holds the context of the forward that is running; `default` serves calls of the backbone itself.
+
+    Copies and pickles start without a running forward.
+    """
+
+    def __init__(self, default: str | None = None) -> None:
+        """`default` is the task used when the backbone is called directly; None leaves the hooks inert."""
+        self.context: Context | None = None
+        self.default = default
+        self.reset()
+
+    def set_default(self, task: str | None) -> None:
+        """Choose the task of direct calls."""
+        self.default = task
+        self.reset()
+
+    def reset(self) -> None:
+        """End a forward: direct calls of the backbone use the default task again."""
+        self.context = None if self.default is None else Context(Selection((self.default,)))
+
+    def restore_in_backward(self, features: torch.Tensor) -> None:
+        """Have this forward's context back when its backward starts.
+
+        Gradient checkpointing runs blocks again during backward; without this they would use whatever task was
+        selected last. The hook fires before the first node of the backbone's own graph, and the default returns when
+        the whole backward is done.
+        """
+        context = self.context
+        if not features.requires_grad or context is None:
+            return
+
+        def restore(_: torch.Tensor) -> None:
+            self.context = context
+            torch.autograd.Variable._execution_engine.queue_callback(self.reset)  # type: ignore[attr-defined]
+
+        features.register_hook(restore)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Runtime:
+        copied = memo[id(self)] = Runtime(self.default)
+        return copied
+
+    def __reduce__(self) -> tuple[type[Runtime], tuple[str | None]]:
+        return Runtime, (self.default,)

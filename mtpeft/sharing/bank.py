@@ -1,0 +1,90 @@
+"""A bank: one complete set of a method's weights, and how banks serve a batch of one or of several tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
+
+from mtpeft.backbones.site import Site
+from mtpeft.methods.base import MethodConfig, MethodSpec
+
+#: With more weights per sample than this multiple of its activations, copying weights per sample costs more than
+#: running one slice of the batch per task (benchmarks/mixed_batch.py).
+SLICE_ABOVE = 8.0
+
+Tensors = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+class Bank(nn.Module):
+    """One set of weights of one method: a module per site, and the method's weights at model level if it has any."""
+
+    def __init__(self, spec: MethodSpec, config: MethodConfig, sites: Sequence[Site]) -> None:
+        """Build every site module of `spec`, freshly initialised."""
+        super().__init__()
+        self.sites = nn.ModuleDict({site.key: spec.module(config, site) for site in sites})
+        self.model = spec.module.model_module(config, sites) if spec.module.model_module is not None else None
+
+    def forward(self, key: str, *inputs: torch.Tensor) -> Tensors:
+        """Call the module of site `key`."""
+        if self.model is None:
+            return self.sites[key](*inputs)
+        return self.sites[key](*inputs, model=self.model)
+
+    def names(self, key: str) -> list[str]:
+        """Names of the tensors site `key` depends on: its own and those at model level."""
+        prefixes = [f"sites.{key}."] + (["model."] if self.model is not None else [])
+        tensors = [*self.named_parameters(), *self.named_buffers()]
+        return [name for name, _ in tensors if name.startswith(tuple(prefixes))]
+
+
+def call_mixed(
+    banks: Sequence[Bank], index: torch.Tensor, key: str, inputs: Sequence[torch.Tensor], cache: dict[Any, Any]
+) -> Tensors:
+    """Site `key` for a batch whose sample b belongs to `banks[index[b]]`.
+
+    Inputs have a leading axis of B or of a multiple of it (the windows of each image in a row). `cache` lives for one
+    forward and keeps the gathered weights that several sites share.
+    """
+    template = banks[0]
+    names = template.names(key)
+    batch = index.shape[0]
+    split = [x.unflatten(0, (batch, x.shape[0] // batch)) for x in inputs]
+    weights_per_sample = sum(_tensor(template, name).numel() for name in names)
+    if weights_per_sample * batch > SLICE_ABOVE * sum(x.numel() for x in split):
+        return _by_slices(banks, index, key, split)
+
+    def gathered(name: str) -> torch.Tensor:
+        if (name, id(template)) not in cache:
+            cache[name, id(template)] = torch.stack([_tensor(bank, name) for bank in banks])[index]
+        return cache[name, id(template)]
+
+    def one(weights: dict[str, torch.Tensor], *xs: torch.Tensor) -> Tensors:
+        return functional_call(template, weights, (key, *xs))
+
+    out = vmap(one, randomness="different")({name: gathered(name) for name in names}, *split)
+    return tree_map(lambda t: t.flatten(0, 1), out)
+
+
+def _by_slices(banks: Sequence[Bank], index: torch.Tensor, key: str, split: Sequence[torch.Tensor]) -> Tensors:
+    """One call per task on its rows, in the batch's own order afterwards."""
+    rows = [(index == position).nonzero().squeeze(1) for position in range(len(banks))]
+    used = [(bank, r) for bank, r in zip(banks, rows, strict=True) if r.numel()]
+    outs = [bank(key, *(x[r].flatten(0, 1) for x in split)) for bank, r in used]
+    restore = torch.cat([r for _, r in used]).argsort()
+
+    def join(*parts: torch.Tensor) -> torch.Tensor:
+        return torch.cat([p.unflatten(0, (r.numel(), -1)) for p, (_, r) in zip(parts, used, strict=True)])[restore]
+
+    if isinstance(outs[0], tuple):
+        return tuple(join(*parts).flatten(0, 1) for parts in zip(*outs, strict=True))
+    return join(*outs).flatten(0, 1)  # type: ignore[arg-type]
+
+
+def _tensor(bank: Bank, name: str) -> torch.Tensor:
+    path, _, leaf = name.rpartition(".")
+    return getattr(bank.get_submodule(path), leaf)

@@ -1,0 +1,63 @@
+"""The contract of a weight source. A source knows tasks and banks of weights; it knows nothing of methods' maths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import nn
+
+from mtpeft.registry import Registry
+from mtpeft.sharing.bank import Bank, Tensors, call_mixed
+
+SHARINGS: Registry[type[Sharing]] = Registry("sharing")
+S = TypeVar("S", bound="type[Sharing]")
+
+
+class Sharing(nn.Module):
+    """Where a method's weights come from.
+
+    `bank(task)` gives the weights of a task. A source whose weights are computed overrides `call` instead.
+    `isolated` says that training one task leaves every other task's weights as they are.
+    """
+
+    isolated: ClassVar[bool] = False
+
+    def __init__(self, factory: Callable[[], Bank]) -> None:
+        """`factory` builds one freshly initialised bank."""
+        super().__init__()
+        self.factory = factory
+
+    def add_task(self, task: str) -> None:
+        """Make room for a task."""
+
+    def remove_task(self, task: str) -> None:
+        """Forget a task."""
+
+    def bank(self, task: str) -> Bank:
+        """The weights task `task` uses."""
+        raise NotImplementedError(f"{type(self).__name__}.bank")
+
+    def banks(self) -> list[Bank]:
+        """Every bank, each once."""
+        raise NotImplementedError(f"{type(self).__name__}.banks")
+
+    def call(
+        self, key: str, tasks: Sequence[str], index: torch.Tensor | None, inputs: Sequence[torch.Tensor], cache: dict[Any, Any]
+    ) -> Tensors:
+        """Site `key` under a selection: one task, or several with `index` (B,) saying whose each sample is."""
+        banks = [self.bank(task) for task in tasks]
+        if index is None or all(bank is banks[0] for bank in banks):
+            return banks[0](key, *inputs)
+        return call_mixed(banks, index, key, inputs, cache)
+
+
+def register_sharing(name: str) -> Callable[[S], S]:
+    """Class decorator: registers a `Sharing`."""
+
+    def decorate(sharing: S) -> S:
+        SHARINGS.add(name, sharing)
+        return sharing
+
+    return decorate

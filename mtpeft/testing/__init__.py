@@ -1,0 +1,1 @@
+"""Tools for tests: tiny backbones and the conformance harness."""

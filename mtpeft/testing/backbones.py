@@ -1,0 +1,62 @@
+"""Tiny timm models with random weights: one of every anatomy, for tests that must be quick and need no download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from timm.layers import LayerNorm
+from timm.models.beit import Beit
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
+from timm.models.pvt_v2 import PyramidVisionTransformerV2
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+IMAGE_SIZE = 64
+_FLAT = dict(img_size=IMAGE_SIZE, patch_size=16, embed_dim=48, depth=2, num_heads=3, num_classes=0)
+_SWIN = dict(img_size=IMAGE_SIZE, patch_size=4, embed_dim=24, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=0)
+
+
+def _pvt() -> nn.Module:
+    model = PyramidVisionTransformerV2(
+        depths=(1, 1), embed_dims=(24, 48), num_heads=(1, 2), sr_ratios=(4, 2), mlp_ratios=(4, 4), num_classes=0
+    )
+    model.default_cfg = {"input_size": (3, IMAGE_SIZE, IMAGE_SIZE)}
+    return model
+
+
+#: anatomy -> a function that makes the model; weights follow torch's global random state
+TINY: dict[str, Callable[[], nn.Module]] = {
+    "vit": partial(VisionTransformer, **_FLAT),
+    "deit_distilled": partial(VisionTransformerDistilled, **_FLAT),
+    "dinov2": partial(VisionTransformer, **_FLAT, reg_tokens=4, init_values=0.1, no_embed_class=True),
+    "clip": partial(VisionTransformer, **_FLAT, pre_norm=True, norm_layer=partial(LayerNorm, eps=1e-5)),
+    "mae": partial(VisionTransformer, **_FLAT, global_pool="avg"),
+    "eva": partial(Eva, **_FLAT, init_values=0.1, use_rot_pos_emb=True, ref_feat_shape=(4, 4)),
+    "eva02": partial(Eva, **_FLAT, qkv_fused=False, swiglu_mlp=True, scale_mlp=True, use_rot_pos_emb=True,
+                     mlp_ratio=4 * 2 / 3, ref_feat_shape=(4, 4)),
+    "beit": partial(Beit, **_FLAT, init_values=0.1, use_rel_pos_bias=True, use_abs_pos_emb=False),
+    "swin": partial(SwinTransformer, **_SWIN),
+    "swinv2": partial(SwinTransformerV2, **_SWIN),
+    "pvt_v2": _pvt,
+}
+
+
+def tiny_backbone(anatomy: str, seed: int = 0) -> nn.Module:
+    """A tiny model of one anatomy in eval mode; every vector that timm starts at zero or one is made irregular.
+
+    Zero biases and unit norms would hide mistakes.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = TINY[anatomy]()
+        for parameter in model.parameters():
+            if parameter.ndim <= 1:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+            elif parameter.ndim == 2:
+                parameter.data += 0.05 * torch.randn_like(parameter)
+    return model.eval()
