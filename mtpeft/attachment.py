@@ -35,7 +35,8 @@ class Attachment(nn.Module):
     def forward(self, key: str, context: Context, *inputs: torch.Tensor) -> Tensors:
         """Call site `key` with the weights of the forward's selection."""
         selection = context.selection
-        return self.weights.call(key, selection.tasks, selection.index, inputs, context.store)
+        cache = context.store if context.runs_once else {}
+        return self.weights.call(key, selection.tasks, selection.index, inputs, cache)
 
     def feature_dim(self, dim: int) -> int:
         """Width of pooled features under this method."""

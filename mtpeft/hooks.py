@@ -7,6 +7,7 @@ manager are independent of the original. A hook without a selected task leaves e
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,20 +35,39 @@ class SiteHook:
 
 
 class OutputHook(SiteHook):
-    """Forward hook: the module's output, or the rows of it that are this site, become `module(x, y)`."""
+    """Forward hook: the module's output becomes `module(x, y)`."""
+
+    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        context = self.runtime.context
+        return output if context is None else self.module(context, args[0], output)
+
+
+class RowsHook:
+    """Forward hook for sites that are rows of one output, such as q and v of a fused qkv.
+
+    Without autograd the rows are written in place. With it one split and one concatenation serve all sites: in-place
+    writes into slices would cost several passes over the whole gradient per site.
+    """
+
+    def __init__(self, attachment: Attachment, runtime: Runtime) -> None:
+        """`sites` are added as they are installed; their rows do not overlap."""
+        self.attachment, self.runtime = attachment, runtime
+        self.sites: list[tuple[str, int, int]] = []
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         context = self.runtime.context
         if context is None:
             return output
-        if self.site.rows is None:
-            return self.module(context, args[0], output)
-        rows = slice(*self.site.rows)
-        part = self.module(context, args[0], output[..., rows])
-        if output.is_leaf and output.requires_grad:
-            output = output.clone()
-        output[..., rows] = part  # output is the fresh result of a linear layer: nothing has saved it for backward
-        return output
+        if not torch.is_grad_enabled():
+            for key, start, stop in self.sites:
+                output[..., start:stop] = self.attachment(key, context, args[0], output[..., start:stop])
+            return output
+        cuts = sorted({0, output.shape[-1], *(cut for _, *rows in self.sites for cut in rows)})
+        pieces = output.split([stop - start for start, stop in itertools.pairwise(cuts)], dim=-1)
+        parts = dict(zip(cuts, pieces, strict=False))
+        for key, start, _ in self.sites:
+            parts[start] = self.attachment(key, context, args[0], parts[start]).to(output.dtype)
+        return torch.cat(list(parts.values()), dim=-1)
 
 
 class InputHook(SiteHook):
@@ -146,6 +166,7 @@ class Installation:
         self.handles: list[Any] = []
         self.instruments: dict[nn.Module, InstrumentedAttention] = {}
         self.token_hooks: dict[int, TokenHook] = {}
+        self.rows_hooks: dict[tuple[Attachment, nn.Module], RowsHook] = {}
         for attachment in self.attachments:
             for site in attachment.selected:
                 getattr(self, f"_{site.style}")(attachment, site)
@@ -156,7 +177,7 @@ class Installation:
             handle.remove()
         for attn in self.instruments:
             del attn.forward
-        self.handles, self.instruments, self.token_hooks = [], {}, {}
+        self.handles, self.instruments, self.token_hooks, self.rows_hooks = [], {}, {}, {}
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -179,7 +200,15 @@ class Installation:
         self.handles.append(add(hook, with_kwargs=kwargs))
 
     def _output(self, attachment: Attachment, site: Site) -> None:
-        hook = OutputHook(attachment, site, self.runtime)
+        hook: OutputHook | RowsHook
+        if site.rows is None:
+            hook = OutputHook(attachment, site, self.runtime)
+        else:
+            known = (attachment, site.module) in self.rows_hooks
+            hook = self.rows_hooks.setdefault((attachment, site.module), RowsHook(attachment, self.runtime))
+            hook.sites.append((site.key, *site.rows))
+            if known:
+                return
         if site.bypassed and site.attention is not None:
             self.instrument(site.attention).projection_hooks.append(hook)
         else:

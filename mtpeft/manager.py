@@ -49,6 +49,7 @@ class TaskManager(nn.Module):
         self.backbone_train_mode = backbone_train_mode or self.own_weights
         self.fingerprint = fingerprint(backbone)
         self._required = {name: p.requires_grad for name, p in backbone.named_parameters()}
+        self._modes = {path: module.training for path, module in backbone.named_modules()}
         self._original = copy.deepcopy(backbone.state_dict()) if self.own_weights else None
         classifier = classifier_parameters(backbone)
         for parameter in backbone.parameters():
@@ -248,6 +249,8 @@ class TaskManager(nn.Module):
             self.backbone.load_state_dict(self._original)
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(self._required[name])
+        for path, module in self.backbone.named_modules():
+            module.training = self._modes[path]
         return self.backbone
 
     def save(self, path: Any) -> None:
@@ -264,15 +267,16 @@ class TaskManager(nn.Module):
         """One backbone pass: the features the heads of the selected tasks read."""
         if kinds is None:
             kinds = self._kinds(selection.tasks)
-        context = self.runtime.context = Context(selection)
         backbone: Any = self.backbone
+        checkpoints = _checkpoints(backbone)
+        context = self.runtime.context = Context(selection, runs_once=not checkpoints)
         try:
             raw = backbone.forward_features(images)
             features: dict[str, torch.Tensor] = {}
             for kind in kinds:
                 features[kind] = self._pooled(raw, context) if kind == "pooled" else self.anatomy.feature_map(raw)
-            if _checkpoints(backbone):
-                self.runtime.restore_in_backward(raw)
+            if checkpoints:
+                self.runtime.restore_in_backward(features.values())
         finally:
             self.runtime.reset()
         return features

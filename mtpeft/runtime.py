@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +19,14 @@ class Selection:
 
 @dataclass(eq=False)
 class Context:
-    """One forward: its selection and a store for values that pass between hooks."""
+    """One forward: its selection and a store for values that pass between hooks.
+
+    `runs_once` is False under gradient checkpointing: blocks that run again must compute all they did the first time.
+    """
 
     selection: Selection
     store: dict[Any, Any] = field(default_factory=dict)
+    runs_once: bool = True
 
 
 class Runtime:
@@ -45,22 +50,22 @@ class Runtime:
         """End a forward: direct calls of the backbone use the default task again."""
         self.context = None if self.default is None else Context(Selection((self.default,)))
 
-    def restore_in_backward(self, features: torch.Tensor) -> None:
-        """Have this forward's context back when its backward starts.
+    def restore_in_backward(self, features: Iterable[torch.Tensor]) -> None:
+        """Have this forward's context back when its backward starts, at any of the `features` the heads read.
 
         Gradient checkpointing runs blocks again during backward; without this they would use whatever task was
         selected last. The hook fires before the first node of the backbone's own graph, and the default returns when
         the whole backward is done.
         """
         context = self.context
-        if not features.requires_grad or context is None:
-            return
 
         def restore(_: torch.Tensor) -> None:
             self.context = context
             torch.autograd.Variable._execution_engine.queue_callback(self.reset)  # type: ignore[attr-defined]
 
-        features.register_hook(restore)
+        for tensor in features:
+            if tensor.requires_grad:
+                tensor.register_hook(restore)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Runtime:
         copied = memo[id(self)] = Runtime(self.default)

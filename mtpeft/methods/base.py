@@ -97,6 +97,11 @@ class SiteModule(nn.Module):
         return pooled
 
 
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` in float32, or in its own type where that is wider: the precision weights are merged in."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 @dataclass(frozen=True)
 class MethodSpec:
     """A registered method."""

@@ -28,6 +28,7 @@ class Bank(nn.Module):
         super().__init__()
         self.sites = nn.ModuleDict({site.key: spec.module(config, site) for site in sites})
         self.model = spec.module.model_module(config, sites) if spec.module.model_module is not None else None
+        self._found: dict[str, list[tuple[str, dict[str, torch.Tensor | None], str]]] = {}
 
     def forward(self, key: str, *inputs: torch.Tensor) -> Tensors:
         """Call the module of site `key`."""
@@ -35,11 +36,23 @@ class Bank(nn.Module):
             return self.sites[key](*inputs)
         return self.sites[key](*inputs, model=self.model)
 
-    def names(self, key: str) -> list[str]:
-        """Names of the tensors site `key` depends on: its own and those at model level."""
-        prefixes = [f"sites.{key}."] + (["model."] if self.model is not None else [])
-        tensors = [*self.named_parameters(), *self.named_buffers()]
-        return [name for name, _ in tensors if name.startswith(tuple(prefixes))]
+    def tensors(self, key: str) -> dict[str, torch.Tensor]:
+        """The tensors site `key` depends on, by name: its own and those at model level."""
+        return {name: owner[leaf] for name, owner, leaf in self._places(key)}
+
+    def _places(self, key: str) -> list[tuple[str, dict[str, torch.Tensor], str]]:
+        """Name, holder and name in the holder of every tensor of site `key`; found once, walking modules is slow."""
+        if key not in self._found:
+            roots = {f"sites.{key}": self.sites[key]} | ({} if self.model is None else {"model": self.model})
+            self._found[key] = [
+                (f"{path}.{leaf}", holder, leaf)
+                for prefix, root in roots.items()
+                for path, module in root.named_modules(prefix=prefix)
+                for holder in (module._parameters, module._buffers)
+                for leaf, tensor in holder.items()
+                if tensor is not None
+            ]
+        return self._found[key]  # type: ignore[return-value]
 
 
 def call_mixed(
@@ -48,25 +61,28 @@ def call_mixed(
     """Site `key` for a batch whose sample b belongs to `banks[index[b]]`.
 
     Inputs have a leading axis of B or of a multiple of it (the windows of each image in a row). `cache` lives for one
-    forward and keeps the gathered weights that several sites share.
+    forward and keeps the gathered weights at model level, which several sites share.
     """
     template = banks[0]
-    names = template.names(key)
     batch = index.shape[0]
     split = [x.unflatten(0, (batch, x.shape[0] // batch)) for x in inputs]
-    weights_per_sample = sum(_tensor(template, name).numel() for name in names)
+    weights_per_sample = sum(tensor.numel() for tensor in template.tensors(key).values())
     if weights_per_sample * batch > SLICE_ABOVE * sum(x.numel() for x in split):
         return _by_slices(banks, index, key, split)
+    everyone = [bank.tensors(key) for bank in banks]
 
     def gathered(name: str) -> torch.Tensor:
-        if (name, id(template)) not in cache:
-            cache[name, id(template)] = torch.stack([_tensor(bank, name) for bank in banks])[index]
-        return cache[name, id(template)]
+        if (name, id(template)) in cache:
+            return cache[name, id(template)]
+        weights = torch.stack([tensors[name] for tensors in everyone]).index_select(0, index)
+        if name.startswith("model."):
+            cache[name, id(template)] = weights
+        return weights
 
     def one(weights: dict[str, torch.Tensor], *xs: torch.Tensor) -> Tensors:
-        return functional_call(template, weights, (key, *xs))
+        return functional_call(template, weights, (key, *xs), tie_weights=False)
 
-    out = vmap(one, randomness="different")({name: gathered(name) for name in names}, *split)
+    out = vmap(one, randomness="different")({name: gathered(name) for name in everyone[0]}, *split)
     return tree_map(lambda t: t.flatten(0, 1), out)
 
 
@@ -84,7 +100,3 @@ def _by_slices(banks: Sequence[Bank], index: torch.Tensor, key: str, split: Sequ
         return tuple(join(*parts).flatten(0, 1) for parts in zip(*outs, strict=True))
     return join(*outs).flatten(0, 1)  # type: ignore[arg-type]
 
-
-def _tensor(bank: Bank, name: str) -> torch.Tensor:
-    path, _, leaf = name.rpartition(".")
-    return getattr(bank.get_submodule(path), leaf)

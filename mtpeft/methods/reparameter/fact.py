@@ -20,7 +20,7 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.errors import ConfigError
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register, wide
 
 SLICED = ("q", "k", "v", "proj", "fc1", "fc2")
 
@@ -108,9 +108,9 @@ class _FacT(SiteModule):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """W + s V M U slice by slice: rows of fc1, columns of fc2."""
         factors: Any = model["model"]
-        slices = [factors.V.float() @ core.float() @ factors.U.float() for core in self.cores(factors)]
+        slices = [wide(factors.V) @ wide(core) @ wide(factors.U) for core in self.cores(factors)]
         delta = torch.cat(slices, dim=0 if self.widens else 1)
-        return (weight.float() + self.scale * delta).to(weight.dtype), bias
+        return (wide(weight) + self.scale * delta).to(weight.dtype), bias
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:

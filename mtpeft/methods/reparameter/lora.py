@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register, wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,9 @@ class LoRA(SiteModule):
     def merged(
         self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """W + (alpha / r) B A, computed in float32."""
-        delta = self._scaled(self.lora_B.float() @ self.lora_A.float())
-        return (weight.float() + delta).to(weight.dtype), bias
+        """W + (alpha / r) B A, computed in float32 at least."""
+        delta = self._scaled(wide(self.lora_B) @ wide(self.lora_A))
+        return (wide(weight) + delta).to(weight.dtype), bias
 
     @staticmethod
     def unsupported(config: Any, sites: Any) -> str | None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register, wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class SSF(SiteModule):
         self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """diag(gamma) W and gamma b + beta; a layer without bias gets one."""
-        scale, shift = self.scale.float(), self.shift.float()
+        scale, shift = wide(self.scale), wide(self.shift)
         rows = scale.view(-1, *[1] * (weight.ndim - 1))
-        new_bias = shift if bias is None else scale * bias.float() + shift
-        return (rows * weight.float()).to(weight.dtype), new_bias.to(weight.dtype)
+        new_bias = shift if bias is None else scale * wide(bias) + shift
+        return (rows * wide(weight)).to(weight.dtype), new_bias.to(weight.dtype)

@@ -1,0 +1,1 @@
+"""Sequential training on Avalanche. Importing this package does not import Avalanche; its modules do."""

@@ -1,0 +1,104 @@
+"""A stream as an Avalanche benchmark.
+
+Avalanche fetches item by item through several layers of indexing, so an item here is the raw uint8 image (a view), and
+the collate function normalises and augments the whole batch. Its plugins subset and concatenate these data sets freely
+(replay, A-GEM, EWC, LwF): the collate function travels with them.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from mtpeft.data.images import Images
+from mtpeft.data.streams import Stream
+
+with warnings.catch_warnings():
+    # Avalanche imports packages that warn about themselves (JAXopt's end of life, distutils in GPUtil).
+    warnings.simplefilter("ignore")
+    from avalanche.benchmarks import CLScenario, benchmark_from_datasets, with_classes_timeline, with_task_labels
+    from avalanche.benchmarks.utils import TaskAwareSupervisedClassificationDataset
+    from avalanche.benchmarks.utils.data_attribute import DataAttribute, TaskLabels
+    from avalanche.benchmarks.utils.flat_data import ConstantSequence
+
+
+class Collate:
+    """Items [raw image, label, task label, ...] to [float images (B, 3, H, W), labels (B,), task labels (B,), ...]."""
+
+    def __init__(self, images: Images) -> None:
+        self._train, self._eval = images.transform, images.plain().transform
+        self._current = self._train
+
+    def for_group(self, group: str) -> Collate:
+        """The same for one of Avalanche's transform groups; only "train" augments."""
+        new = copy.copy(self)
+        new._current = self._train if group == "train" else self._eval
+        return new
+
+    def __call__(self, items: Sequence[Sequence[Any]]) -> list[Tensor]:
+        """Stack, finish with the current group's transform, and collate the rest as torch does."""
+        images = torch.stack([item[0] for item in items])
+        if self._current is not None:
+            images = self._current.finish(images)
+        rest: list[Tensor] = default_collate([tuple(item[1:]) for item in items])
+        return [images, *rest]
+
+
+class StreamDataset(TaskAwareSupervisedClassificationDataset):
+    """Avalanche's classification data set, whose transform group also chooses how batches are finished."""
+
+    def with_transforms(self, group_name: str) -> StreamDataset:
+        """A new data set in that group."""
+        new: StreamDataset = super().with_transforms(group_name)
+        if isinstance(new.collate_fn, Collate):
+            new.collate_fn = new.collate_fn.for_group(group_name)
+        return new
+
+
+class _RawItems(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """(raw image, label) pairs of an `Images`."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images.raw(index), self.images.targets[index]
+
+
+def to_avalanche(stream: Stream) -> CLScenario:
+    """A benchmark with `train_stream` and `test_stream`, one experience per task of the stream.
+
+    Task labels are 0, 1, ... for a task-incremental stream and 0 for the others. Experiences have
+    `classes_in_this_experience` (and the rest of the classes timeline), `task_label`, `task_labels` and `task_name`.
+    """
+    by_task = stream.kind == "task_incremental"
+    labels = [index if by_task else 0 for index in range(len(stream))]
+    parts = {
+        "train": [_dataset(task.train, label) for task, label in zip(stream, labels, strict=True)],
+        "test": [_dataset(task.test, label) for task, label in zip(stream, labels, strict=True)],
+    }
+    benchmark = with_task_labels(with_classes_timeline(benchmark_from_datasets(**parts)))
+    for part in benchmark.streams.values():
+        part.benchmark = benchmark
+        for experience, name in zip(part, stream.task_names, strict=True):
+            experience.task_name = name
+            # Avalanche makes it a set, but its own multi-head classifier indexes a tensor with it.
+            experience.classes_in_this_experience = sorted(experience.classes_in_this_experience)
+    return benchmark
+
+
+def _dataset(images: Images, task_label: int) -> StreamDataset:
+    attributes = [
+        DataAttribute(images.targets, "targets"),
+        TaskLabels(ConstantSequence(task_label, len(images))),
+    ]
+    return StreamDataset([_RawItems(images)], data_attributes=attributes, collate_fn=Collate(images))

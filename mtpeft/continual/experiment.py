@@ -1,0 +1,397 @@
+"""A continual run from recipe to results: builds, trains experience by experience, evaluates, saves, resumes."""
+
+from __future__ import annotations
+
+import platform
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+from mtpeft._version import __version__
+from mtpeft.attaching import attach, create_backbone
+from mtpeft.backbones.fingerprint import fingerprint
+from mtpeft.codec import read_state, write_state
+from mtpeft.continual.model import ContinualModel
+from mtpeft.continual.plugins import (
+    build_plugins,
+    granularity,
+    plugin_states,
+    random_state,
+    restore_plugins,
+    set_random_state,
+)
+from mtpeft.continual.strategy import ContinualStrategy
+from mtpeft.continual.training import Training
+from mtpeft.counting import RULE, backbone_size
+from mtpeft.data.streams import Stream, build_stream
+from mtpeft.errors import ConfigError, MtpeftError
+from mtpeft.evaluation.baselines import frozen_baselines
+from mtpeft.evaluation.matrix import AccuracyMatrix, TaskMetric
+from mtpeft.evaluation.measures import compute_measures
+from mtpeft.evaluation.results import write
+from mtpeft.recipe import Section
+from mtpeft.run_folder import RunFolder
+
+
+@dataclass
+class Progress:
+    """Callbacks that show a run's progress; the defaults show nothing."""
+
+    stage: Callable[[str, int], None] = lambda text, steps: None
+    step: Callable[[], None] = lambda: None
+    message: Callable[[str], None] = lambda text: None
+
+
+@dataclass
+class Position:
+    """Where training stands: the next batch is `batch` of `epoch` of experience `experience`."""
+
+    experience: int = 0
+    epoch: int = 0
+    batch: int = 0
+
+
+@dataclass
+class Curve:
+    """The training loss, averaged over `every` steps per point."""
+
+    every: int
+    points: list[dict[str, Any]] = field(default_factory=list)
+    pending: list[float] = field(default_factory=list)
+    step: int = 0
+
+    def add(self, task: str, loss: float) -> None:
+        """One optimiser step."""
+        self.step += 1
+        self.pending.append(loss)
+        if len(self.pending) == self.every:
+            self.flush(task)
+
+    def flush(self, task: str) -> None:
+        """Make a point of what is pending; at the end of a task too, so that no point mixes two."""
+        if self.pending:
+            self.points.append({"task": task, "step": self.step, "loss": sum(self.pending) / len(self.pending)})
+            self.pending = []
+
+
+class Experiment:
+    """Everything a recipe describes, built; `run` trains it to the end, from wherever the folder's checkpoint stands."""
+
+    def __init__(self, recipe: dict[str, Any], progress: Progress | None = None) -> None:
+        """Build backbone, manager, stream and strategy. Raises `ConfigError` and `DataError` naming recipe and key."""
+        self.recipe, self.progress = recipe, progress or Progress()
+        top = Section(recipe, recipe["name"])
+        self.name, self.seed = top.take("name"), int(top.take("seed", 0))
+        backbone = top.section("backbone")
+        method, sharing = top.take("method"), top.take("sharing", None)
+        stream, augment = dict(top.section("stream").values), top.take("augment", None)
+        self.training = Training(**top.section("training").fields(Training))
+        plugins = build_plugins(top.take("plugins", []))
+        checkpoint = top.section("checkpoint")
+        self.interval = int(checkpoint.take("interval", 100))
+        checkpoint.finish()
+        self.device = torch.device(top.take("device", "cpu"))
+        self.with_baselines = bool(top.take("baselines", True))
+        engine = top.take("engine", "continual")
+        if engine != "continual":
+            raise ConfigError(f"recipe {self.name} is for the engine {engine!r}, not for a continual run; use mtpeft train")
+        top.finish()
+        self._seed_all()
+        model, self.backbone_name = self._build_backbone(backbone)
+        self.data_config = timm.data.resolve_model_data_config(model)
+        self.stream: Stream = build_stream(stream, self.data_config, augment)
+        self.manager = attach(model, method, sharing=sharing)
+        self.manager.to(self.device)
+        tasks = [(task.name, len(task.labels) or len(task.classes)) for task in self.stream]
+        self.model = ContinualModel(self.manager, self.stream.kind, tasks)
+        self.strategy = ContinualStrategy(
+            model=self.model,
+            stream=self.stream,
+            training=self.training,
+            seed=self.seed,
+            plugins=plugins,
+            device=self.device,
+        )
+        self.granularity = granularity(plugins)
+        self.metrics = [TaskMetric(task.name) for task in self.stream]
+        self.matrix = AccuracyMatrix(self.metrics)
+        self.reference: list[float | None] = [None] * len(self.stream)
+        self.baselines: dict[str, Any] = {}
+        self.curve = Curve(self.training.log_every)
+        self.position = Position()
+        self.evaluations = 0
+
+    # running ------------------------------------------------------------------------------------------------------
+
+    def run(self, folder: RunFolder, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
+        """Train to the end and write results; returns them, or None when `stop` said to stop (the state is saved)."""
+        self.folder, self.stop = folder, stop
+        state = read_state(folder.checkpoints)
+        if state is None:
+            folder.log("start", recipe=self.name, seed=self.seed)
+            if self.granularity == "none":
+                self.progress.message("no checkpoints: the state of one of the plugins is not known; a kill starts the run again")
+            self._before_training()
+        else:
+            self._restore_progress(state)
+            folder.log("resume", **vars(self.position))
+            self.progress.message(f"resuming at experience {self.position.experience + 1}, epoch {self.position.epoch + 1}")
+        try:
+            for index in range(self.position.experience, len(self.stream)):
+                self._train_experience(index, state)
+                state = None
+                if self.stop():
+                    return None
+        except _Stopped:
+            return None
+        return self._finish()
+
+    def _before_training(self) -> None:
+        self.progress.stage("baselines", 0)
+        if self.with_baselines:
+            features = self._frozen_features()
+            found = frozen_baselines(self.stream, features)
+            self.baselines = {
+                name: {"values": [100.0 * b.per_task[t.name] for t in self.stream]} for name, b in found.items()
+            }
+        if self.stream.kind != "class_incremental":
+            self.reference = [self._accuracy(j)[0] for j in range(len(self.stream))]
+        self._save()
+
+    def _train_experience(self, index: int, state: Any | None) -> None:
+        task = self.stream[index]
+        name = task.name
+        batches = -(-len(task.train) // self.training.batch_size) * self.training.epochs
+        self.progress.stage(f"{name} ({index + 1} of {len(self.stream)})", batches)
+        self.position = Position(index, self.position.epoch, self.position.batch) if state else Position(index)
+        strategy = self.strategy
+
+        def on_step() -> None:
+            self.curve.add(name, strategy.loss.item())
+            self.progress.step()
+            self._after_step(index)
+
+        strategy.on_step = on_step
+        resume = None if state is None else (lambda: self._restore_training(state))
+        strategy.train_experience(index, self.position.epoch, self.position.batch, resume)
+        self.curve.flush(name)
+        if not self.manager.own_weights and not self.manager.backbone_unchanged():
+            raise MtpeftError(f"the frozen backbone changed while task {name!r} was trained; results are not written")
+        self._evaluate_row(index)
+        self.position = Position(index + 1)
+        self.folder.log("task", task=name, row=[None if np.isnan(v) else round(v, 4) for v in self.matrix.row(index)])
+        self._save()
+
+    def _after_step(self, index: int) -> None:
+        clock = self.strategy.clock
+        length = len(self.strategy.dataloader)
+        done = clock.train_exp_iterations
+        self.position = Position(index, done // length, done % length)
+        stopping = self.stop()
+        if self.granularity == "step" and (stopping or done % self.interval == 0 or self.position.batch == 0):
+            if done < length * self.training.epochs:
+                self._save()
+        if stopping:
+            raise _Stopped
+
+    def _evaluate_row(self, i: int) -> None:
+        """Row i of R. Isolated weights leave finished and future tasks as they were: their entries are carried over."""
+        self.progress.stage("evaluating", 0)
+        total = len(self.stream)
+        last = total if self.stream.kind != "class_incremental" else i + 1
+        carry = self.manager.isolated and self.stream.kind == "task_incremental" and not self._ensembles()
+        for j in range(last):
+            if carry and j != i:
+                source = self.matrix[i - 1, j] if j < i else self.reference[j]
+                assert source is not None
+                self.matrix.set(i, j, source, len(self.stream[j].test))
+            else:
+                self.matrix.set(i, j, *self._accuracy(j))
+
+    def _ensembles(self) -> bool:
+        return any(type(p).__name__ == "LAEPlugin" for p in self.strategy.plugins)
+
+    def _accuracy(self, j: int) -> tuple[float, int]:
+        self.evaluations += 1
+        return self.strategy.accuracy(j)
+
+    def evaluate_final(self, folder: RunFolder) -> list[float | None]:
+        """The last row of R, measured again on the state a finished run left."""
+        state = read_state(folder.checkpoints)
+        if state is None:
+            raise ConfigError(f"{folder.path} has no saved state to evaluate")
+        self._restore_progress(state)
+        if self.position.experience != len(self.stream):
+            raise ConfigError(f"{folder.path}: its saved state is not that of the finished run")
+        return [self._accuracy(j)[0] for j in range(len(self.stream))]
+
+    # results ------------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> dict[str, Any]:
+        results = self.results()
+        self.manager.save(self.folder.path / "model")
+        write(self.folder.results, results)
+        self.folder.log("done")
+        return results
+
+    def results(self) -> dict[str, Any]:
+        """The content of results.json (see mtpeft/evaluation/SCHEMA.md)."""
+        manager, values = self.manager, self.matrix.to_dict()
+        described = self.stream.describe()
+        counts = [manager.counts(t) for t in manager.tasks]
+        trained = sum(p.numel() for n, p in manager.trainable_parameters() if not n.startswith("heads."))
+        norm_bias = sum(
+            p.numel()
+            for a in manager.attachments
+            if a.spec.properties.no_added_modules  # type: ignore[union-attr]
+            for p in a.parameters()
+        )
+        after = fingerprint(manager.backbone)
+        return {
+            "schema": 1,
+            "kind": "continual",
+            "name": self.name,
+            "seed": self.seed,
+            "recipe": {k: v for k, v in self.recipe.items() if k != "device"},
+            "backbone": {"name": self.backbone_name, "fingerprint": manager.fingerprint},
+            "input": {
+                "size": list(self.data_config["input_size"][1:]),
+                "mean": list(self.data_config["mean"]),
+                "std": list(self.data_config["std"]),
+                "interpolation": self.data_config["interpolation"],
+            },
+            "scenario": self.stream.kind,
+            "tasks": [
+                {
+                    "name": metric.name,
+                    "metric": metric.metric,
+                    "unit": metric.unit,
+                    "higher_is_better": metric.higher_is_better,
+                    "classes": task["classes"],
+                    "train_samples": task["train_images"],
+                    "test_samples": task["test_images"],
+                }
+                for metric, task in zip(self.metrics, described["tasks"], strict=True)
+            ],
+            "matrix": {"values": values["values"], "samples": values["samples"]},
+            "reference": {"random_init": self.reference},
+            "baselines": self.baselines,
+            "measures": [m.to_dict() for m in compute_measures(self.matrix, self.reference)],
+            "parameters": {
+                "method": trained - norm_bias,
+                "norm_bias": norm_bias,
+                "head": sum(p.numel() for p in manager.heads.parameters()),
+                "buffers": sum(c.buffers for c in counts),
+                "backbone": backbone_size(manager),
+                "trainable_per_task": self._per_task(),
+                "rule": RULE,
+            },
+            "frozen": {
+                "fingerprint_before": manager.fingerprint,
+                "fingerprint_after": after,
+                "unchanged": after == manager.fingerprint,
+            },
+            "curves": {"train_loss": self.curve.points},
+            "environment": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "timm": timm.__version__,
+                "mtpeft": __version__,
+                "threads": torch.get_num_threads(),
+            },
+        }
+
+    def _per_task(self) -> dict[str, int]:
+        names = {t.name: t.name for t in self.stream}
+        if self.stream.kind == "domain_incremental":
+            names = {t.name: self.manager.tasks[0] for t in self.stream}
+        return {name: self.manager.num_trainable(task, heads=False) for name, task in names.items()}
+
+    # state --------------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Write everything needed to go on from here. Between experiences there is no optimiser to keep."""
+        if self.granularity == "none":
+            return
+        inside = self.position.epoch > 0 or self.position.batch > 0
+        write_state(
+            self.folder.checkpoints,
+            {
+                "position": vars(self.position),
+                "begun": self._begun(),
+                "weights": self.manager.trained_state(),
+                "optimizer": self.strategy.optimizer.state_dict() if inside else None,
+                "plugins": plugin_states(self.strategy.plugins),
+                "random": random_state(),
+                "matrix": self.matrix.to_dict(),
+                "reference": self.reference,
+                "baselines": self.baselines,
+                "curve": vars(self.curve),
+            },
+        )
+
+    def _begun(self) -> int:
+        """Experiences whose classes the manager has."""
+        return len(self.manager.tasks) if self.stream.kind == "class_incremental" else 0
+
+    def _restore_progress(self, state: dict[str, Any]) -> None:
+        """What does not need the strategy to be inside an experience."""
+        for index in range(state["begun"]):
+            self.model.begin(index)
+        self.manager.load_state_dict(state["weights"], strict=False)
+        self.position = Position(**state["position"])
+        self.model.known_train_tasks_labels |= (
+            set(range(self.position.experience)) if self.stream.kind == "task_incremental" else {0}
+        )
+        self.matrix = AccuracyMatrix.from_dict(state["matrix"])
+        self.reference, self.baselines = state["reference"], state["baselines"]
+        self.curve = Curve(**state["curve"])
+        restore_plugins(self.strategy, state["plugins"], self.position.experience)
+        set_random_state(state["random"])
+
+    def _restore_training(self, state: dict[str, Any]) -> None:
+        """The rest, once the plugins have seen the experience begin: what they did there is undone."""
+        if state["optimizer"] is None:
+            return
+        self.strategy.optimizer.load_state_dict(state["optimizer"])
+        restore_plugins(self.strategy, state["plugins"], 0)
+        clock = self.strategy.clock  # the state of an epoch's last step was saved before the clock saw the epoch end
+        clock.train_exp_epochs, clock.train_epoch_iterations = self.position.epoch, self.position.batch
+        set_random_state(state["random"])
+
+    # building -----------------------------------------------------------------------------------------------------
+
+    def _seed_all(self) -> None:
+        random.seed(self.seed)
+        np.random.seed(self.seed)
+        torch.manual_seed(self.seed)
+
+    def _build_backbone(self, section: Section) -> tuple[Any, str]:
+        name = section.take("name")
+        model = create_backbone(name, section.take("pretrained", True), **section.take("options", {}))
+        section.finish()
+        return model, name
+
+    def _frozen_features(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Pooled features of the backbone alone, before anything is trained."""
+        backbone: Any = self.manager.backbone
+        backbone.eval()
+
+        def features(images: torch.Tensor) -> torch.Tensor:
+            default = self.manager.runtime.default
+            self.manager.runtime.set_default(None)
+            try:
+                return backbone.forward_head(backbone.forward_features(images.to(self.device)), pre_logits=True).cpu()
+            finally:
+                self.manager.runtime.set_default(default)
+
+        return features
+
+
+class _Stopped(Exception):
+    """Raised out of the training loop when the run was asked to stop."""

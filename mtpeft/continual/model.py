@@ -1,0 +1,100 @@
+"""A task manager as an Avalanche model.
+
+Avalanche names tasks by integers and hands plugins `named_parameters()`: the view maps the first to task names and shows
+only trained weights in the second, so that EWC, SI and the like keep copies of those alone (EWC on a frozen ViT-B would
+otherwise keep 0.7 GB per task).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtpeft.errors import ConfigError
+from mtpeft.manager import TaskManager
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from avalanche.models import MultiTaskModule
+
+
+class ContinualModel(MultiTaskModule):
+    """A `TaskManager` learning a stream of `kind` task_, class_ or domain_incremental.
+
+    Task-incremental: a task with a head of its own per experience, all made at the start. Class-incremental: one
+    growing head, an experience's classes added when it begins. Domain-incremental: one task throughout.
+    """
+
+    def __init__(self, manager: TaskManager, kind: str, tasks: Sequence[tuple[str, int]]) -> None:
+        """`tasks`: name and number of classes of every experience, in order."""
+        super().__init__()
+        if kind != "task_incremental" and manager.isolated and any(a.selected for a in manager.attachments):  # type: ignore[union-attr]
+            raise ConfigError(
+                f"a {kind.replace('_', '-')} stream tells no task at test time, so weights cannot be per task: sharing='shared'"
+            )
+        self.manager, self.kind, self.experiences = manager, kind, list(tasks)
+        if kind == "task_incremental":
+            for name, classes in tasks:
+                manager.add_task(name, num_classes=classes)
+        elif kind == "domain_incremental":
+            manager.add_task(tasks[0][0], num_classes=max(classes for _, classes in tasks))
+
+    def begin(self, index: int) -> None:
+        """Make room for the classes of experience `index`."""
+        name, classes = self.experiences[index]
+        if self.kind == "class_incremental" and name not in self.manager.tasks:
+            self.manager.add_task(name, num_classes=classes, head="growing")
+        self.known_train_tasks_labels.add(index if self.kind == "task_incremental" else 0)
+
+    def adaptation(self, experience: Any) -> None:
+        """Avalanche's call before each experience; only training makes room."""
+        if self.training:
+            self.begin(experience.current_experience)
+
+    def task_of(self, label: int) -> str:
+        """The manager's task behind one of Avalanche's task labels."""
+        return self.experiences[label][0] if self.kind == "task_incremental" else self.manager.tasks[-1]
+
+    def forward(self, x: torch.Tensor, task_labels: torch.Tensor | int | None = None) -> Any:
+        """Images (B, C, H, W) and task labels (B,) -> outputs (B, ...), from one backbone pass.
+
+        Heads of different width are padded with zeros to the widest. Without labels: {label: output} of all tasks
+        trained so far (what LwF asks for).
+        """
+        if task_labels is None:
+            return {label: self.manager(x, self.task_of(label)) for label in sorted(self.known_train_tasks_labels)}
+        labels = [task_labels] if isinstance(task_labels, int) else task_labels.unique().tolist()
+        if len(labels) == 1 or self.kind != "task_incremental":
+            return self.manager(x, self.task_of(labels[0]))
+        assert isinstance(task_labels, torch.Tensor)
+        index = torch.bucketize(task_labels, torch.tensor(labels, device=task_labels.device)).to(x.device)
+        outputs = self.manager.forward_indexed(x, [self.task_of(label) for label in labels], index)
+        return _assemble(list(outputs.values()), x.shape[0])
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Trained weights only."""
+        if recurse:
+            for name, parameter in self.manager.trainable_parameters():
+                yield f"{prefix}.{name}" if prefix else name, parameter
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Trained weights only."""
+        return self.manager.trained_state()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Take what `state_dict` gave."""
+        return self.manager.load_state_dict(state_dict, strict=False)
+
+
+def _assemble(parts: list[tuple[torch.Tensor, torch.Tensor]], batch: int) -> torch.Tensor:
+    """Outputs of several tasks in the batch's own order."""
+    width = max(output.shape[1] for _, output in parts)
+    padded = [nn.functional.pad(out, [0, 0] * (out.ndim - 2) + [0, width - out.shape[1]]) for _, out in parts]
+    rows = torch.cat([rows for rows, _ in parts])
+    return torch.cat(padded)[rows.argsort()]

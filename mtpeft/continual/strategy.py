@@ -1,0 +1,204 @@
+"""Avalanche's supervised template with a task manager as model, batches that can be resumed, and our own metric."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtpeft.continual.benchmark import to_avalanche
+from mtpeft.continual.model import ContinualModel
+from mtpeft.continual.plugins import check_hooks, seed_memories
+from mtpeft.continual.training import Training
+from mtpeft.data.loader import ResumableLoader
+from mtpeft.data.streams import Stream
+from mtpeft.errors import ConfigError, MtpeftError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from avalanche.evaluation.metrics import accuracy_metrics
+    from avalanche.logging import BaseLogger
+    from avalanche.training.plugins import EvaluationPlugin, SynapticIntelligencePlugin
+    from avalanche.training.templates import SupervisedTemplate
+
+
+class _NoLog(BaseLogger):
+    """Avalanche warns when it has no logger; the run folder has a log of its own."""
+
+
+class TaskLoader:
+    """A `ResumableLoader` over one task's images whose batches carry Avalanche's task labels: [x, y, label (B,)]."""
+
+    def __init__(self, loader: ResumableLoader, label: int) -> None:
+        self.loader, self.label = loader, label
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        for x, y in self.loader:
+            yield [x, y, torch.full_like(y, self.label)]
+
+
+class ContinualStrategy(SupervisedTemplate):
+    """Sequential training of a `ContinualModel` on a `Stream`.
+
+    Everything Avalanche's template promises to plugins holds. Three things differ: the optimiser is made anew for every
+    experience from `training`; batches come from our own loader, whose order is a function of seed, experience and epoch
+    (unless a plugin such as replay brings its own); and training may start in the middle of an experience.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ContinualModel,
+        stream: Stream,
+        training: Training,
+        seed: int = 0,
+        plugins: Sequence[Any] = (),
+        device: str | torch.device = "cpu",
+        evaluator: EvaluationPlugin | None = None,
+    ) -> None:
+        """`plugins` are Avalanche's, or any with its hooks."""
+        check_hooks(plugins)
+        seed_memories(plugins, seed)
+        if evaluator is None:
+            metrics = accuracy_metrics(stream=True) if training.eval_every >= 0 else []
+            evaluator = EvaluationPlugin(*metrics, loggers=[_NoLog()])
+        placeholder = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)  # make_optimizer replaces it
+        # removal of this call is announced for Avalanche 0.7, which setup.py excludes
+        warnings.filterwarnings("ignore", message="Call to deprecated function update", category=DeprecationWarning)
+        super().__init__(
+            model=model,
+            optimizer=placeholder,
+            criterion=nn.CrossEntropyLoss(),
+            train_mb_size=training.batch_size,
+            train_epochs=training.epochs,
+            eval_mb_size=training.eval_batch_size,
+            device=torch.device(device),
+            plugins=list(plugins),
+            evaluator=evaluator,
+            eval_every=training.eval_every,
+        )
+        self.stream, self.training_settings, self.seed = stream, training, seed
+        self.benchmark = to_avalanche(stream)
+        self.local_loss = training.loss == "local_cross_entropy"
+        self.first_epoch = 0
+        self.first_batch = 0
+        #: called after every optimiser step
+        self.on_step: Callable[[], None] = lambda: None
+        self.on_resume: Callable[[], None] | None = None
+        self._needs_gradients = any(isinstance(p, SynapticIntelligencePlugin) for p in self.plugins)
+        self._hits: list[torch.Tensor] | None = None
+
+    # training -----------------------------------------------------------------------------------------------------
+
+    def train_experience(self, index: int, epoch: int = 0, batch: int = 0, on_resume: Callable[[], None] | None = None) -> None:
+        """Train experience `index`, from batch `batch` of epoch `epoch` on.
+
+        `on_resume` restores states after the plugins have seen the beginning of the experience.
+        """
+        self.first_epoch, self.first_batch, self.on_resume = epoch, batch, on_resume
+        self.train(self.benchmark.train_stream[index], eval_streams=[self.benchmark.test_stream[index : index + 1]])
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        self.evaluator.last_metric_results = {}  # early stopping would start from the experience before
+        super()._before_training_exp(**kwargs)
+
+    def make_optimizer(self, **kwargs: Any) -> None:
+        """A new optimiser over the trained weights."""
+        self.optimizer = self.training_settings.build_optimizer(self.model.named_parameters())
+        self.optimized_param_id = dict(self.model.named_parameters())
+
+    def make_train_dataloader(self, **kwargs: Any) -> None:
+        """Our own loader for the epoch to come; a plugin may put another in its place."""
+        self.dataloader = self._loader(self.first_epoch, self.first_batch)
+
+    def _loader(self, epoch: int, start: int = 0) -> TaskLoader:
+        index = self.experience.current_experience
+        settings = self.training_settings
+        loader = ResumableLoader(
+            self.stream[index].train,
+            settings.batch_size,
+            seed=self.seed * 1_000_003 + index,
+            epoch=epoch,
+            start=start,
+            num_workers=settings.num_workers,
+        )
+        return TaskLoader(loader, index if self.stream.kind == "task_incremental" else 0)
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        if self.on_resume is not None:
+            self.on_resume()
+        for epoch in range(self.first_epoch, self.train_epochs):
+            own = isinstance(self.dataloader, TaskLoader)
+            resuming = epoch == self.first_epoch and self.first_batch > 0
+            if own:
+                self.dataloader = self._loader(epoch, self.first_batch if resuming else 0)
+            if not resuming:
+                self._before_training_epoch(**kwargs)
+            if self._stop_training:
+                self._stop_training = False
+                break
+            self.training_epoch(**kwargs)
+            self._after_training_epoch(**kwargs)
+
+    def _before_training_iteration(self, **kwargs: Any) -> None:
+        total = self.train_epochs * len(self.dataloader)
+        self.training_settings.set_rate(self.optimizer, self.clock.train_exp_iterations, total)
+        super()._before_training_iteration(**kwargs)
+
+    def criterion(self) -> torch.Tensor:
+        """Cross-entropy; in its local form over the current experience's classes only."""
+        if not (self.local_loss and self.is_training and self.stream.kind == "class_incremental"):
+            return super().criterion()
+        model: Any = self.model
+        own = model.manager.head(model.manager.tasks[-1]).classes(self.stream[self.experience.current_experience].name)
+        if self.mb_y.min() < own.start:
+            raise ConfigError("local_cross_entropy cannot be used with a memory of earlier classes; use cross_entropy")
+        return self._criterion(self.mb_output[:, own.start : own.stop], self.mb_y - own.start)
+
+    def optimizer_step(self) -> None:
+        """Clip, check, step."""
+        if not torch.isfinite(self.loss.detach()):
+            name = self.stream[self.experience.current_experience].name
+            raise MtpeftError(f"task {name!r}: the loss is {self.loss.item()}; lower the learning rate (the last checkpoint is kept)")
+        if self.training_settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.training_settings.clip_norm)
+        super().optimizer_step()
+
+    def _after_training_iteration(self, **kwargs: Any) -> None:
+        if self._needs_gradients:  # SI reads a gradient of every parameter, also of those this batch did not use
+            for parameter in self.model.parameters():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        super()._after_training_iteration(**kwargs)
+        self.on_step()
+
+    # evaluation ---------------------------------------------------------------------------------------------------
+
+    def accuracy(self, index: int) -> tuple[float, int]:
+        """Accuracy in percent on the test images of experience `index`, and their number; plugins see the evaluation."""
+        self._hits = []
+        self.eval(self.benchmark.test_stream[index : index + 1])
+        hits = torch.cat(self._hits)
+        self._hits = None
+        return 100.0 * hits.double().mean().item(), len(hits)
+
+    def make_eval_dataloader(self, **kwargs: Any) -> None:
+        """Test images in order."""
+        index = self.experience.current_experience
+        label = index if self.stream.kind == "task_incremental" else 0
+        images = self.stream[index].test
+        if self.experience.origin_stream.name == "train":
+            images = self.stream[index].train.plain()
+        loader = ResumableLoader(images, self.eval_mb_size, seed=0, epoch=0, shuffle=False)
+        self.dataloader = TaskLoader(loader, label)
+
+    def _after_eval_iteration(self, **kwargs: Any) -> None:
+        super()._after_eval_iteration(**kwargs)
+        if self._hits is not None:
+            self._hits.append(self.mb_output.argmax(dim=1) == self.mb_y)

@@ -1,0 +1,1 @@
+"""Images, streams of tasks, and the loaders that feed them to a backbone."""

@@ -1,0 +1,98 @@
+"""A loader that can start in the middle of an epoch and gives what an uninterrupted one would have given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from mtpeft.errors import ConfigError, DataError
+
+
+class ResumableLoader:
+    """Batches of one epoch, from batch number `start` on.
+
+    The order is a function of (seed, epoch) alone, and the random numbers that augmentation draws from torch's global
+    generator are a function of (seed, epoch, batch), so neither `start` nor `num_workers` changes a batch. Nothing
+    before `start` is read, and the caller's generators are left as they were. `len()` counts the whole epoch's batches.
+    Raises `DataError` for a data set without images, `ConfigError` for a batch size or start that cannot be.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
+        if not len(dataset):
+            raise DataError(f"{getattr(dataset, 'name', type(dataset).__name__)}: no image in it")
+        self.dataset = dataset
+        self.start = start
+        self.num_workers = num_workers
+        self._seed = _mix(seed, epoch)
+        order = list(range(len(dataset)))
+        if shuffle:
+            order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(self._seed)).tolist()
+        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        if drop_last and len(batches[-1]) < batch_size:
+            batches.pop()
+        if not 0 <= start <= len(batches):
+            raise ConfigError(f"start is batch {start}, but the epoch has {len(batches)}")
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        remaining = [(_mix(self._seed, i), self._batches[i]) for i in range(self.start, len(self._batches))]
+        fetch = _Batches(self.dataset, remaining)
+        if not self.num_workers:
+            return (fetch[i] for i in range(len(fetch)))
+        # Its own generator: a DataLoader would else draw its workers' base seed from the caller's.
+        workers = DataLoader(
+            fetch, batch_size=None, num_workers=self.num_workers, generator=torch.Generator().manual_seed(self._seed)
+        )
+        return iter(workers)
+
+
+class _Batches(Dataset[Any]):
+    """Whole batches as items, each made under its own seed."""
+
+    def __init__(self, dataset: Any, batches: list[tuple[int, list[int]]]) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self._batch: Callable[[list[int]], Any] | None = getattr(dataset, "batch", None)
+        self._items: Callable[[list[int]], list[Any]] | None = getattr(dataset, "__getitems__", None)
+        self._collate: Callable[[list[Any]], Any] = getattr(dataset, "collate_fn", None) or default_collate
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:
+        seed, members = self.batches[index]
+        generator = torch.default_generator  # the CPU's; torch.random.fork_rng does the same at fifty times the cost
+        state = generator.get_state()
+        generator.manual_seed(seed)
+        try:
+            if self._batch is not None:
+                return self._batch(members)
+            items = self._items(members) if self._items is not None else [self.dataset[i] for i in members]
+            return self._collate(items)
+        finally:
+            generator.set_state(state)
+
+
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed out of several numbers, the same on every machine and Python."""
+    digest = hashlib.sha256("/".join(str(number) for number in numbers).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,129 @@
+"""Small renders of the 3-D objects that come with pybullet, from random views, under random light.
+
+Drawn by pybullet's software renderer (no display, no GPU). pybullet is optional: `pip install "mtpeft[sim]"`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mtpeft.data.palette import backdrop, colours, compose, to_uint8
+from mtpeft.errors import DataError
+
+Array = np.ndarray
+
+RENDER_SIZE = 96
+RANDOM_OBJECTS = 1000
+NAMED_OBJECTS = (
+    "r2d2.urdf",
+    "duck_vhacd.urdf",
+    "teddy_vhacd.urdf",
+    "lego/lego.urdf",
+    "objects/mug.urdf",
+    "kuka_iiwa/model.urdf",
+    "racecar/racecar.urdf",
+    "laikago/laikago.urdf",
+    "table/table.urdf",
+    "tray/tray.urdf",
+    "soccerball.urdf",
+    "bicycle/bike.urdf",
+    "jenga/jenga.urdf",
+    "xarm/xarm6_robot.urdf",
+    "quadruped/minitaur.urdf",
+    "aliengo/aliengo.urdf",
+    "sphere8cube.urdf",
+    "domino/domino.urdf",
+)
+MAX_OBJECTS = len(NAMED_OBJECTS) + RANDOM_OBJECTS
+
+
+def object_name(index: int) -> str:
+    """The URDF file of category `index`: the named objects first, then pybullet's 1000 random ones."""
+    if not 0 <= index < MAX_OBJECTS:
+        raise DataError(f"object category {index} does not exist; pybullet_data has categories 0 to {MAX_OBJECTS - 1}")
+    if index < len(NAMED_OBJECTS):
+        return NAMED_OBJECTS[index]
+    number = f"{index - len(NAMED_OBJECTS):03d}"
+    return f"random_urdfs/{number}/{number}.urdf"
+
+
+def object_category(index: int, rng: np.random.Generator, instances: int, size: int) -> Array:
+    """(instances, size, size, 3) uint8: one object, each time with another view, light, colour and background.
+
+    Raises `DataError` when pybullet is not installed or the index is not below `MAX_OBJECTS`.
+    """
+    name = object_name(index)
+    bullet, folder = _pybullet()
+    client = bullet.connect(bullet.DIRECT)
+    try:
+        body = bullet.loadURDF(str(folder / name), physicsClientId=client)
+        recolour = name.startswith("random_urdfs")
+        images = [_render(bullet, client, body, rng, size, recolour) for _ in range(instances)]
+    finally:
+        bullet.disconnect(client)
+    return np.stack(images)
+
+
+def _pybullet() -> tuple[Any, Path]:
+    """The module and the folder of its object files."""
+    try:
+        bullet = importlib.import_module("pybullet")
+        data = importlib.import_module("pybullet_data")
+    except ImportError as error:
+        raise DataError('rendered objects need pybullet, which is missing: pip install "mtpeft[sim]"') from error
+    return bullet, Path(data.getDataPath())
+
+
+def _render(bullet: Any, client: int, body: int, rng: np.random.Generator, size: int, recolour: bool) -> Array:
+    foreground, background = colours(rng)
+    if recolour:
+        bullet.changeVisualShape(body, -1, rgbaColor=[*foreground, 1.0], physicsClientId=client)
+    links = range(-1, bullet.getNumJoints(body, physicsClientId=client))
+    boxes = np.array([bullet.getAABB(body, link, physicsClientId=client) for link in links])
+    low, high = boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)
+    radius = float(np.linalg.norm(high - low)) / 2
+    yaw, pitch, roll = rng.uniform(0, 360), rng.uniform(-60, 60), rng.normal(0, 25)
+    view = bullet.computeViewMatrixFromYawPitchRoll(((low + high) / 2).tolist(), radius * 3.2, yaw, pitch, roll, 2)
+    # A sphere of the radius fits the field of view: 2 * atan(1 / 3.2) is 35 degrees.
+    projection = bullet.computeProjectionMatrixFOV(40, 1, radius * 0.5, radius * 8)
+    _, _, pixels, _, segments = bullet.getCameraImage(
+        RENDER_SIZE,
+        RENDER_SIZE,
+        view,
+        projection,
+        lightDirection=rng.normal(size=3).tolist(),
+        lightColor=rng.uniform(0.85, 1.0, 3).tolist(),
+        lightAmbientCoeff=rng.uniform(0.3, 0.7),
+        lightDiffuseCoeff=rng.uniform(0.4, 0.8),
+        lightSpecularCoeff=rng.uniform(0.0, 0.3),
+        shadow=int(rng.integers(2)),
+        renderer=bullet.ER_TINY_RENDERER,
+        physicsClientId=client,
+    )
+    shape = (RENDER_SIZE, RENDER_SIZE)
+    colour = np.asarray(pixels, dtype=np.uint8).reshape(*shape, 4)[..., :3]
+    cover = np.asarray(segments).reshape(shape) >= 0
+    return _framed(colour, cover, backdrop(rng, background, size), rng)
+
+
+def _framed(colour: Array, cover: Array, behind: Array, rng: np.random.Generator) -> Array:
+    """Cut the object out with a random margin, shrink it to the size of `behind` (S, S, 3) and lay it on top."""
+    size = len(behind)
+    rows, columns = np.nonzero(cover.any(axis=1))[0], np.nonzero(cover.any(axis=0))[0]
+    if not len(rows):
+        return to_uint8(behind)
+    half = max(np.ptp(rows), np.ptp(columns), 4) / 2 * rng.uniform(1.0, 1.5)
+    middle = np.array([columns[0] + columns[-1], rows[0] + rows[-1]]) / 2 + rng.normal(0, 0.06, 2) * half
+    # Alpha and premultiplied colour are shrunk together, so that no background of the renderer bleeds in at edges.
+    layers = np.dstack([colour * cover[..., None], cover * 255]).astype(np.uint8)
+    margin = RENDER_SIZE
+    padded = np.pad(layers, ((margin, margin), (margin, margin), (0, 0)))
+    box = tuple(float(v) + margin for v in (*(middle - half), *(middle + half)))
+    planes = [Image.fromarray(padded[..., k]).resize((size, size), Image.Resampling.BOX, box=box) for k in range(4)]
+    small = np.stack([np.asarray(plane) for plane in planes], axis=-1) / 255.0
+    return to_uint8(compose(small[..., 3], 0.0, behind) + small[..., :3])

@@ -1,0 +1,278 @@
+"""The formula of each measure, one function each, with where it comes from.
+
+Notation of the formulas: T tasks, numbered 1 to T in the order of training; R[i, j] the metric on task j after
+training on task i; n[i, j] its number of test samples; b[j] the metric on task j of the untrained model; s[j] = +1 when
+a higher metric is better on task j, -1 when a lower one is. So a positive forgetting always means that the task got
+worse, and a positive transfer that it got better.
+
+A function raises `Undefined` with the reason where its formula has no value; None stands in a list for one such entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtpeft.evaluation.matrix import AccuracyMatrix
+
+CHAUDHRY = "Chaudhry et al. 2018, Riemannian Walk for Incremental Learning (ECCV), forgetting measure F_k"
+GEM = "Lopez-Paz and Ranzato 2017, Gradient Episodic Memory (NeurIPS), section 2, equation {}"
+ICARL = "Rebuffi et al. 2017, iCaRL (CVPR), section 4, average incremental accuracy"
+MANINIS = (
+    "Maninis et al. 2019, Attentive Single-Tasking of Multiple Tasks (CVPR), average per-task drop; "
+    "Vandenhende et al. 2021, Multi-Task Learning for Dense Prediction Tasks (TPAMI), delta MTL"
+)
+
+Scalar = float | None
+Value = Scalar | list[Scalar] | list[list[Scalar]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What measures are computed from: the matrix, and reference values per task where a measure needs them."""
+
+    matrix: AccuracyMatrix
+    random_init: np.ndarray | None
+    single_task: np.ndarray | None
+
+    @property
+    def total(self) -> int:
+        """Number of tasks."""
+        return len(self.matrix)
+
+    @property
+    def values(self) -> np.ndarray:
+        """(T, T) the matrix R."""
+        return self.matrix.values
+
+    @property
+    def scores(self) -> np.ndarray:
+        """R with the sign turned where lower is better: more is always better."""
+        return self.matrix.values * self.matrix.signs
+
+
+class Undefined(Exception):
+    """A measure has no value for these inputs; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A registered measure: what `compute` returns, and how it is printed."""
+
+    name: str
+    title: str
+    kind: str  # "level": in the metric's unit; "difference": a difference of two levels; "percent"
+    formula: str
+    source: str
+    compute: Callable[[Inputs], Value]
+
+
+REGISTRY: dict[str, Definition] = {}
+
+
+def _measure(name: str, title: str, kind: str, formula: str, source: str) -> Callable[..., Callable[[Inputs], Value]]:
+    def register(compute: Callable[[Inputs], Value]) -> Callable[[Inputs], Value]:
+        REGISTRY[name] = Definition(name, title, kind, formula, source, compute)
+        return compute
+
+    return register
+
+
+def _complete(values: np.ndarray, what: str) -> np.ndarray:
+    missing = int(np.isnan(values).sum())
+    if missing:
+        raise Undefined(f"{missing} of {values.size} values are missing: {what}")
+    return values
+
+
+def _comparable(inputs: Inputs) -> None:
+    """Averages over tasks mean something only when all tasks have one metric, unit and direction."""
+    kinds = sorted({f"{t.metric} ({t.unit or 'no unit'})" for t in inputs.matrix.tasks})
+    if len({(t.metric, t.unit, t.higher_is_better) for t in inputs.matrix.tasks}) > 1:
+        raise Undefined(f"tasks are measured differently: {', '.join(kinds)}; see the values per task")
+
+
+def _several(inputs: Inputs) -> None:
+    if inputs.total < 2:
+        raise Undefined("needs at least two tasks, the stream has one")
+
+
+def _optional(values: np.ndarray) -> list[Scalar]:
+    return [None if np.isnan(v) else float(v) for v in values]
+
+
+def _running(inputs: Inputs, weighted: bool) -> np.ndarray:
+    """(T,) average of the tasks seen so far after each task, plain or weighted by samples; NaN where incomplete."""
+    result = np.full(inputs.total, np.nan)
+    for k in range(inputs.total):
+        seen = inputs.values[k, : k + 1]
+        if not np.isnan(seen).any():
+            result[k] = np.average(seen, weights=inputs.matrix.samples[k, : k + 1] if weighted else None)
+    return result
+
+
+@_measure("average_accuracy", "Average accuracy", "level", "A_T = 1/T · Σ_j R[T, j]", GEM.format(2) + " (ACC)")
+def _average_accuracy(inputs: Inputs) -> Value:
+    _comparable(inputs)
+    return float(_complete(inputs.values[-1], "the last row of R").mean())
+
+
+@_measure(
+    "average_incremental_accuracy",
+    "Average incremental accuracy",
+    "level",
+    "1/T · Σ_k A_k, with A_k = 1/k · Σ_{j≤k} R[k, j]",
+    ICARL + " (there over all test samples seen: the same when all tasks have equally many)",
+)
+def _average_incremental_accuracy(inputs: Inputs) -> Value:
+    _comparable(inputs)
+    return float(_complete(_running(inputs, weighted=False), "rows of R on and left of the diagonal").mean())
+
+
+def _accuracy_only(inputs: Inputs) -> None:
+    _comparable(inputs)
+    metric = inputs.matrix.tasks[0].metric
+    if metric != "accuracy":
+        raise Undefined(f"weighting by samples is meaningful for accuracy, not for {metric}")
+
+
+@_measure(
+    "sample_weighted_accuracy",
+    "Accuracy over all seen test samples",
+    "level",
+    "S_T, with S_k = Σ_{j≤k} n[k, j]·R[k, j] / Σ_{j≤k} n[k, j]",
+    ICARL + ", its value after the last task",
+)
+def _sample_weighted_accuracy(inputs: Inputs) -> Value:
+    _accuracy_only(inputs)
+    return float(_complete(_running(inputs, weighted=True)[-1:], "the last row of R")[0])
+
+
+@_measure(
+    "sample_weighted_incremental_accuracy",
+    "Incremental accuracy over all seen test samples",
+    "level",
+    "1/T · Σ_k S_k, with S_k = Σ_{j≤k} n[k, j]·R[k, j] / Σ_{j≤k} n[k, j]",
+    ICARL,
+)
+def _sample_weighted_incremental_accuracy(inputs: Inputs) -> Value:
+    _accuracy_only(inputs)
+    return float(_complete(_running(inputs, weighted=True), "rows of R on and left of the diagonal").mean())
+
+
+def _forgetting_after(inputs: Inputs, k: int) -> np.ndarray:
+    """(k,) forgetting of each earlier task after training on task k (counted from 0); NaN where rows are missing."""
+    scores = inputs.scores
+    # The paper defines a[l, j] for l >= j only: a value from before a task was learned is not something to forget.
+    # np.max passes NaN on, so that a missing row never hides behind the others.
+    return np.array([np.max(scores[j:k, j]) - scores[k, j] for j in range(k)])
+
+
+@_measure(
+    "average_forgetting",
+    "Average forgetting",
+    "difference",
+    "F_T = 1/(T-1) · Σ_{j<T} max_{j≤l<T} s[j]·(R[l, j] - R[T, j])",
+    CHAUDHRY,
+)
+def _average_forgetting(inputs: Inputs) -> Value:
+    _several(inputs)
+    _comparable(inputs)
+    return float(_complete(_forgetting_after(inputs, inputs.total - 1), "entries of R below the diagonal").mean())
+
+
+@_measure(
+    "backward_transfer",
+    "Backward transfer (BWT)",
+    "difference",
+    "1/(T-1) · Σ_{j<T} s[j]·(R[T, j] - R[j, j])",
+    GEM.format(3),
+)
+def _backward_transfer(inputs: Inputs) -> Value:
+    _several(inputs)
+    _comparable(inputs)
+    gain = (inputs.scores[-1] - np.diag(inputs.scores))[:-1]
+    return float(_complete(gain, "the diagonal and the last row of R").mean())
+
+
+@_measure(
+    "forward_transfer",
+    "Forward transfer (FWT)",
+    "difference",
+    "1/(T-1) · Σ_{j>1} s[j]·(R[j-1, j] - b[j])",
+    GEM.format(4),
+)
+def _forward_transfer(inputs: Inputs) -> Value:
+    _several(inputs)
+    _comparable(inputs)
+    if inputs.random_init is None:
+        raise Undefined("the untrained model was not evaluated (b is missing)")
+    gain = (np.diag(inputs.scores, k=1) - inputs.random_init[1:] * inputs.matrix.signs[1:]).astype(float)
+    return float(_complete(gain, "tasks evaluated just before they are learned").mean())
+
+
+@_measure(
+    "multi_task_delta",
+    "Multi-task delta",
+    "percent",
+    "100/T · Σ_j s[j]·(R[T, j] - q[j]) / q[j], q[j] the task trained alone",
+    MANINIS,
+)
+def _multi_task_delta(inputs: Inputs) -> Value:
+    if inputs.single_task is None:
+        raise Undefined("no single-task values to compare with")
+    single = _complete(inputs.single_task, "single-task values")
+    if not (single > 0).all():
+        raise Undefined("a relative difference needs single-task values above zero")
+    final = _complete(inputs.values[-1], "the last row of R")
+    return float(100.0 * (inputs.matrix.signs * (final - single) / single).mean())
+
+
+@_measure(
+    "learning_curve",
+    "Learning curve",
+    "level",
+    "R[j, j] for each task j",
+    "Lopez-Paz and Ranzato 2017 (GEM), diagonal of R",
+)
+def _learning_curve(inputs: Inputs) -> Value:
+    return _optional(np.diag(inputs.values))
+
+
+@_measure(
+    "accuracy_curve",
+    "Average accuracy after each task",
+    "level",
+    "A_k = 1/k · Σ_{j≤k} R[k, j] for each k",
+    GEM.format(2) + " after each task",
+)
+def _accuracy_curve(inputs: Inputs) -> Value:
+    _comparable(inputs)
+    return _optional(_running(inputs, weighted=False))
+
+
+@_measure(
+    "forgetting_per_task",
+    "Forgetting per task",
+    "difference",
+    "f_j = max_{j≤l<T} s[j]·(R[l, j] - R[T, j]) for each j < T",
+    CHAUDHRY + ", per task",
+)
+def _forgetting_per_task(inputs: Inputs) -> Value:
+    _several(inputs)
+    return [*_optional(_forgetting_after(inputs, inputs.total - 1)), None]
+
+
+@_measure(
+    "forgetting_curves",
+    "Forgetting curve of each task",
+    "difference",
+    "for each j: f_j after each task k > j, max_{j≤l<k} s[j]·(R[l, j] - R[k, j])",
+    CHAUDHRY + ", per task and step",
+)
+def _forgetting_curves(inputs: Inputs) -> Value:
+    _several(inputs)
+    after = {k: _optional(_forgetting_after(inputs, k)) for k in range(1, inputs.total)}
+    return [[after[k][j] for k in range(j + 1, inputs.total)] for j in range(inputs.total)]

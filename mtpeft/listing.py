@@ -1,0 +1,60 @@
+"""The lists the command line prints: methods with their weights on ViT-B/16, and recipes with their first line."""
+
+from __future__ import annotations
+
+import ast
+
+from rich.console import Console
+from rich.table import Table
+
+from mtpeft.paths import recipes_folder
+from mtpeft.recipe import recipe_names
+
+
+def method_names() -> list[str]:
+    """Names of all registered methods."""
+    from mtpeft.methods import METHODS
+
+    return list(METHODS)
+
+
+def count_on_vit_base(name: str, anatomy: object) -> int:
+    """Weights a method with its default config trains on ViT-B/16 at 224 pixels, heads excluded."""
+    from mtpeft.attachment import Attachment
+    from mtpeft.methods import METHODS
+
+    spec = METHODS.get(name)
+    if spec.own_weights:
+        return sum(p.numel() for p in anatomy.backbone.parameters())  # type: ignore[attr-defined]
+    attachment = Attachment(spec, spec.config(), anatomy, "shared")  # type: ignore[arg-type]
+    return sum(p.numel() for p in attachment.parameters())
+
+
+def print_methods() -> None:
+    """A table of the registry. The counts are made by attaching each method to a ViT-B/16."""
+    from mtpeft.attaching import create_backbone
+    from mtpeft.backbones.anatomy import Anatomy
+    from mtpeft.methods import METHODS
+
+    anatomy = Anatomy(create_backbone("vit_base_patch16_224", pretrained=False))
+    table = Table(title="Methods (weights on ViT-B/16 at the default config, heads excluded)", title_justify="left")
+    for column in ("method", "taxonomy", "weights", "no added\nmodules", "structure\npreserving", "merges",
+                   "no gradient\nin backbone", "paper"):
+        table.add_column(column, justify="right" if column == "weights" else "left")
+    for name in METHODS:
+        spec = METHODS.get(name)
+        p = spec.properties
+        marks = ["yes" if flag else "" for flag in (p.no_added_modules, p.structure_preserving, spec.folds, p.memory_efficient)]
+        table.add_row(name, spec.taxonomy, f"{count_on_vit_base(name, anatomy):,}", *marks, spec.paper)
+    Console().print(table)
+
+
+def print_recipes() -> None:
+    """Names of the recipes and what each is."""
+    table = Table(title="Recipes", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it is")
+    for name in recipe_names():
+        tree = ast.parse((recipes_folder() / f"{name}.py").read_text())
+        table.add_row(name, (ast.get_docstring(tree) or "").partition("\n")[0])
+    Console().print(table)

@@ -1,0 +1,163 @@
+"""The training loop: name the synthetic category, redraw a thumbnail and predict gradient histograms of the whole image.
+
+All three are read from the class token, and by the same heads from the mean of the patch tokens, which makes the early
+steps quicker. Part of the patches is left out in each step: cheaper, and the image must be completed, not copied.
+An epoch depends on the seed, its number and the state before it, so a resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mtpeft.backbones import embedded  # noqa: F401  (registers the models)
+from mtpeft.errors import CheckpointError
+from mtpeft.files import write_atomic
+from mtpeft.pretraining.augment import move, recolour, to_gray
+from mtpeft.pretraining.config import PretrainConfig, TrainSection
+from mtpeft.pretraining.targets import Heads, gradient_histograms, thumbnails
+
+
+class Trainer:
+    """Model, two heads, optimiser and the numbers of the run so far."""
+
+    def __init__(self, config: PretrainConfig, images: Tensor, labels: Tensor) -> None:
+        """`images` uint8 (N, 3, S, S), `labels` int64 (N,)."""
+        self.config, self.images, self.labels = config, images, labels
+        train = config.train
+        torch.manual_seed(config.seed)
+        self.backbone: nn.Module = timm.create_model(config.model, num_classes=0, patch_drop_rate=train.patch_drop)
+        initialise(self.backbone)
+        self.heads = Heads(int(self.backbone.num_features), config.data.size, int(labels.max()) + 1)
+        self.modules = nn.ModuleDict({"backbone": self.backbone, "heads": self.heads})
+        self.optimizer = _optimizer(self.modules, train)
+        self.steps_per_epoch = max(1, len(images) // train.batch_size)
+        self.epoch, self.seconds = 0, 0.0
+        self.history: list[dict[str, float]] = []
+
+    def fit(self, checkpoint: Path) -> None:
+        """Train the epochs that are left; `checkpoint` is replaced after each of them."""
+        while self.epoch < self.config.train.epochs:
+            start = time.monotonic()
+            self.history.append(self._epoch())
+            self.epoch += 1
+            self.seconds += time.monotonic() - start
+            write_atomic(checkpoint, self._state())
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from `checkpoint`. Raises `CheckpointError` when it is damaged or belongs to another recipe."""
+        try:
+            state = torch.load(io.BytesIO(checkpoint.read_bytes()), weights_only=True)
+            recipe = state["recipe"]
+        except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"{checkpoint} is damaged ({reason}); delete it to start again") from error
+        if recipe != self._recipe():
+            raise CheckpointError(f"{checkpoint} belongs to another recipe; delete it or choose another output folder")
+        self.modules.load_state_dict(state["modules"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
+
+    def _epoch(self) -> dict[str, float]:
+        """One pass over the images; returns the means of the losses and the accuracy on the training batches."""
+        train = self.config.train
+        torch.manual_seed(self.config.seed * 100_003 + self.epoch)  # the choice of the dropped patches
+        generator = torch.Generator().manual_seed(self.config.seed * 100_003 + self.epoch + 50_000)
+        order = torch.randperm(len(self.images), generator=generator)
+        self.modules.train()
+        sums: dict[str, float] = {}
+        title = f"epoch {self.epoch + 1}/{train.epochs}"
+        progress = tqdm(range(self.steps_per_epoch), desc=title, unit="step", mininterval=1.0)
+        for step in progress:
+            chosen = order[step * train.batch_size : (step + 1) * train.batch_size]
+            numbers = self._step(chosen, self.epoch * self.steps_per_epoch + step, generator)
+            sums = {key: sums.get(key, 0.0) + value for key, value in numbers.items()}
+            progress.set_postfix({key: f"{value / (step + 1):.3f}" for key, value in sums.items()}, refresh=False)
+        return {key: value / self.steps_per_epoch for key, value in sums.items()}
+
+    def _step(self, chosen: Tensor, step: int, generator: torch.Generator) -> dict[str, float]:
+        train = self.config.train
+        moved = move(self.images[chosen].float() / 255, generator)
+        images = recolour(moved, generator)
+        labels = self.labels[chosen]
+        shapes = gradient_histograms(to_gray(moved))
+        small = thumbnails(to_gray(images))
+        tokens = self.backbone.forward_features((images - 0.5) / 0.5)
+        loss = images.new_zeros(())
+        numbers: dict[str, float] = {}
+        for token in (tokens[:, 1:].mean(dim=1), tokens[:, 0]):
+            logits, redrawn, histograms = self.heads(token)
+            entropy = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
+            thumbnail, gradients = F.mse_loss(redrawn, small), F.mse_loss(histograms, shapes)
+            loss = loss + train.classification * entropy + train.thumbnail * thumbnail + train.gradients * gradients
+            right = (logits.argmax(dim=1) == labels).float().mean()
+            numbers = {"entropy": entropy, "thumbnail": thumbnail, "gradients": gradients, "accuracy": right}
+        for group in self.optimizer.param_groups:
+            group["lr"] = train.learning_rate * self._schedule(step)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
+        self.optimizer.step()
+        return {name: float(value) for name, value in numbers.items()}
+
+    def _schedule(self, step: int) -> float:
+        """Share of the learning rate: linear warm-up, then half a cosine to zero."""
+        total = self.config.train.epochs * self.steps_per_epoch
+        warm = max(1, round(self.config.train.warmup * total))
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+    def _recipe(self) -> str:
+        """What must not change between the parts of a resumed run (folders and processes may)."""
+        config, train = self.config, self.config.train
+        content = [config.model, config.seed, sorted(config.data.categories.items()), config.data.instances, train]
+        return hashlib.sha256(repr(content).encode()).hexdigest()
+
+    def _state(self) -> bytes:
+        state: dict[str, Any] = {
+            "recipe": self._recipe(),
+            "modules": self.modules.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        return buffer.getvalue()
+
+
+def initialise(backbone: nn.Module) -> None:
+    """Uniform Xavier matrices, and a position embedding that starts as sines and cosines of row and column.
+
+    With timm's start (positions of 0.02) the class token takes far longer to learn where in the image something is.
+    """
+    for module in backbone.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+    rows, columns = backbone.patch_embed.grid_size
+    positions = build_sincos2d_pos_embed([rows, columns], int(backbone.num_features), interleave_sin_cos=False)
+    with torch.no_grad():
+        backbone.pos_embed[0, 1:] = positions * 0.5
+
+
+def _optimizer(modules: nn.Module, train: TrainSection) -> torch.optim.AdamW:
+    """Weight decay for matrices and kernels only."""
+    groups = [
+        {"params": [p for p in modules.parameters() if p.ndim > 1], "weight_decay": train.weight_decay},
+        {"params": [p for p in modules.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, 0.95))

@@ -1,0 +1,6 @@
+"""The report: one self-contained HTML page for one run or several side by side, and a summary for the terminal."""
+
+from mtpeft.report.page import write_report
+from mtpeft.report.terminal import print_summary
+
+__all__ = ["print_summary", "write_report"]

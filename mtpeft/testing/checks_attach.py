@@ -1,0 +1,83 @@
+"""Conformance checks of attaching: a backbone that stays itself, before, during and after."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from mtpeft.errors import ConfigError
+from mtpeft.testing.case import Case, Snapshot, images, perturb, training
+
+
+def check_refusal(case: Case) -> None:
+    """On a backbone without the method's sites, attaching is a `ConfigError` and changes nothing."""
+    backbone = case.backbone()
+    before = Snapshot(backbone, case)
+    try:
+        case.attach(backbone)
+    except ConfigError as error:
+        case.require(case.name in str(error) and "\n" not in str(error), f"the refusal {str(error)!r} must name the method")
+    else:
+        raise case.fail("attached to a backbone whose sites it does not claim")
+    before.compare(backbone, "after a refused attach")
+
+
+def check_detach(case: Case) -> None:
+    """Attach, train a step, detach: the same object with the same bits, flags and modes, and no hook."""
+    backbone = case.backbone().train()
+    next(backbone.parameters()).requires_grad_(False)
+    before = Snapshot(backbone, case)
+    manager = case.attach(backbone)
+    manager.add_task("birds", num_classes=3)
+    case.require(manager.backbone is backbone, "the backbone is another object under the method")
+    case.require(backbone.state_dict().keys() == before.weights.keys(), "the backbone's own state_dict has other keys")
+    training(manager)(images(2), "birds").sum().backward()
+    manager.zero_grad()
+    perturb(manager)
+    case.require(manager.detach() is backbone, "detach returns another object")
+    before.compare(backbone, "after detach")
+
+
+def check_identity(case: Case) -> None:
+    """At step 0 features are the backbone's own where the method claims it, and others where it does not."""
+    backbone = case.backbone()
+    with torch.no_grad():
+        plain = backbone.forward_features(images())
+        manager = case.attach(backbone)
+        manager.add_task("birds", num_classes=3)
+        attached = backbone.forward_features(images())
+    if case.spec.properties.identity_at_init:
+        instrumented = any("forward" in vars(module) for module in backbone.modules())
+        case.close(attached, plain, "identity at init", atol=1e-5 if instrumented else 0)
+    else:
+        case.require(not torch.allclose(attached, plain, atol=1e-6), "is the identity at init but claims not to be")
+
+
+def check_intermediates(case: Case) -> None:
+    """`forward_intermediates` works under the method, with timm's own shapes."""
+    backbone = case.backbone()
+    with torch.no_grad():
+        plain = backbone.forward_intermediates(images(2), intermediates_only=True)
+        manager = case.attach(backbone)
+        manager.add_task("birds", num_classes=3)
+        attached = backbone.forward_intermediates(images(2), intermediates_only=True)
+    shapes = [tuple(t.shape) for t in attached]
+    expected = [tuple(t.shape) for t in plain]
+    case.require(shapes == expected, f"forward_intermediates gives {shapes}, the plain backbone {expected}")
+
+
+def check_deepcopy(case: Case) -> None:
+    """A deep copy gives the same outputs, and neither side feels the other's changes."""
+    manager = case.manager().eval()
+    twin = copy.deepcopy(manager)
+    with torch.no_grad():
+        before = manager(images(), "birds")
+        case.close(twin(images(), "birds"), before, "outputs of a deep copy", atol=0)
+        perturb(twin, std=0.5, seed=3)
+        case.close(manager(images(), "birds"), before, "outputs after the deep copy was changed", atol=0)
+        changed = twin(images(), "birds")
+        case.require(not torch.equal(changed, before), "changing a deep copy does not change its outputs")
+        if any(attachment.selected for attachment in twin.attachments) or case.spec.own_weights:
+            features = twin.features(images(), "birds")
+            case.require(not torch.equal(features, manager.features(images(), "birds")), "a deep copy uses the original's weights")

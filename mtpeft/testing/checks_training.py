@@ -1,0 +1,159 @@
+"""Conformance checks of training: who gets gradients, mixed batches, checkpointing, mixed precision, learning."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mtpeft.manager import TaskManager
+from mtpeft.testing.case import TASKS, Case, gradients, images, mixed_path, perturb, scalar, training
+
+MIXED = ["birds", "depth", "cars", "birds", "cars", "birds", "depth"]
+
+
+def check_gradients(case: Case) -> None:
+    """Only weights the task uses get a gradient, and all of them do."""
+    manager = training(case.manager("shared" if case.spec.own_weights else "per_task"))
+    found = gradients(manager, nn.functional.cross_entropy(manager(images(), "birds"), torch.tensor([0, 1, 2, 0])))
+    used = {name for name, _ in manager.trainable_parameters("birds")}
+    missing, extra = sorted(used - found.keys()), sorted(found.keys() - used)
+    if case.spec.own_weights:  # a backbone may own weights its features do not pass through
+        missing = [name for name in missing if not name.startswith("backbone.")]
+    case.require(not missing, f"no gradient for {missing[:3]}")
+    case.require(not extra, f"a gradient for {extra[:3]}, which the task does not use")
+    case.require(all(g.isfinite().all() for g in found.values()), "a gradient is not finite")
+    # softmax does not see a bias common to all keys, so its gradient is zero up to rounding
+    keys = tuple(f"sites.{s.key}." for a in manager.attachments for s in a.selected if s.kind == "k")  # type: ignore[union-attr]
+    dead = [n for n, g in found.items() if not g.any() and not any(key in n for key in keys)]
+    case.require(not dead or case.spec.own_weights, f"the gradient of {dead[:3]} is exactly zero")
+
+
+def check_mixed(case: Case) -> None:
+    """A batch with several tasks equals each task alone, in outputs and in gradients, on both mixed paths."""
+    batch = images(len(MIXED))
+    for sharing in case.sharings:
+        manager = training(case.manager(sharing))
+        alone, expected = _each_alone(manager, batch)
+        for slice_above in (0.0, float("inf")):
+            with mixed_path(slice_above):
+                outputs = manager(batch, MIXED)
+                loss = torch.stack([scalar(out) for _, out in outputs.values()]).sum()
+                found = gradients(manager, loss)
+            where = f"mixed batch ({sharing}, {'slices' if slice_above == 0 else 'gathered weights'})"
+            case.require(list(outputs) == ["birds", "depth", "cars"], f"{where}: tasks come as {list(outputs)}")
+            for task, (rows, output) in outputs.items():
+                case.require(rows.tolist() == _rows(task), f"{where}: rows of {task} are {rows.tolist()}")
+                case.close(output, alone[task], f"{where}: outputs of {task}")
+            _same_gradients(case, found, expected, where)
+
+
+def _rows(task: str) -> list[int]:
+    return [row for row, name in enumerate(MIXED) if name == task]
+
+
+def _each_alone(manager: TaskManager, batch: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Outputs per task, and gradients added up over the tasks, one backward per task."""
+    outputs: dict[str, torch.Tensor] = {}
+    total: dict[str, torch.Tensor] = {}
+    for task in TASKS:
+        output = manager(batch[_rows(task)], task)
+        outputs[task] = output.detach()
+        for name, gradient in gradients(manager, scalar(output)).items():
+            total[name] = total[name] + gradient if name in total else gradient
+    return outputs, total
+
+
+def _same_gradients(case: Case, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], where: str) -> None:
+    """Equal gradients; a weight without a gradient counts as one with zeros."""
+    for name in found.keys() | expected.keys():
+        reference = found.get(name, expected.get(name))
+        assert reference is not None
+        zero = torch.zeros_like(reference)
+        case.close(found.get(name, zero), expected.get(name, zero), f"{where}: gradient of {name}")
+
+
+def check_checkpointing(case: Case) -> None:
+    """Gradient checkpointing changes no gradient, also with two tasks' forwards before one backward."""
+    manager = training(case.manager())
+    batch = images()
+
+    def both() -> dict[str, torch.Tensor]:
+        first, second = manager(batch, "birds"), manager(batch, "cars")
+        return gradients(manager, scalar(first) + scalar(second))
+
+    def mixed() -> dict[str, torch.Tensor]:
+        outputs = manager(batch, ["birds", "cars", "depth", "birds"])
+        return gradients(manager, torch.stack([scalar(out) for _, out in outputs.values()]).sum())
+
+    expected = both(), mixed()
+    manager.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+    _same_gradients(case, both(), expected[0], "two forwards under gradient checkpointing")
+    _same_gradients(case, mixed(), expected[1], "a mixed batch under gradient checkpointing")
+
+
+def check_autocast(case: Case) -> None:
+    """bfloat16 autocast runs, single and mixed, stays finite and near float32, and trains."""
+    manager = training(case.manager())
+    with torch.no_grad():
+        expected = manager(images(), "birds")
+    with torch.autocast("cpu", torch.bfloat16):
+        output = manager(images(), "birds")
+        mixed = manager(images(), ["birds", "cars", "birds", "cars"])
+    case.require(bool(output.isfinite().all()), "autocast gives outputs that are not finite")
+    error = ((output.float() - expected).norm() / expected.norm()).item()
+    case.require(error < 0.1, f"autocast moves outputs by {error:.3f} of their size")
+    rows, part = mixed["birds"]
+    error = ((part.float() - expected[rows]).norm() / expected[rows].norm()).item()
+    case.require(error < 0.1, f"autocast moves outputs of a mixed batch by {error:.3f} of their size")
+    found = gradients(manager, scalar(output.float()) + scalar(mixed["cars"][1].float()))
+    case.require(all(g.isfinite().all() for g in found.values()), "autocast gives gradients that are not finite")
+
+
+def check_compile(case: Case) -> None:
+    """`torch.compile` of a forward and of a mixed forward: one graph each, equal outputs and gradients."""
+    manager = training(case.manager())
+    batch, index = images(), torch.tensor([0, 1, 1, 0])
+
+    def single(x: torch.Tensor) -> torch.Tensor:
+        return manager(x, "birds")
+
+    def several(x: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
+        outputs = manager.forward_indexed(x, ("birds", "cars"), tasks)
+        return scalar(outputs["birds"][1]) + scalar(outputs["cars"][1])
+
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(single, backend="aot_eager", fullgraph=True)
+        case.close(compiled(batch), single(batch), "compiled outputs")
+        _same_gradients(
+            case, gradients(manager, scalar(compiled(batch))), gradients(manager, scalar(single(batch))), "compiled"
+        )
+        compiled_several = torch.compile(several, backend="aot_eager", fullgraph=True)
+        _same_gradients(
+            case, gradients(manager, compiled_several(batch, index)), gradients(manager, several(batch, index)), "compiled mixed"
+        )
+
+
+def check_learns(case: Case) -> None:
+    """The loss on sixteen images falls by more than 30 % within 30 steps of Adam.
+
+    Where the method has weights, they alone are trained: the head stays as it is drawn. Most images are of one class, so
+    that methods that move all images alike can learn too.
+    """
+    torch.manual_seed(0)
+    manager = training(case.attach())
+    manager.add_task("birds", num_classes=4)
+    head = manager.head("birds")
+    nn.init.normal_(head.fc.weight, std=0.5)  # type: ignore[union-attr, arg-type]
+    perturb(manager, std=0.01)
+    own = [p for _, p in manager.trainable_parameters() if p not in set(head.parameters())]
+    optimizer = torch.optim.Adam(own or head.parameters(), lr=0.02)
+    batch, labels = images(16), torch.tensor([0] * 13 + [1, 2, 3])
+    losses = []
+    for _ in range(31):
+        loss = nn.functional.cross_entropy(manager(batch, "birds"), labels)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    case.require(min(losses) < 0.7 * losses[0], f"the loss fell from {losses[0]:.3f} to {min(losses):.3f} only")

@@ -1,0 +1,9 @@
+"""AdaptFormer adapters of every task's own on five Fashion-MNIST tasks: nothing is shared, nothing is forgotten.
+
+Command:  mtpeft continual fashion_adapters
+"""
+
+_base_ = "_fashion.py"
+method = dict(name="adaptformer", bottleneck_dim=16)
+sharing = "per_task"
+training = dict(optimizer=dict(lr=2e-3))

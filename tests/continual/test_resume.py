@@ -1,0 +1,100 @@
+"""A run that is killed and started again ends with the same results.json, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import pprint
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import make_recipe, train
+
+from mtpeft.codec import read_state
+from mtpeft.errors import CheckpointError
+
+CLASS = {**make_recipe()["stream"], "type": "class_incremental"}
+RUNS: dict[str, dict[str, Any]] = {
+    "shared lora": {},
+    "adapters per task": {"method": {"name": "adaptformer", "bottleneck_dim": 4}, "sharing": "per_task"},
+    "full": {"method": "full"},
+    "lae, class-incremental": {"stream": CLASS, "plugins": [{"type": "LAE", "momentum": 0.9, "frozen_epochs": 1}]},
+    "ewc": {"plugins": [{"type": "EWCPlugin", "ewc_lambda": 10.0}]},
+    "si": {"plugins": [{"type": "SynapticIntelligencePlugin", "si_lambda": 1.0}]},
+    "lwf, class-incremental": {"stream": CLASS, "plugins": [{"type": "LwFPlugin", "alpha": 1.0, "temperature": 2.0}]},
+    "replay, class-incremental": {"stream": CLASS, "plugins": [{"type": "ReplayPlugin", "mem_size": 20}]},
+    "a-gem": {"plugins": [{"type": "AGEMPlugin", "patterns_per_experience": 8, "sample_size": 8}]},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_run_ends_the_same(name: str, tmp_path: Path) -> None:
+    """20 steps in all, 4 a task; killed inside the second task and once more, off the checkpoint interval."""
+    recipe = make_recipe(**RUNS[name])
+    _, whole = train(recipe, tmp_path / "whole")
+    assert whole is not None
+    for kill_at in (7, 3):  # counted from each start; with coarse checkpoints a start repeats its task
+        assert train(recipe, tmp_path / "killed", kill_at)[1] is None
+    state = read_state(tmp_path / "killed" / "checkpoints")
+    assert state["position"]["experience"] in (1, 2)
+    experiment, resumed = train(recipe, tmp_path / "killed")
+    assert resumed is not None
+    assert (tmp_path / "killed/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()
+
+
+def test_sigkill(tmp_path: Path) -> None:
+    """The real thing: a process killed in the middle of a task, and the same command again."""
+    recipe = make_recipe(training={**make_recipe()["training"], "epochs": 30}, checkpoint={"interval": 1})
+    file = tmp_path / "small.py"
+    file.write_text("\n".join(f"{key} = {pprint.pformat(value)}" for key, value in recipe.items()))
+    command = [sys.executable, "-m", "mtpeft.cli", "continual", str(file), "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MTPEFT_RUNS": str(tmp_path)}
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, env=environment)
+    victim = subprocess.Popen(
+        [*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
+    state = tmp_path / "killed/checkpoints/state.json"
+    try:
+        while not (state.exists() and _position(state)[0] == 1 and _position(state)[1] > 2):
+            assert victim.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.01)
+    finally:
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+    assert not (tmp_path / "killed/results.json").exists()
+    subprocess.run([*command, str(tmp_path / "killed"), "--resume"], check=True, capture_output=True, env=environment)
+    assert (tmp_path / "killed/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()
+    events = [json.loads(line)["event"] for line in (tmp_path / "killed/log.jsonl").read_text().splitlines()]
+    assert events.count("start") == 1 and events.count("resume") == 1
+
+
+def test_interrupt_saves_the_step(tmp_path: Path) -> None:
+    """Asked to stop, a run saves the running step and goes on from there."""
+    from mtpeft.continual.experiment import Experiment
+    from mtpeft.run_folder import RunFolder
+
+    recipe = make_recipe(checkpoint={"interval": 1000})
+    _, whole = train(recipe, tmp_path / "whole")
+    experiment = Experiment(recipe)
+    assert experiment.run(RunFolder(tmp_path / "stopped", recipe), lambda: experiment.curve.step == 5) is None
+    assert read_state(tmp_path / "stopped/checkpoints")["position"] == {"experience": 1, "epoch": 0, "batch": 1}
+    assert train(recipe, tmp_path / "stopped")[1] == whole
+
+
+def test_damaged_state_is_refused(tmp_path: Path) -> None:
+    recipe = make_recipe()
+    train(recipe, tmp_path / "run", kill_at=5)
+    tensors = next((tmp_path / "run/checkpoints").glob("*.safetensors"))
+    tensors.write_bytes(tensors.read_bytes()[:-7] + b"damaged")
+    with pytest.raises(CheckpointError, match="is damaged; start again with --fresh"):
+        train(recipe, tmp_path / "run")
+
+
+def _position(state: Path) -> tuple[int, int]:
+    found = read_state(state.parent)["position"]
+    return found["experience"], found["batch"] + found["epoch"]

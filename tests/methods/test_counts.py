@@ -1,0 +1,57 @@
+"""Numbers of trained weights on ViT-B/16, as the papers give them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import timm
+from torch import nn
+
+import mtpeft
+
+COUNTS: list[tuple[str, dict[str, Any], int]] = [
+    ("lora", {"rank": 8}, 294_912),
+    ("ssf", {}, 205_824),
+    ("adaptformer", {"bottleneck_dim": 64}, 1_189_632),
+    ("adaptformer", {"bottleneck_dim": 8}, 156_768),
+    ("houlsby", {"bottleneck_dim": 8}, 313_536),
+    ("houlsby", {"bottleneck_dim": 8, "sites": ("after_mlp",)}, 156_768),
+    ("vpt_shallow", {"num_tokens": 50}, 38_400),
+    ("vpt_deep", {"num_tokens": 50}, 460_800),
+    ("prefix_tuning", {"num_tokens": 10}, 184_320),
+    ("prefix_tuning", {"num_tokens": 10, "calibrated": True, "blocks": (0, 1, 2, 3, 4)}, 76_810),
+    ("vqt", {"num_tokens": 1}, 9_216),
+    ("convpass", {"bottleneck_dim": 8}, 327_552),
+    ("convpass", {"bottleneck_dim": 8, "sites": ("parallel_attn_ln",)}, 163_776),
+    ("bitfit", {}, 102_912),
+    ("ln_tune", {}, 38_400),
+    ("linear_probe", {}, 0),
+    ("vp", {"prompt_size": 30}, 69_840),
+    ("vp", {"prompt_size": 30, "template": "fixed_patch"}, 2_700),
+    ("lst", {"reduction": 8, "init": "random"}, 2_376_492),
+    ("fact_tt", {"rank": 4}, 8_448),
+    ("fact_tt", {"rank": 16}, 61_440),
+    ("fact_tk", {"rank": 16}, 30_976),
+    ("fact_tk", {"rank": 32}, 86_528),
+    ("full", {}, 85_798_656),
+]
+
+
+@pytest.fixture(scope="module")
+def vit_b() -> Iterator[nn.Module]:
+    """One ViT-B/16 with random weights for the whole file; methods are attached and detached."""
+    yield timm.create_model("vit_base_patch16_224", num_classes=0)
+
+
+@pytest.mark.parametrize(("method", "options", "expected"), COUNTS)
+def test_trained_weights_without_the_head(vit_b: nn.Module, method: str, options: dict[str, Any], expected: int) -> None:
+    manager = mtpeft.attach(vit_b, method, **options)
+    try:
+        manager.add_task("birds", num_classes=10)
+        assert manager.num_trainable("birds", heads=False) == expected
+        assert manager.num_trainable("birds") == expected + 10 * (manager.feature_dim + 1)
+        assert manager.counts("birds").frozen + manager.counts("birds").backbone == 85_798_656
+    finally:
+        manager.detach()

@@ -1,0 +1,8 @@
+"""`mtpeft continual` as a script."""
+
+import sys
+
+from mtpeft.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["continual", *sys.argv[1:]]))
