@@ -26,7 +26,7 @@ def arguments(name: str, description: str | None) -> argparse.ArgumentParser:
     """A parser with the options every benchmark has; `name` names the default result file."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="torch.set_num_threads")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds; each runs every case once")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; each runs every case once")
     parser.add_argument("--json", type=Path, default=RESULTS / f"{name}.json", help="where the figures go")
     return parser
 
@@ -86,9 +86,9 @@ def write(options: argparse.Namespace, results: Mapping[str, Any]) -> None:
 
 def show(title: str, rows: Mapping[str, tuple[float, ...]], columns: tuple[str, ...]) -> None:
     """Print one table; numbers with three decimals."""
-    print(f"\n{title}\n{'':34}" + "".join(f"{column:>18}" for column in columns))
+    print(f"\n{title}\n{'':40}" + "".join(f"{column:>18}" for column in columns))
     for name, values in rows.items():
-        print(f"{name:34}" + "".join(f"{value:18.3f}" for value in values))
+        print(f"{name:40}" + "".join(f"{value:18.3f}" for value in values))
 
 
 def goal(text: str, value: float, limit: float) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def attach(
     several = not isinstance(method, (str, MethodConfig, Mapping))
     methods: list[Method] = list(method) if several else [method]  # type: ignore[arg-type, list-item]
     if several and options:
-        raise ConfigError(f"options {sorted(options)} belong to one method; with a list give each as a mapping or a config")
+        raise ConfigError(
+            f"options {sorted(options)} belong to one method; with a list give each as a mapping or a config"
+        )
     resolved = [_resolve(m, dict(options), sharing) for m in methods]
     model = create_backbone(backbone, pretrained) if isinstance(backbone, str) else backbone
     anatomy = Anatomy(model)
@@ -60,11 +62,15 @@ def create_backbone(name: str, pretrained: bool = True, **options: Any) -> nn.Mo
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except (RuntimeError, OSError, ValueError) as error:
         if not pretrained:
-            raise ConfigError(f"model {name!r} cannot be created: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"model {name!r} cannot be created: {_first_line(error)}") from error
         raise ConfigError(
-            f"pre-trained weights of {name!r} cannot be had ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
+            f"pre-trained weights of {name!r} cannot be had ({_first_line(error)}); "
             "give a timm model with weights, or pretrained=False for random ones"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__} {str(error).strip().partition(chr(10))[0][:120]}".strip()
 
 
 def _resolve(method: Method, options: dict[str, Any], sharing: str | None) -> tuple[MethodSpec, MethodConfig, str]:

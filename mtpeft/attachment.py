@@ -27,7 +27,9 @@ class Attachment(nn.Module):
         """`sharing` is the name of a weight source."""
         super().__init__()
         if spec.own_weights and sharing != "shared":
-            raise ConfigError(f"method {spec.name!r} trains the backbone's own weights, which all tasks share: sharing='shared'")
+            raise ConfigError(
+                f"method {spec.name!r} trains the backbone's own weights, which all tasks share: sharing='shared'"
+            )
         self.spec, self.config, self.sharing_name = spec, config, sharing
         self.selected: list[Site] = select_sites(spec, config, anatomy)
         self.weights = SHARINGS.get(sharing)(partial(Bank, spec, config, self.selected))
@@ -44,7 +46,9 @@ class Attachment(nn.Module):
 
     def __repr__(self) -> str:
         kinds = sorted({site.kind for site in self.selected})
-        return f"Attachment({self.config}, sharing={self.sharing_name!r}, sites={len(self.selected)} x {'/'.join(kinds)})"
+        return (
+            f"Attachment({self.config}, sharing={self.sharing_name!r}, sites={len(self.selected)} x {'/'.join(kinds)})"
+        )
 
 
 def select_sites(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> list[Site]:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+#: what loading reads from the manifest; `methods` and `tasks` are lists of these
+FIELDS: dict[str, dict[str, type]] = {
+    "backbone": {"class": str, "fingerprint": str, "forced": bool},
+    "methods": {"name": str, "sharing": str, "config": dict},
+    "tasks": {"name": str, "head": dict, "frozen": bool},
+    "weights": {"file": str, "sha256": str},
+}
 
 
 def describe(manager: TaskManager) -> dict[str, Any]:
@@ -40,8 +47,8 @@ def describe(manager: TaskManager) -> dict[str, Any]:
             "forced": manager.forced,
         },
         "methods": [
-            {"name": a.spec.name, "sharing": a.sharing_name, "config": dataclasses.asdict(a.config)}  # type: ignore[union-attr, call-overload]
-            for a in manager.attachments
+            {"name": a.spec.name, "sharing": a.sharing_name, "config": dataclasses.asdict(a.config)}
+            for a in manager.methods
         ],
         "tasks": [
             {"name": t, "head": manager.head_specs[t], "frozen": t in manager.frozen_tasks} for t in manager.tasks
@@ -57,8 +64,12 @@ def save(manager: TaskManager, path: str | Path) -> None:
     digest = sha256(data)
     name = f"weights-{digest[:16]}.safetensors"
     manifest = {**describe(manager), "weights": {"file": name, "sha256": digest}}
+    try:
+        text = json.dumps(manifest, indent=2, sort_keys=True)
+    except TypeError as error:
+        raise CheckpointError(f"cannot save {path}: {error}; give methods and heads options of plain types") from None
     write_atomic(folder / name, data)
-    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True))
+    write_atomic(folder / MANIFEST, text)
     for old in folder.glob("weights-*.safetensors"):
         if old.name != name:
             old.unlink()
@@ -76,6 +87,12 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is damaged ({error}); take another copy") from None
     if version != FORMAT:
         raise CheckpointError(f"{file} has format {version}, this version reads {FORMAT}; update mtpeft")
+    for key in FIELDS:
+        parts = manifest.get(key)
+        for part in parts if isinstance(parts, list) else [parts]:
+            for name, kind in FIELDS[key].items():
+                if not isinstance(part, dict) or not isinstance(part.get(name), kind):
+                    raise CheckpointError(f"{file} is damaged ({key} without a valid {name!r}); take another copy")
     return manifest
 
 
@@ -93,26 +110,30 @@ def load(
     tensors = _read_weights(Path(path), manifest)
     methods = [{"name": m["name"], "sharing": m["sharing"], **m["config"]} for m in manifest["methods"]]
     manager = attach(backbone, methods)
-    expected = manifest["backbone"]
-    if manager.fingerprint != expected["fingerprint"]:
-        found = f"{type(manager.backbone).__name__} {manager.fingerprint[:12]}"
-        if not force:
-            manager.detach()
-            raise CheckpointError(
-                f"{path} was trained on the backbone {expected['class']} {expected['fingerprint'][:12]}, this one is {found}: "
-                "load the same pre-trained weights, or pass force=True"
-            )
-        manager.forced = True
-    manager.forced = manager.forced or expected["forced"]
-    for task in manifest["tasks"]:
-        _restore_task(manager, task, heads or {}, path)
-    _restore_weights(manager, tensors, path)
-    for task in manifest["tasks"]:
-        if task["frozen"]:
-            manager.freeze_task(task["name"])
-    if manifest["active"] is not None:
-        manager.set_task(manifest["active"])
+    try:
+        _check_backbone(manager, manifest["backbone"], path, force)
+        for task in manifest["tasks"]:
+            _restore_task(manager, task, heads or {}, path)
+        _restore_weights(manager, tensors, path)
+        for task in manifest["tasks"]:
+            if task["frozen"]:
+                manager.freeze_task(task["name"])
+        if manifest.get("active") is not None:
+            manager.set_task(manifest["active"])
+    except Exception:
+        manager.detach()  # the user's backbone comes back as it was
+        raise
     return manager
+
+
+def _check_backbone(manager: TaskManager, expected: dict[str, Any], path: Any, force: bool) -> None:
+    same = manager.fingerprint == expected["fingerprint"]
+    if not same and not force:
+        raise CheckpointError(
+            f"{path} was trained on the backbone {expected['class']} {expected['fingerprint'][:12]}, this one is "
+            f"{type(manager.backbone).__name__} {manager.fingerprint[:12]}: load the same pre-trained weights, or pass force=True"
+        )
+    manager.forced = not same or expected["forced"]
 
 
 def _read_weights(folder: Path, manifest: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -133,7 +154,9 @@ def _restore_task(manager: TaskManager, task: dict[str, Any], heads: Mapping[str
     elif name in heads:
         manager.add_task(name, head=heads[name])
     else:
-        raise CheckpointError(f"{path}: task {name!r} has a head of your own ({head['class']}); pass heads={{{name!r}: module}}")
+        raise CheckpointError(
+            f"{path}: task {name!r} has a head of your own ({head['class']}); pass heads={{{name!r}: module}}"
+        )
 
 
 def _restore_weights(manager: TaskManager, tensors: dict[str, torch.Tensor], path: Any) -> None:
@@ -144,5 +167,7 @@ def _restore_weights(manager: TaskManager, tensors: dict[str, torch.Tensor], pat
         raise CheckpointError(f"{path} {what} ({len(missing)} missing, {len(extra)} unknown weights)")
     for name, tensor in tensors.items():
         if own[name].shape != tensor.shape:
-            raise CheckpointError(f"{path}: {name} has shape {tuple(tensor.shape)}, here it is {tuple(own[name].shape)}")
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, here it is {tuple(own[name].shape)}"
+            )
     manager.load_state_dict(tensors, strict=False)

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     recipes = commands.add_parser("recipes", help="the recipes that come with mtpeft")
     recipes.set_defaults(run=_recipes)
 
-    train = commands.add_parser("train", help="run a recipe with the engine it names")
+    train = commands.add_parser("train", help="run a recipe with the engine its folder names (continual, pretrain)")
     _recipe_options(train)
     train.set_defaults(run=_train)
 
@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a name that `mtpeft recipes` lists, or a file")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key: training.epochs=3")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key: training.epochs=3"
+    )
     parser.add_argument("--out", type=Path, help="the run folder (default: runs/NAME-seedN)")
     parser.add_argument("--resume", action="store_true", help="go on from a checkpoint, and fail when there is none")
     parser.add_argument("--fresh", action="store_true", help="discard an earlier run in the same folder")
@@ -95,17 +97,15 @@ def _recipes(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from mtpeft.recipe import load_recipe
+    from mtpeft.recipe import find_recipe
 
-    recipe = load_recipe(options.recipe, options.set)
-    engine = recipe.get("engine", "continual")
-    if engine == "continual":
-        return _continual(options)
-    if engine == "pretrain":
-        from mtpeft.pretraining.command import run
+    recipe = find_recipe(options.recipe)
+    if recipe.parent.name == "pretrain":  # the folder of a recipe is its engine
+        from mtpeft.pretraining.command import main as pretrain
 
-        return run(recipe)
-    raise MtpeftError(f"recipe {options.recipe}: engine {engine!r} is none of continual, pretrain")
+        changes = ["--set", *options.set] if options.set else []
+        return pretrain([str(recipe), *changes])
+    return _continual(options)
 
 
 def _continual(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,11 @@ class Counts:
 def count(manager: TaskManager, task: str) -> Counts:
     """Count the weights of one task."""
     method = norm_bias = buffers = 0
-    for attachment in manager.attachments:
-        bank: nn.Module = attachment.weights.bank(task)  # type: ignore[union-attr, operator]
+    for attachment in manager.methods:
+        bank: nn.Module = attachment.weights.bank(task)
         trained = sum(p.numel() for p in bank.parameters() if p.requires_grad)
         buffers += sum(b.numel() for b in bank.buffers())
-        if attachment.spec.properties.no_added_modules:  # type: ignore[union-attr]
+        if attachment.spec.properties.no_added_modules:
             norm_bias += trained
         else:
             method += trained
@@ -75,8 +76,10 @@ def render_table(manager: TaskManager) -> str:
     from rich.table import Table
 
     size = backbone_size(manager)
-    methods = " + ".join(f"{a.spec.name} ({a.sharing_name})" for a in manager.attachments)  # type: ignore[union-attr]
-    table = Table(title=f"{manager.backbone.__class__.__name__} ({size:,} weights) with {methods}", title_justify="left")
+    methods = " + ".join(f"{a.spec.name} ({a.sharing_name})" for a in manager.methods)
+    table = Table(
+        title=f"{manager.backbone.__class__.__name__} ({size:,} weights) with {methods}", title_justify="left"
+    )
     table.add_column("task")
     for column in ("method", "norm and bias", "backbone", "head", "buffers", "trained", "percent"):
         table.add_column(column, justify="right")
@@ -87,17 +90,8 @@ def render_table(manager: TaskManager) -> str:
         table.add_row(name, *cells, f"{100 * c.total / size:.2f} %")
     table.add_section()
     table.add_row("all tasks, each weight once", *[""] * 5, f"{manager.num_trainable():,}", "")
-    console = Console(width=120, record=True, file=_Nowhere())
+    text = io.StringIO()
+    console = Console(width=120, file=text)
     console.print(table)
-    console.print(RULE, soft_wrap=False)
-    return console.export_text().rstrip()
-
-
-class _Nowhere:
-    """A file that keeps nothing: the console records."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        return None
+    console.print(RULE)
+    return text.getvalue().rstrip()

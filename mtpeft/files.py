@@ -34,7 +34,9 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     except OSError as error:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-        raise MtpeftError(f"cannot write {target}: {error.strerror or error}; what was there before is unchanged") from error
+        raise MtpeftError(
+            f"cannot write {target}: {error.strerror or error}; what was there before is unchanged"
+        ) from error
 
 
 def sha256(data: bytes) -> str:

@@ -38,6 +38,7 @@ class OutputHook(SiteHook):
     """Forward hook: the module's output becomes `module(x, y)`."""
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """Called by the module this hook is on."""
         context = self.runtime.context
         return output if context is None else self.module(context, args[0], output)
 
@@ -55,6 +56,7 @@ class RowsHook:
         self.sites: list[tuple[str, int, int]] = []
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """Called by the module this hook is on."""
         context = self.runtime.context
         if context is None:
             return output
@@ -74,6 +76,7 @@ class InputHook(SiteHook):
     """Forward pre-hook: the module's first input becomes `module(x, x)`."""
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Called by the module this hook is on."""
         context = self.runtime.context
         return args if context is None else (self.module(context, args[0], args[0]), *args[1:])
 
@@ -82,6 +85,7 @@ class ParallelSource(SiteHook):
     """Keeps the input of a branch until the branch ends; a pre-hook or a hook, as the site says."""
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor | None = None) -> None:
+        """Called by the module this hook is on."""
         context = self.runtime.context
         if context is not None:
             value = output if self.site.source_is_output else args[0]
@@ -92,6 +96,7 @@ class ParallelHook(SiteHook):
     """Forward hook at the end of a branch: its output becomes `module(x, y)` with x the branch's input."""
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """Called by the module this hook is on."""
         context = self.runtime.context
         if context is None:
             return output
@@ -102,12 +107,10 @@ class ParallelHook(SiteHook):
 class PrefixHook(SiteHook):
     """Keys and values in front of a layer's own, called by the instrumented attention."""
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether the method divides its prefix's attention by its own sum."""
-        return bool(getattr(self.attachment.config, "calibrated", False))
+    calibrated = False  # whether the method divides its prefix's attention by its own sum (set on installation)
 
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Called by the module this hook is on."""
         context = self.runtime.context
         if context is None:
             empty = x.new_zeros(x.shape[0], 0, self.site.dim_out)
@@ -123,6 +126,7 @@ class TapHook:
         self.runtime, self.key, self.first = runtime, key, first
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor | None = None) -> None:
+        """Called by the module this hook is on."""
         context = self.runtime.context
         if context is None:
             return
@@ -136,6 +140,7 @@ class SideHook(SiteHook):
     """Forward hook on the final norm: the side network's output takes its place, once all taps are there."""
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """Called by the module this hook is on."""
         context = self.runtime.context
         taps = [] if context is None else context.store.get((self.attachment, "taps"), [])
         if context is None or len(taps) != self.site.depth + 1:
@@ -192,7 +197,7 @@ class Installation:
         """The instrumented forward of `attn`, installed on first use."""
         if attn not in self.instruments:
             self.instruments[attn] = InstrumentedAttention(attn, self.anatomy.prefix_tokens)
-            attn.forward = self.instruments[attn]  # type: ignore[assignment]
+            attn.forward = self.instruments[attn]
         return self.instruments[attn]
 
     def _hook(self, module: nn.Module, hook: Callable[..., Any], pre: bool = False, kwargs: bool = False) -> None:
@@ -224,7 +229,9 @@ class Installation:
 
     def _prefix(self, attachment: Attachment, site: Site) -> None:
         assert site.attention is not None
-        self.instrument(site.attention).prefix_sources.append(PrefixHook(attachment, site, self.runtime))
+        hook = PrefixHook(attachment, site, self.runtime)
+        hook.calibrated = bool(getattr(attachment.config, "calibrated", False))
+        self.instrument(site.attention).prefix_sources.append(hook)
 
     def _tokens(self, attachment: Attachment, site: Site) -> None:
         assert site.block is not None

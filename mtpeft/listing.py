@@ -38,13 +38,24 @@ def print_methods() -> None:
 
     anatomy = Anatomy(create_backbone("vit_base_patch16_224", pretrained=False))
     table = Table(title="Methods (weights on ViT-B/16 at the default config, heads excluded)", title_justify="left")
-    for column in ("method", "taxonomy", "weights", "no added\nmodules", "structure\npreserving", "merges",
-                   "no gradient\nin backbone", "paper"):
+    for column in (
+        "method",
+        "taxonomy",
+        "weights",
+        "no added\nmodules",
+        "structure\npreserving",
+        "merges",
+        "no gradient\nin backbone",
+        "paper",
+    ):
         table.add_column(column, justify="right" if column == "weights" else "left")
     for name in METHODS:
         spec = METHODS.get(name)
         p = spec.properties
-        marks = ["yes" if flag else "" for flag in (p.no_added_modules, p.structure_preserving, spec.folds, p.memory_efficient)]
+        marks = [
+            "yes" if flag else ""
+            for flag in (p.no_added_modules, p.structure_preserving, spec.folds, p.memory_efficient)
+        ]
         table.add_row(name, spec.taxonomy, f"{count_on_vit_base(name, anatomy):,}", *marks, spec.paper)
     Console().print(table)
 

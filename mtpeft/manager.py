@@ -32,12 +32,18 @@ class TaskManager(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, attachments: Sequence[Attachment], anatomy: Anatomy, backbone_train_mode: bool = False
+        self,
+        backbone: nn.Module,
+        attachments: Sequence[Attachment],
+        anatomy: Anatomy,
+        backbone_train_mode: bool = False,
     ) -> None:
         """Freeze `backbone` and install the hooks; use `mtpeft.attach` rather than this."""
         super().__init__()
         if carries_hooks(backbone):
-            raise ConfigError("this backbone has methods attached already; detach() it first, or attach a list of methods")
+            raise ConfigError(
+                "this backbone has methods attached already; detach() it first, or attach a list of methods"
+            )
         self.backbone, self.anatomy = backbone, anatomy
         self.attachments = nn.ModuleList(attachments)
         self.heads = nn.ModuleDict()
@@ -60,12 +66,21 @@ class TaskManager(nn.Module):
     # tasks --------------------------------------------------------------------------------------------------------
 
     @property
+    def methods(self) -> list[Attachment]:
+        """The attached methods, in the order they act."""
+        return list(self.attachments)  # type: ignore[arg-type]
+
+    @property
     def tasks(self) -> list[str]:
         """Names of the tasks, in the order they were added."""
         return list(self.head_specs)
 
     def add_task(
-        self, name: str, num_classes: int | None = None, head: str | nn.Module | dict[str, Any] = "linear", **options: Any
+        self,
+        name: str,
+        num_classes: int | None = None,
+        head: str | nn.Module | dict[str, Any] = "linear",
+        **options: Any,
     ) -> None:
         """Give a task weights and a head.
 
@@ -79,17 +94,22 @@ class TaskManager(nn.Module):
             raise ConfigError(f"task {name!r} exists already")
         if isinstance(head, dict):
             options = {**{k: v for k, v in head.items() if k != "name"}, **options}
-            head = head["name"]
+            head = str(head["name"])
         if num_classes is not None:
             options["num_classes"] = num_classes
         module, spec = self._build_head(head, options)
-        if isinstance(module, GrowingHead):
-            module.grow(name, int(options["num_classes"]))
-            self.heads[GROWING] = module
-        else:
-            self.heads[_key(name)] = module
-        for attachment in self.attachments:
-            attachment.weights.add_task(name)  # type: ignore[union-attr, operator]
+        added: list[Any] = []
+        try:
+            for attachment in self.methods:
+                attachment.weights.add_task(name)
+                added.append(attachment)
+            if isinstance(module, GrowingHead):
+                module.grow(name, int(options["num_classes"]))
+        except Exception:
+            for attachment in added:  # no half of a task stays behind
+                attachment.weights.remove_task(name)
+            raise
+        self.heads[GROWING if isinstance(module, GrowingHead) else _key(name)] = module
         self.head_specs[name] = spec
         self._match_backbone()
         self.train(self.training)
@@ -105,8 +125,8 @@ class TaskManager(nn.Module):
                 del self.heads[GROWING]
         else:
             del self.heads[_key(name)]
-        for attachment in self.attachments:
-            attachment.weights.remove_task(name)  # type: ignore[union-attr, operator]
+        for attachment in self.methods:
+            attachment.weights.remove_task(name)
         del self.head_specs[name]
         self.frozen_tasks.discard(name)
         if self.runtime.default == name:
@@ -167,7 +187,7 @@ class TaskManager(nn.Module):
         """Several tasks for every image: {task: output}; one backbone pass where the tasks share all weights."""
         for name in tasks:
             self._check(name)
-        if all(a.weights.bank(t) is a.weights.bank(tasks[0]) for a in self.attachments for t in tasks):  # type: ignore[union-attr, operator]
+        if all(a.weights.bank(t) is a.weights.bank(tasks[0]) for a in self.methods for t in tasks):
             features = self._features(images, Selection((tasks[0],)), self._kinds(tasks))
             return {name: self._apply_head(name, features) for name in tasks}
         return {name: self(images, name) for name in tasks}
@@ -181,8 +201,8 @@ class TaskManager(nn.Module):
     def feature_dim(self) -> int:
         """Width of the pooled features heads get."""
         dim = self.anatomy.feature_dim
-        for attachment in self.attachments:
-            dim = attachment.feature_dim(dim)  # type: ignore[operator]
+        for attachment in self.methods:
+            dim = attachment.feature_dim(dim)
         return dim
 
     def train(self, mode: bool = True) -> TaskManager:
@@ -225,9 +245,7 @@ class TaskManager(nn.Module):
     @property
     def isolated(self) -> bool:
         """Whether training one task leaves every other task's outputs as they are."""
-        return not self.own_weights and all(
-            a.weights.isolated or not a.selected for a in self.attachments  # type: ignore[union-attr]
-        )
+        return not self.own_weights and all(a.weights.isolated or not a.selected for a in self.methods)
 
     def backbone_unchanged(self) -> bool:
         """Whether the backbone's weights still have the hash they had when the methods were attached."""
@@ -288,9 +306,9 @@ class TaskManager(nn.Module):
     def _pooled(self, raw: torch.Tensor, context: Context) -> torch.Tensor:
         backbone: Any = self.backbone
         pooled = backbone.forward_head(raw, pre_logits=True)
-        for attachment in self.attachments:
+        for attachment in self.methods:
             read = [v for k, v in context.store.items() if k[0] is attachment and k[1] == "queries"]
-            pooled = attachment.spec.module.combine(pooled, read)  # type: ignore[union-attr]
+            pooled = attachment.spec.module.combine(pooled, read)
         return pooled
 
     def _apply_head(self, task: str, features: dict[str, torch.Tensor]) -> Any:
@@ -316,16 +334,16 @@ class TaskManager(nn.Module):
     def _own_modules(self, task: str) -> list[nn.Module]:
         head = self.head(task)
         own: list[nn.Module] = [head.part(task) if isinstance(head, GrowingHead) else head]
-        return own + [a.weights.bank(task) for a in self.attachments if a.weights.isolated]  # type: ignore[union-attr, operator]
+        return own + [a.weights.bank(task) for a in self.methods if a.weights.isolated]
 
     def _used_modules(self, task: str) -> list[nn.Module]:
         backbone = [self.backbone] if self.own_weights else []
-        return [*self._own_modules(task), *(a.weights.bank(task) for a in self.attachments), *backbone]  # type: ignore[union-attr, operator]
+        return [*self._own_modules(task), *(a.weights.bank(task) for a in self.methods), *backbone]
 
     def _match_backbone(self) -> None:
         reference = next(self.backbone.parameters())
         dtype = reference.dtype if reference.dtype.is_floating_point else None
-        for module in (*self.attachments, self.heads):
+        for module in (*self.methods, self.heads):
             module.to(device=reference.device, dtype=dtype)
 
     def _default(self, task: str | None) -> str:
@@ -346,7 +364,9 @@ class TaskManager(nn.Module):
         stem: Any = getattr(self.backbone, "patch_embed", None)
         strict = getattr(stem, "strict_img_size", False) and getattr(stem, "img_size", None) is not None
         if strict and images.shape[2:] != (height, width):
-            raise DataError(f"images are {images.shape[2]} x {images.shape[3]}; the backbone takes {height} x {width}: resize them")
+            raise DataError(
+                f"images are {images.shape[2]} x {images.shape[3]}; the backbone takes {height} x {width}: resize them"
+            )
 
     def _unhooked(self) -> Any:
         return self._installation.paused()

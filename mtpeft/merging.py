@@ -22,14 +22,16 @@ def merged_backbone(manager: TaskManager, task: str) -> nn.Module:
 
     With another head the copy has no classifier, so that its output is the features.
     """
-    for attachment in manager.attachments:
-        if not attachment.spec.folds:  # type: ignore[union-attr]
-            raise ConfigError(f"method {attachment.spec.name!r} does not fold into the backbone; merge needs methods that do")  # type: ignore[union-attr]
+    for attachment in manager.methods:
+        if not attachment.spec.folds:
+            raise ConfigError(
+                f"method {attachment.spec.name!r} does not fold into the backbone; merge needs methods that do"
+            )
     plain: Any = copy.deepcopy(manager.backbone)
-    for attachment in manager.attachments:
-        bank: Any = attachment.weights.bank(task)  # type: ignore[union-attr, operator]
+    for attachment in manager.methods:
+        bank: Any = attachment.weights.bank(task)
         extra = {} if bank.model is None else {"model": bank.model}
-        for site in attachment.selected:  # type: ignore[union-attr]
+        for site in attachment.selected:
             weight, bias = _read(plain, site)
             _write(plain, site, *bank.sites[site.key].merged(weight, bias, **extra))
     head = manager.head(task)
@@ -45,7 +47,9 @@ def merged_backbone(manager: TaskManager, task: str) -> nn.Module:
 
 def _modules(classifier: Any) -> list[nn.Module]:
     if isinstance(classifier, (tuple, list)):
-        raise ConfigError("a distilled backbone has two classifiers; merge it with num_classes=0 and apply the head yourself")
+        raise ConfigError(
+            "a distilled backbone has two classifiers; merge it with num_classes=0 and apply the head yourself"
+        )
     return list(classifier.modules())
 
 

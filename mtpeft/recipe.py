@@ -45,7 +45,9 @@ class Section:
         """Raise `ConfigError` for the first key nothing reads, with the nearest ones."""
         for key in self.values:
             if key not in self.known:
-                raise ConfigError(f"recipe {self.recipe}: nothing reads the key {self.path}{key}.{nearest(key, self.known)}")
+                raise ConfigError(
+                    f"recipe {self.recipe}: nothing reads the key {self.path}{key}.{nearest(key, self.known)}"
+                )
 
 
 def recipe_names() -> list[str]:
@@ -99,7 +101,9 @@ def _override(values: dict[str, Any], text: str) -> None:
             target = target[int(key)]
             continue
         if not isinstance(target, dict) or key not in target:
-            raise ConfigError(f"--set {text!r}: the recipe has no {'.'.join(parents[: depth + 1])}.{nearest(key, _keys(target))}")
+            raise ConfigError(
+                f"--set {text!r}: the recipe has no {'.'.join(parents[: depth + 1])}.{nearest(key, _keys(target))}"
+            )
         target = target[key]
     if not isinstance(target, dict):
         raise ConfigError(f"--set {text!r}: {'.'.join(parents)} is no mapping")

@@ -20,7 +20,9 @@ class RunFolder:
     def __init__(self, path: str | Path, recipe: dict[str, Any], fresh: bool = False) -> None:
         """Create or reopen. `fresh` removes an earlier run of the same folder first."""
         self.path = Path(path)
-        text = f'"""The resolved recipe of this run."""\n\nrecipe = {pprint.pformat(recipe, width=100, sort_dicts=True)}\n'
+        text = (
+            f'"""The resolved recipe of this run."""\n\nrecipe = {pprint.pformat(recipe, width=100, sort_dicts=True)}\n'
+        )
         config = self.path / "config.py"
         if fresh and config.exists():
             shutil.rmtree(self.path)

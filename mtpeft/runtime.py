@@ -61,7 +61,7 @@ class Runtime:
 
         def restore(_: torch.Tensor) -> None:
             self.context = context
-            torch.autograd.Variable._execution_engine.queue_callback(self.reset)  # type: ignore[attr-defined]
+            torch.autograd.Variable._execution_engine.queue_callback(self.reset)
 
         for tensor in features:
             if tensor.requires_grad:

@@ -26,7 +26,7 @@ class TokenSource:
     def tokens(self, context: Context, x: torch.Tensor) -> torch.Tensor:
         """Prompts (B, p, C) for block input x (B, N, C)."""
         if self.site is not None:
-            return self.attachment(self.site, context, x).to(x.dtype)  # type: ignore[union-attr]
+            return self.attachment(self.site, context, x).to(x.dtype)
         return context.store[self.attachment, "carry", self.block - 1]
 
     def leave(self, context: Context, tokens: torch.Tensor) -> None:
@@ -47,7 +47,9 @@ class TokenHook:
         self.sources: list[TokenSource] = []
         self.lengths: list[int] = []
 
-    def insert(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def insert(
+        self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Forward pre-hook with keyword arguments."""
         context = self.runtime.context
         if context is None:
@@ -80,9 +82,7 @@ class QueryHook:
     The main stream is the plain backbone's own computation; only the query rows need activations.
     """
 
-    def __init__(
-        self, attachment: Attachment, site: Site, runtime: Runtime, instrument: InstrumentedAttention
-    ) -> None:
+    def __init__(self, attachment: Attachment, site: Site, runtime: Runtime, instrument: InstrumentedAttention) -> None:
         """`instrument` records the keys and values of the main pass."""
         self.attachment, self.site, self.runtime, self.instrument = attachment, site, runtime, instrument
 

@@ -46,26 +46,45 @@ class Anatomy:
         self.backbone: Any = backbone
         name = backbone.__class__.__name__
         if not all(callable(getattr(backbone, f, None)) for f in ("forward_features", "forward_head")):
-            raise ConfigError(f"{name} is not supported: it has no forward_features and forward_head (not a timm model?)")
+            raise ConfigError(
+                f"{name} is not supported: it has no forward_features and forward_head (not a timm model?)"
+            )
         stem = getattr(backbone, "patch_embed", None)
         block_paths = [path for path, module in backbone.named_modules() if _is_block(module)]
         if not isinstance(stem, nn.Module) or not isinstance(getattr(stem, "proj", None), nn.Conv2d):
             raise ConfigError(f"{name} is not supported: it has no patch_embed.proj convolution")
         if not block_paths:
-            raise ConfigError(f"{name} is not supported: no transformer blocks found (modules with {', '.join(BLOCK_PARTS)})")
+            raise ConfigError(
+                f"{name} is not supported: no transformer blocks found (modules with {', '.join(BLOCK_PARTS)})"
+            )
         self.prefix_tokens = int(getattr(backbone, "num_prefix_tokens", 0))
-        self.input_size = (stem.proj.in_channels, *_image_size(backbone))
+        stem_proj: Any = stem.proj
+        self.input_size = (int(stem_proj.in_channels), *_image_size(backbone))
         self.image_size = self.input_size[1:]
-        self.patch_size = int(stem.proj.stride[0])
-        self.calls, output_shape = _probe(backbone, self.input_size)
+        self.patch_size = int(stem_proj.stride[0])
+        try:
+            self.calls, output_shape = _probe(backbone, self.input_size)
+        except (RuntimeError, AssertionError) as error:
+            size = " x ".join(map(str, self.input_size))
+            raise ConfigError(
+                f"{name} is not supported: it does not run on images of {size} ({str(error).splitlines()[0]})"
+            ) from error
         self.blocks = [p for p in block_paths if backbone.get_submodule(p) in self.calls]
+        if not self.blocks:
+            raise ConfigError(
+                f"{name} is not supported: its blocks ({block_paths[0]}, ...) do not map one tensor to one tensor"
+            )
         self.blocks.sort(key=lambda p: self.calls[backbone.get_submodule(p)].order)
-        self.feature_dim = int(getattr(backbone, "head_hidden_size", backbone.num_features))
+        self.feature_dim = int(
+            self.backbone.head_hidden_size if hasattr(backbone, "head_hidden_size") else self.backbone.num_features
+        )
         self.layout, self.grid = self._layout(output_shape)
         for path in self.blocks:
-            attn = backbone.get_submodule(path).attn
+            attn: Any = backbone.get_submodule(path).attn
             if attention_family(attn) is None:
-                raise ConfigError(f"{name} is not supported: {path}.attn ({type(attn).__name__}) has no known projections")
+                raise ConfigError(
+                    f"{name} is not supported: {path}.attn ({type(attn).__name__}) has no known projections"
+                )
         self.sites: list[Site] = [*model_sites(self), *block_sites(self)]
 
     def _layout(self, shape: tuple[int, ...]) -> tuple[str, tuple[int, int]]:
@@ -84,7 +103,9 @@ class Anatomy:
         """Kinds of sites this backbone has, without the groups."""
         return {site.kind for site in self.sites}
 
-    def select(self, names: Sequence[str], blocks: Sequence[int] | None = None, exclude: Sequence[str] = ()) -> list[Site]:
+    def select(
+        self, names: Sequence[str], blocks: Sequence[int] | None = None, exclude: Sequence[str] = ()
+    ) -> list[Site]:
         """Sites by kind or group, in the order they run, restricted to `blocks` (indices) and without `exclude`.
 
         `exclude` holds kinds, groups, or beginnings of module paths. Raises `UnknownNameError` for a name this
@@ -93,7 +114,9 @@ class Anatomy:
         total = len(self.blocks)
         wanted = set(range(total)) if blocks is None else {b + total if b < 0 else b for b in blocks}
         if not wanted <= set(range(total)):
-            raise ConfigError(f"blocks {sorted(wanted - set(range(total)))} are out of range: the backbone has {total} blocks")
+            raise ConfigError(
+                f"blocks {sorted(wanted - set(range(total)))} are out of range: the backbone has {total} blocks"
+            )
         chosen: dict[str, Site] = {}
         for name in names:
             found = self._named(name)
@@ -104,7 +127,9 @@ class Anatomy:
         for pattern in exclude:
             drop = {s.key for s in self._named(pattern)} | {k for k, s in chosen.items() if _under(s.path, pattern)}
             if not drop & chosen.keys():
-                raise ConfigError(f"exclude={pattern!r} excludes none of the sites {sorted({s.kind for s in chosen.values()})}")
+                raise ConfigError(
+                    f"exclude={pattern!r} excludes none of the sites {sorted({s.kind for s in chosen.values()})}"
+                )
             chosen = {k: s for k, s in chosen.items() if k not in drop}
         return [s for s in self.sites if s.key in chosen]
 
@@ -188,4 +213,4 @@ def _record(calls: dict[nn.Module, Call], order: dict[nn.Module, int], module: n
     batched = args and isinstance(args[0], torch.Tensor) and isinstance(out, torch.Tensor) and args[0].shape[0] % 2 == 0
     if batched:
         grid = tuple(args[1]) if len(args) > 1 and isinstance(args[1], (tuple, list)) else None
-        calls[module] = Call(order[module], tuple(args[0].shape), tuple(out.shape), grid)  # type: ignore[arg-type]
+        calls[module] = Call(order[module], tuple(args[0].shape), tuple(out.shape), grid)

@@ -32,7 +32,9 @@ class PrefixSource(Protocol):
 
     calibrated: bool
 
-    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, N, C) -> keys and values."""
+        ...
 
 
 def attention_family(attn: nn.Module) -> str | None:
@@ -193,7 +195,13 @@ class InstrumentedAttention:
         return bias + tiled.reshape(windows, self.attn.num_heads, area, area)
 
     def _mix(
-        self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, attend: Attend
+        self,
+        x: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        bias: torch.Tensor | None,
+        attend: Attend,
     ) -> torch.Tensor:
         """Attention with learned keys and values in front; their columns carry no positional bias and no mask.
 

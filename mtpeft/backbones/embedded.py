@@ -27,11 +27,11 @@ default_cfgs = generate_default_cfgs(
             "std": (0.5, 0.5, 0.5),
             "first_conv": "patch_embed.proj",
             "classifier": "head",
-            "license": "mit",
+            "license": "apache-2.0",
         }
     }
 )
-"""Input normalisation of `vit_mini_patch4_32`: (x - 0.5) / 0.5 for x in [0, 1], each channel, so inputs lie in [-1, 1]."""
+"""Input normalisation of `vit_mini_patch4_32`: (x - 0.5) / 0.5 for x in [0, 1], each channel; inputs lie in [-1, 1]."""
 
 
 def vit_mini_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:

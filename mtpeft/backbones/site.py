@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,7 +61,8 @@ class Site:
             return None
         if self.bypassed:
             return getattr(self.attention, self.bias.rsplit(".", 1)[-1])
-        bias = self.module.bias
+        module: Any = self.module
+        bias: torch.Tensor = module.bias
         return bias if self.rows is None else bias[slice(*self.rows)]
 
     def broadcast(self, vector: torch.Tensor) -> torch.Tensor:

@@ -85,6 +85,8 @@ def model_sites(anatomy: Anatomy) -> Iterator[Site]:
             # the reduction of Swin's patch merging is the one operation SSF leaves out
             reduction = path.endswith("reduction")
             kind = "final_norm" if module is getattr(backbone, "norm", None) else path.rsplit(".", 1)[-1]
+            if kind == "proj":  # a convolution between PVT's stages, not attention's projection
+                kind = f"{path.split('.')[-2]}_proj"
             yield build.operation(kind, module, tags=() if reduction else ("operations",))
     if anatomy.layout == "NLC":
         yield _side_site(build)
@@ -96,8 +98,16 @@ def _side_site(build: _Builder) -> Site:
     final = anatomy.backbone.norm
     dim = anatomy.calls[final].output_shape[-1]
     blocks = tuple(anatomy.backbone.get_submodule(path) for path in anatomy.blocks)
-    return build.site("side", "side", final, dim, dim, num_heads=build.heads[anatomy.blocks[0]], blocks=blocks,
-                      source=anatomy.backbone.patch_embed.proj)
+    return build.site(
+        "side",
+        "side",
+        final,
+        dim,
+        dim,
+        num_heads=build.heads[anatomy.blocks[0]],
+        blocks=blocks,
+        source=anatomy.backbone.patch_embed.proj,
+    )
 
 
 def block_sites(anatomy: Anatomy) -> Iterator[Site]:
@@ -141,9 +151,16 @@ def _attention_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Ite
             is_parameter = bypassed and isinstance(getattr(attn, f"{kind}_bias", None), nn.Parameter)
             fused_bias = f"{path}.qkv.bias" if attn.qkv.bias is not None else None
             yield build.site(
-                kind, "output", attn.qkv, attn.qkv.in_features, width, rows=rows, weight=f"{path}.qkv.weight",
+                kind,
+                "output",
+                attn.qkv,
+                attn.qkv.in_features,
+                width,
+                rows=rows,
+                weight=f"{path}.qkv.weight",
                 bias=f"{path}.{kind}_bias" if is_parameter else fused_bias,
-                tags=frozenset({"biases"} if is_parameter else ()), **more,
+                tags=frozenset({"biases"} if is_parameter else ()),
+                **more,
             )
     elif getattr(attn, "q_proj", None) is not None:
         for kind in ("q", "k", "v"):
@@ -164,8 +181,14 @@ def _fused_bypassed(build: _Builder, attn: Any, more: dict[str, Any]) -> Site:
     """A fused qkv whose bias lives in the attention module and is applied by `F.linear` (BEiT, EVA, SwinV2)."""
     path = build.paths[attn]
     return build.site(
-        "qkv", "output", attn.qkv, attn.qkv.in_features, attn.qkv.out_features,
-        weight=f"{path}.qkv.weight", tags=frozenset({"operations"}), **more,
+        "qkv",
+        "output",
+        attn.qkv,
+        attn.qkv.in_features,
+        attn.qkv.out_features,
+        weight=f"{path}.qkv.weight",
+        tags=frozenset({"operations"}),
+        **more,
     )
 
 
@@ -185,12 +208,22 @@ def _branch_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterat
     """
     calls = build.anatomy.calls
     dim = calls[block].input_shape[-1]
-    for name, sub, norm, end in (("attention", block.attn, block.norm1, block.drop_path1),
-                                 ("mlp", block.mlp, block.norm2, block.drop_path2)):
+    for name, sub, norm, end in (
+        ("attention", block.attn, block.norm1, block.drop_path1),
+        ("mlp", block.mlp, block.norm2, block.drop_path2),
+    ):
         norm_first = norm in calls and calls[norm].order < calls[sub].order
         first = norm if norm_first else (block if name == "attention" else sub)
         short = "attn" if name == "attention" else name
         yield build.site(f"after_{name}", "input", end, dim, dim, **common)
         yield build.site(f"parallel_{short}", "parallel", end, dim, dim, source=first, **common)
-        yield build.site(f"parallel_{short}_ln", "parallel", end, dim, dim, source=norm if norm_first else first,
-                         source_is_output=norm_first, **common)
+        yield build.site(
+            f"parallel_{short}_ln",
+            "parallel",
+            end,
+            dim,
+            dim,
+            source=norm if norm_first else first,
+            source_is_output=norm_first,
+            **common,
+        )

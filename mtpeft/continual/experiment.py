@@ -97,9 +97,6 @@ class Experiment:
         checkpoint.finish()
         self.device = torch.device(top.take("device", "cpu"))
         self.with_baselines = bool(top.take("baselines", True))
-        engine = top.take("engine", "continual")
-        if engine != "continual":
-            raise ConfigError(f"recipe {self.name} is for the engine {engine!r}, not for a continual run; use mtpeft train")
         top.finish()
         self._seed_all()
         model, self.backbone_name = self._build_backbone(backbone)
@@ -135,12 +132,16 @@ class Experiment:
         if state is None:
             folder.log("start", recipe=self.name, seed=self.seed)
             if self.granularity == "none":
-                self.progress.message("no checkpoints: the state of one of the plugins is not known; a kill starts the run again")
+                self.progress.message(
+                    "no checkpoints: the state of one of the plugins is not known; a kill starts the run again"
+                )
             self._before_training()
         else:
             self._restore_progress(state)
             folder.log("resume", **vars(self.position))
-            self.progress.message(f"resuming at experience {self.position.experience + 1}, epoch {self.position.epoch + 1}")
+            self.progress.message(
+                f"resuming at experience {self.position.experience + 1}, epoch {self.position.epoch + 1}"
+            )
         try:
             for index in range(self.position.experience, len(self.stream)):
                 self._train_experience(index, state)
@@ -193,9 +194,9 @@ class Experiment:
         done = clock.train_exp_iterations
         self.position = Position(index, done // length, done % length)
         stopping = self.stop()
-        if self.granularity == "step" and (stopping or done % self.interval == 0 or self.position.batch == 0):
-            if done < length * self.training.epochs:
-                self._save()
+        due = stopping or done % self.interval == 0 or self.position.batch == 0
+        if self.granularity == "step" and due and done < length * self.training.epochs:
+            self._save()
         if stopping:
             raise _Stopped
 
@@ -246,10 +247,7 @@ class Experiment:
         counts = [manager.counts(t) for t in manager.tasks]
         trained = sum(p.numel() for n, p in manager.trainable_parameters() if not n.startswith("heads."))
         norm_bias = sum(
-            p.numel()
-            for a in manager.attachments
-            if a.spec.properties.no_added_modules  # type: ignore[union-attr]
-            for p in a.parameters()
+            p.numel() for a in manager.methods if a.spec.properties.no_added_modules for p in a.parameters()
         )
         after = fingerprint(manager.backbone)
         return {

@@ -32,7 +32,7 @@ class ContinualModel(MultiTaskModule):
     def __init__(self, manager: TaskManager, kind: str, tasks: Sequence[tuple[str, int]]) -> None:
         """`tasks`: name and number of classes of every experience, in order."""
         super().__init__()
-        if kind != "task_incremental" and manager.isolated and any(a.selected for a in manager.attachments):  # type: ignore[union-attr]
+        if kind != "task_incremental" and manager.isolated and any(a.selected for a in manager.methods):
             raise ConfigError(
                 f"a {kind.replace('_', '-')} stream tells no task at test time, so weights cannot be per task: sharing='shared'"
             )

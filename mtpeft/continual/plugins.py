@@ -140,7 +140,11 @@ def random_state() -> dict[str, Any]:
     import numpy
 
     kind, keys, *rest = numpy.random.get_state()
-    state = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": (kind, [int(k) for k in keys], *rest)}
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (kind, [int(k) for k in keys], *rest),
+    }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
@@ -174,7 +178,9 @@ def _restore_lwf(lwf: Any, strategy: Any, state: Mapping[str, Any]) -> None:
     lwf.prev_model = copy.deepcopy(strategy.model)
     manager = lwf.prev_model.manager
     if strategy.stream.kind == "class_incremental":  # the copy has the classes of the experience before
-        for name in [n for n in reversed(manager.tasks) if f"heads.growing.parts.task={n}.weight" not in state["previous"]]:
+        for name in [
+            n for n in reversed(manager.tasks) if f"heads.growing.parts.task={n}.weight" not in state["previous"]
+        ]:
             manager.remove_task(name)
     lwf.prev_model.load_state_dict(state["previous"])
     lwf.prev_model.known_train_tasks_labels = set(state["known"])
@@ -195,7 +201,9 @@ def _objects(value: Any, device: torch.device) -> Any:
     """The inverse of `_plain`."""
     if isinstance(value, Mapping):
         if "param_data" in value:
-            return ParamData(value["param_data"], torch.Size(value["shape"]), init_tensor=value["data"].to(device), device=device)
+            return ParamData(
+                value["param_data"], torch.Size(value["shape"]), init_tensor=value["data"].to(device), device=device
+            )
         return {k: _objects(v, device) for k, v in value.items()}
     if isinstance(value, tuple):
         return tuple(_objects(v, device) for v in value)

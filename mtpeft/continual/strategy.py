@@ -92,16 +92,20 @@ class ContinualStrategy(SupervisedTemplate):
         self.on_step: Callable[[], None] = lambda: None
         self.on_resume: Callable[[], None] | None = None
         self._needs_gradients = any(isinstance(p, SynapticIntelligencePlugin) for p in self.plugins)
+        self._stop_training = False
         self._hits: list[torch.Tensor] | None = None
 
     # training -----------------------------------------------------------------------------------------------------
 
-    def train_experience(self, index: int, epoch: int = 0, batch: int = 0, on_resume: Callable[[], None] | None = None) -> None:
+    def train_experience(
+        self, index: int, epoch: int = 0, batch: int = 0, on_resume: Callable[[], None] | None = None
+    ) -> None:
         """Train experience `index`, from batch `batch` of epoch `epoch` on.
 
         `on_resume` restores states after the plugins have seen the beginning of the experience.
         """
         self.first_epoch, self.first_batch, self.on_resume = epoch, batch, on_resume
+        self.model.begin(index)  # before Avalanche does: plugins may evaluate before the first step
         self.train(self.benchmark.train_stream[index], eval_streams=[self.benchmark.test_stream[index : index + 1]])
 
     def _before_training_exp(self, **kwargs: Any) -> None:
@@ -151,9 +155,13 @@ class ContinualStrategy(SupervisedTemplate):
         self.training_settings.set_rate(self.optimizer, self.clock.train_exp_iterations, total)
         super()._before_training_iteration(**kwargs)
 
+    @property
+    def _is_local(self) -> bool:
+        return self.local_loss and self.is_training and self.stream.kind == "class_incremental"
+
     def criterion(self) -> torch.Tensor:
         """Cross-entropy; in its local form over the current experience's classes only."""
-        if not (self.local_loss and self.is_training and self.stream.kind == "class_incremental"):
+        if not self._is_local:
             return super().criterion()
         model: Any = self.model
         own = model.manager.head(model.manager.tasks[-1]).classes(self.stream[self.experience.current_experience].name)
@@ -162,10 +170,17 @@ class ContinualStrategy(SupervisedTemplate):
         return self._criterion(self.mb_output[:, own.start : own.stop], self.mb_y - own.start)
 
     def optimizer_step(self) -> None:
-        """Clip, check, step."""
+        """Clip, check, step. A local loss leaves earlier classes alone, weight decay included."""
+        if self._is_local:
+            model: Any = self.model
+            for name in model.manager.tasks[:-1]:
+                for parameter in model.manager.head(name).part(name).parameters():
+                    parameter.grad = None
         if not torch.isfinite(self.loss.detach()):
             name = self.stream[self.experience.current_experience].name
-            raise MtpeftError(f"task {name!r}: the loss is {self.loss.item()}; lower the learning rate (the last checkpoint is kept)")
+            raise MtpeftError(
+                f"task {name!r}: the loss is {self.loss.item()}; lower the learning rate (the last checkpoint is kept)"
+            )
         if self.training_settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.training_settings.clip_norm)
         super().optimizer_step()

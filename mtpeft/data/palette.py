@@ -43,7 +43,7 @@ def backdrop(rng: np.random.Generator, colour: Array, size: int) -> Array:
 
 
 def compose(cover: Array, colour: Array | float, behind: Array) -> Array:
-    """Lay `colour` (a gray level, (3,) or (H, W, 3)) over `behind` (H, W, 3) where `cover` (H, W), in [0, 1], says so."""
+    """Lay `colour` (a gray level, (3,) or (H, W, 3)) over `behind` (H, W, 3) where `cover` (H, W), 0 to 1, says so."""
     return behind + cover[..., None] * (colour - behind)
 
 

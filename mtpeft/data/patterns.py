@@ -30,7 +30,7 @@ def contour_category(rng: Generator, instances: int, size: int) -> Array:
         x, y = _plane(rng, 2 * size, turn=0.35)
         radius, angle = np.hypot(x / squeeze, y), np.arctan2(y, x / squeeze)
         wave = heights * rng.uniform(0.75, 1.25, len(orders))
-        edge = 0.72 * (1 + sum(h * np.sin(k * angle + p) for h, k, p in zip(wave, orders, phases)))
+        edge = 0.72 * (1 + sum(h * np.sin(k * angle + p) for h, k, p in zip(wave, orders, phases, strict=True)))
         foreground, background = colours(rng)
         image = backdrop(rng, background, 2 * size)
         for ring in range(rings):
@@ -100,7 +100,7 @@ def strokes_category(rng: Generator, instances: int, size: int) -> Array:
         image = backdrop(rng, background, 2 * size)
         thickness = widths * rng.uniform(0.7, 1.4)
         curves = weights @ (control + rng.normal(0, 0.05, control.shape))
-        for curve, width in zip(curves, thickness):
+        for curve, width in zip(curves, thickness, strict=True):
             distance = np.hypot(x[..., None] - curve[:, 0], y[..., None] - curve[:, 1]).min(axis=-1)
             image = compose(_inside(width - distance), foreground, image)
         return image

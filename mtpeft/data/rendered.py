@@ -117,13 +117,14 @@ def _framed(colour: Array, cover: Array, behind: Array, rng: np.random.Generator
     rows, columns = np.nonzero(cover.any(axis=1))[0], np.nonzero(cover.any(axis=0))[0]
     if not len(rows):
         return to_uint8(behind)
-    half = max(np.ptp(rows), np.ptp(columns), 4) / 2 * rng.uniform(1.0, 1.5)
+    half = max(int(np.ptp(rows)), int(np.ptp(columns)), 4) / 2 * rng.uniform(1.0, 1.5)
     middle = np.array([columns[0] + columns[-1], rows[0] + rows[-1]]) / 2 + rng.normal(0, 0.06, 2) * half
     # Alpha and premultiplied colour are shrunk together, so that no background of the renderer bleeds in at edges.
     layers = np.dstack([colour * cover[..., None], cover * 255]).astype(np.uint8)
     margin = RENDER_SIZE
     padded = np.pad(layers, ((margin, margin), (margin, margin), (0, 0)))
-    box = tuple(float(v) + margin for v in (*(middle - half), *(middle + half)))
+    (left, top), (right, bottom) = middle - half + margin, middle + half + margin
+    box = (float(left), float(top), float(right), float(bottom))
     planes = [Image.fromarray(padded[..., k]).resize((size, size), Image.Resampling.BOX, box=box) for k in range(4)]
     small = np.stack([np.asarray(plane) for plane in planes], axis=-1) / 255.0
     return to_uint8(compose(small[..., 3], 0.0, behind) + small[..., :3])

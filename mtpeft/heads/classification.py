@@ -62,7 +62,7 @@ class GrowingHead(Head):
         """The task's columns among the logits."""
         start = 0
         for name, part in self.parts.items():
-            stop = start + part.out_features  # type: ignore[operator]
+            stop = start + len(part.bias)  # type: ignore[arg-type]
             if name == f"task={task}":
                 return range(start, stop)
             start = stop

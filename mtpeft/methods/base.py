@@ -67,7 +67,7 @@ class SiteModule(nn.Module):
     """
 
     #: module built once per set of weights and handed to every site: `model_module(config, sites)`
-    model_module: ClassVar[Callable[[Any, Sequence[Site]], nn.Module] | None] = None
+    model_module: ClassVar[type[nn.Module] | None] = None
     #: tokens sites: what leaves a block enters the next one instead of being dropped
     carry: ClassVar[bool] = False
 

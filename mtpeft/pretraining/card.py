@@ -36,7 +36,7 @@ Random weights: the same network as timm initialises it, mean of the seeds {rand
 | data | images to fit / test | these weights | random weights | raw pixels |
 |---|---|---|---|---|
 {rows}
-"""
+"""  # noqa: E501
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,16 @@ class ProbeResult:
     pixels: float
 
 
-def write_card(config: PretrainConfig, facts: dict[str, object], history: dict[str, float], probes: list[ProbeResult]) -> str:
+def write_card(
+    config: PretrainConfig, facts: dict[str, object], history: dict[str, float], probes: list[ProbeResult]
+) -> str:
     """The card as Markdown. `facts` are the measured values that the template names and the recipe does not hold."""
     values: dict[str, object] = {**vars(config.train), **vars(config.data), **facts}
-    values |= {"model": config.model, "seed": config.seed, "random_seeds": ", ".join(map(str, config.probe.random_seeds))}
+    values |= {
+        "model": config.model,
+        "seed": config.seed,
+        "random_seeds": ", ".join(map(str, config.probe.random_seeds)),
+    }
     values["categories"] = sum(config.data.categories.values())
     values["families"] = ", ".join(f"{count} {family}" for family, count in config.data.categories.items())
     values["history"] = ", ".join(f"{name} {value:.3f}" for name, value in history.items())

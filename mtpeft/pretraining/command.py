@@ -21,7 +21,7 @@ from mtpeft.pretraining import probe
 from mtpeft.pretraining.card import ProbeResult, write_card
 from mtpeft.pretraining.config import PretrainConfig, parse
 from mtpeft.pretraining.synthetic import load_synthetic
-from mtpeft.pretraining.trainer import Trainer
+from mtpeft.pretraining.trainer import Trainer, build_backbone
 
 MAX_BYTES = 12 * 2**20
 """The largest weights file that goes into the package."""
@@ -31,14 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2 for a mistake of the user, after one line on stderr)."""
     parser = argparse.ArgumentParser(prog="pretrain.py", description="Make an embedded backbone from a recipe.")
     parser.add_argument("recipe", help="a recipe file, for example recipes/pretrain/vit_mini.py")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change recipe values")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change recipe values"
+    )
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(words)
     try:
         config = read_recipe(options.recipe, options.set)
         weights = pretrain(config, shlex.join(["python", "tools/pretrain.py", *words]))
     except MtpeftError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"mtpeft: {error}", file=sys.stderr)
         return 2
     print(f"{weights}\n{weights.with_suffix('.md')}")
     return 0
@@ -85,7 +87,7 @@ def pretrain(config: PretrainConfig, command: str) -> Path:
     content = save(half)
     if len(content) > MAX_BYTES:
         raise ConfigError(f"the weights of {config.model} take {len(content):,} bytes, more than {MAX_BYTES:,}")
-    stored = timm.create_model(config.model, num_classes=0)
+    stored = build_backbone(config.model)
     stored.load_state_dict(half)  # the probe measures what the file holds, rounding included
     results = [_measure(config, stored, data) for data in probes]
     facts = {
@@ -93,8 +95,8 @@ def pretrain(config: PretrainConfig, command: str) -> Path:
         "bytes": len(content),
         "sha256": sha256(content),
         "parameters": sum(value.numel() for value in half.values()),
-        "mean": tuple(stored.pretrained_cfg["mean"]),
-        "std": tuple(stored.pretrained_cfg["std"]),
+        "mean": timm.get_pretrained_cfg_value(config.model, "mean"),
+        "std": timm.get_pretrained_cfg_value(config.model, "std"),
         "images": len(images),
         "steps": trainer.steps_per_epoch,
         "minutes": trainer.seconds / 60,
@@ -120,7 +122,7 @@ def _measure(config: PretrainConfig, trained: torch.nn.Module, data: probe.Probe
     random = []
     for seed in config.probe.random_seeds:
         torch.manual_seed(seed)
-        untrained = timm.create_model(config.model, num_classes=0)
+        untrained = build_backbone(config.model)
         random.append(probe.accuracy(probe.features(untrained, inputs), data))
     return ProbeResult(
         name=data.name,

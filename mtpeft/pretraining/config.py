@@ -26,8 +26,8 @@ class DataSection:
 class TrainSection:
     """AdamW; linear warm-up, then a cosine to zero.
 
-    `warmup` is a share of all steps, `patch_drop` the share of patch tokens left out in training. The loss is the sum of
-    `classification` x cross-entropy, `thumbnail` x the error of the redrawn thumbnail and `gradients` x the error of
+    `warmup` is a share of all steps, `patch_drop` the share of patch tokens left out in training. The loss is the sum
+    of `classification` x cross-entropy, `thumbnail` x the error of the redrawn thumbnail and `gradients` x the error of
     the predicted gradient histograms.
     """
 

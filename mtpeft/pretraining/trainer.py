@@ -1,4 +1,4 @@
-"""The training loop: name the synthetic category, redraw a thumbnail and predict gradient histograms of the whole image.
+"""The training loop: name the synthetic category, redraw a thumbnail, predict gradient histograms of the whole image.
 
 All three are read from the class token, and by the same heads from the mean of the patch tokens, which makes the early
 steps quicker. Part of the patches is left out in each step: cheaper, and the image must be completed, not copied.
@@ -19,11 +19,12 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mtpeft.backbones import embedded  # noqa: F401  (registers the models)
-from mtpeft.errors import CheckpointError
+from mtpeft.errors import CheckpointError, ConfigError, UnknownNameError
 from mtpeft.files import write_atomic
 from mtpeft.pretraining.augment import move, recolour, to_gray
 from mtpeft.pretraining.config import PretrainConfig, TrainSection
@@ -38,7 +39,7 @@ class Trainer:
         self.config, self.images, self.labels = config, images, labels
         train = config.train
         torch.manual_seed(config.seed)
-        self.backbone: nn.Module = timm.create_model(config.model, num_classes=0, patch_drop_rate=train.patch_drop)
+        self.backbone = build_backbone(config.model, patch_drop_rate=train.patch_drop)
         initialise(self.backbone)
         self.heads = Heads(int(self.backbone.num_features), config.data.size, int(labels.max()) + 1)
         self.modules = nn.ModuleDict({"backbone": self.backbone, "heads": self.heads})
@@ -96,7 +97,7 @@ class Trainer:
         small = thumbnails(to_gray(images))
         tokens = self.backbone.forward_features((images - 0.5) / 0.5)
         loss = images.new_zeros(())
-        numbers: dict[str, float] = {}
+        numbers: dict[str, Tensor] = {}
         for token in (tokens[:, 1:].mean(dim=1), tokens[:, 0]):
             logits, redrawn, histograms = self.heads(token)
             entropy = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
@@ -110,7 +111,7 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
         self.optimizer.step()
-        return {name: float(value) for name, value in numbers.items()}
+        return {name: value.item() for name, value in numbers.items()}
 
     def _schedule(self, step: int) -> float:
         """Share of the learning rate: linear warm-up, then half a cosine to zero."""
@@ -140,7 +141,17 @@ class Trainer:
         return buffer.getvalue()
 
 
-def initialise(backbone: nn.Module) -> None:
+def build_backbone(name: str, **arguments: Any) -> VisionTransformer:
+    """A timm model without head and without trained weights. Raises `ConfigError` when it is not a plain ViT."""
+    if not timm.is_model(name):
+        raise UnknownNameError("model", name, timm.list_models(), "recipe key model")
+    model = timm.create_model(name, num_classes=0, **arguments)
+    if not isinstance(model, VisionTransformer):
+        raise ConfigError(f"recipe key model: {name} is not a timm VisionTransformer")
+    return model
+
+
+def initialise(backbone: VisionTransformer) -> None:
     """Uniform Xavier matrices, and a position embedding that starts as sines and cosines of row and column.
 
     With timm's start (positions of 0.02) the class token takes far longer to learn where in the image something is.
@@ -150,6 +161,7 @@ def initialise(backbone: nn.Module) -> None:
             nn.init.xavier_uniform_(module.weight)
     rows, columns = backbone.patch_embed.grid_size
     positions = build_sincos2d_pos_embed([rows, columns], int(backbone.num_features), interleave_sin_cos=False)
+    assert backbone.pos_embed is not None
     with torch.no_grad():
         backbone.pos_embed[0, 1:] = positions * 0.5
 

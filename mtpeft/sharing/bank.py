@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_map
 from mtpeft.backbones.site import Site
 from mtpeft.methods.base import MethodConfig, MethodSpec
 
-#: With more weights per sample than this multiple of its activations, copying weights per sample costs more than
-#: running one slice of the batch per task (benchmarks/mixed_batch.py).
-SLICE_ABOVE = 8.0
+#: A site with more weights per activation than this, times the number of tasks, runs one slice of the batch per task;
+#: below it, copying every sample's weights and one batched call is faster (measured by benchmarks/mixed_paths.py).
+SLICE_ABOVE = 1.0
 
 Tensors = torch.Tensor | tuple[torch.Tensor, ...]
 
@@ -28,7 +28,7 @@ class Bank(nn.Module):
         super().__init__()
         self.sites = nn.ModuleDict({site.key: spec.module(config, site) for site in sites})
         self.model = spec.module.model_module(config, sites) if spec.module.model_module is not None else None
-        self._found: dict[str, list[tuple[str, dict[str, torch.Tensor | None], str]]] = {}
+        self._places = {site.key: self._find(site.key) for site in sites}  # found once: walking modules is slow
 
     def forward(self, key: str, *inputs: torch.Tensor) -> Tensors:
         """Call the module of site `key`."""
@@ -38,21 +38,19 @@ class Bank(nn.Module):
 
     def tensors(self, key: str) -> dict[str, torch.Tensor]:
         """The tensors site `key` depends on, by name: its own and those at model level."""
-        return {name: owner[leaf] for name, owner, leaf in self._places(key)}
+        return {name: holder[leaf] for name, holder, leaf in self._places[key]}
 
-    def _places(self, key: str) -> list[tuple[str, dict[str, torch.Tensor], str]]:
-        """Name, holder and name in the holder of every tensor of site `key`; found once, walking modules is slow."""
-        if key not in self._found:
-            roots = {f"sites.{key}": self.sites[key]} | ({} if self.model is None else {"model": self.model})
-            self._found[key] = [
-                (f"{path}.{leaf}", holder, leaf)
-                for prefix, root in roots.items()
-                for path, module in root.named_modules(prefix=prefix)
-                for holder in (module._parameters, module._buffers)
-                for leaf, tensor in holder.items()
-                if tensor is not None
-            ]
-        return self._found[key]  # type: ignore[return-value]
+    def _find(self, key: str) -> list[tuple[str, dict[str, Any], str]]:
+        """Name, the dictionary that holds it, and name in there, for every tensor of site `key`."""
+        roots = {f"sites.{key}": self.sites[key]} | ({} if self.model is None else {"model": self.model})
+        return [
+            (f"{path}.{leaf}", holder, leaf)
+            for prefix, root in roots.items()
+            for path, module in root.named_modules(prefix=prefix)
+            for holder in (module._parameters, module._buffers)
+            for leaf, tensor in holder.items()
+            if tensor is not None
+        ]
 
 
 def call_mixed(
@@ -67,14 +65,19 @@ def call_mixed(
     batch = index.shape[0]
     split = [x.unflatten(0, (batch, x.shape[0] // batch)) for x in inputs]
     weights_per_sample = sum(tensor.numel() for tensor in template.tensors(key).values())
-    if weights_per_sample * batch > SLICE_ABOVE * sum(x.numel() for x in split):
+    if weights_per_sample * batch > SLICE_ABOVE * len(banks) * sum(x.numel() for x in split):
         return _by_slices(banks, index, key, split)
-    everyone = [bank.tensors(key) for bank in banks]
+    sources = [bank.tensors(key) for bank in banks]
+    # with hardly a task twice, one copy straight from the tasks' weights saves copying all of them once more
+    direct = batch <= 2 * len(banks) and index.device.type == "cpu" and not torch.compiler.is_compiling()
+    if direct:
+        sources = [sources[position] for position in index.tolist()]
 
     def gathered(name: str) -> torch.Tensor:
         if (name, id(template)) in cache:
             return cache[name, id(template)]
-        weights = torch.stack([tensors[name] for tensors in everyone]).index_select(0, index)
+        stacked = torch.stack([tensors[name] for tensors in sources])
+        weights = stacked if direct else stacked.index_select(0, index)
         if name.startswith("model."):
             cache[name, id(template)] = weights
         return weights
@@ -82,7 +85,7 @@ def call_mixed(
     def one(weights: dict[str, torch.Tensor], *xs: torch.Tensor) -> Tensors:
         return functional_call(template, weights, (key, *xs), tie_weights=False)
 
-    out = vmap(one, randomness="different")({name: gathered(name) for name in everyone[0]}, *split)
+    out = vmap(one, randomness="different")({name: gathered(name) for name in sources[0]}, *split)
     return tree_map(lambda t: t.flatten(0, 1), out)
 
 
@@ -98,5 +101,4 @@ def _by_slices(banks: Sequence[Bank], index: torch.Tensor, key: str, split: Sequ
 
     if isinstance(outs[0], tuple):
         return tuple(join(*parts).flatten(0, 1) for parts in zip(*outs, strict=True))
-    return join(*outs).flatten(0, 1)  # type: ignore[arg-type]
-
+    return join(*outs).flatten(0, 1)

@@ -44,7 +44,12 @@ class Sharing(nn.Module):
         raise NotImplementedError(f"{type(self).__name__}.banks")
 
     def call(
-        self, key: str, tasks: Sequence[str], index: torch.Tensor | None, inputs: Sequence[torch.Tensor], cache: dict[Any, Any]
+        self,
+        key: str,
+        tasks: Sequence[str],
+        index: torch.Tensor | None,
+        inputs: Sequence[torch.Tensor],
+        cache: dict[Any, Any],
     ) -> Tensors:
         """Site `key` under a selection: one task, or several with `index` (B,) saying whose each sample is."""
         banks = [self.bank(task) for task in tasks]

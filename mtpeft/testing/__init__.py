@@ -1,4 +1,4 @@
-"""Tools for tests: tiny backbones of every anatomy (`TINY`, `tiny_backbone`) and the conformance harness (`check_method`)."""
+"""Tools for tests: tiny backbones of every anatomy (`TINY`, `tiny_backbone`), conformance (`check_method`)."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import LayerNorm
@@ -17,15 +18,17 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 IMAGE_SIZE = 64
-_FLAT = dict(img_size=IMAGE_SIZE, patch_size=16, embed_dim=48, depth=2, num_heads=3, num_classes=0)
-_SWIN = dict(img_size=IMAGE_SIZE, patch_size=4, embed_dim=24, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=0)
+_FLAT: dict[str, Any] = dict(img_size=IMAGE_SIZE, patch_size=16, embed_dim=48, depth=2, num_heads=3, num_classes=0)
+_SWIN: dict[str, Any] = dict(
+    img_size=IMAGE_SIZE, patch_size=4, embed_dim=24, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=0
+)
 
 
 def _pvt() -> nn.Module:
     model = PyramidVisionTransformerV2(
         depths=(1, 1), embed_dims=(24, 48), num_heads=(1, 2), sr_ratios=(4, 2), mlp_ratios=(4, 4), num_classes=0
     )
-    model.default_cfg = {"input_size": (3, IMAGE_SIZE, IMAGE_SIZE)}
+    model.default_cfg = {"input_size": (3, IMAGE_SIZE, IMAGE_SIZE)}  # type: ignore[assignment]
     return model
 
 
@@ -37,8 +40,16 @@ TINY: dict[str, Callable[[], nn.Module]] = {
     "clip": partial(VisionTransformer, **_FLAT, pre_norm=True, norm_layer=partial(LayerNorm, eps=1e-5)),
     "mae": partial(VisionTransformer, **_FLAT, global_pool="avg"),
     "eva": partial(Eva, **_FLAT, init_values=0.1, use_rot_pos_emb=True, ref_feat_shape=(4, 4)),
-    "eva02": partial(Eva, **_FLAT, qkv_fused=False, swiglu_mlp=True, scale_mlp=True, use_rot_pos_emb=True,
-                     mlp_ratio=4 * 2 / 3, ref_feat_shape=(4, 4)),
+    "eva02": partial(
+        Eva,
+        **_FLAT,
+        qkv_fused=False,
+        swiglu_mlp=True,
+        scale_mlp=True,
+        use_rot_pos_emb=True,
+        mlp_ratio=4 * 2 / 3,
+        ref_feat_shape=(4, 4),
+    ),
     "beit": partial(Beit, **_FLAT, init_values=0.1, use_rel_pos_bias=True, use_abs_pos_emb=False),
     "swin": partial(SwinTransformer, **_SWIN),
     "swinv2": partial(SwinTransformerV2, **_SWIN),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ TASKS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A registered method on one anatomy of `TINY`, with options of the method; dropout is 0 where the method has it."""
+    """A registered method on one anatomy of `TINY`, with options; dropout is 0 where the method has it."""
 
     name: str
     anatomy: str
@@ -62,7 +64,7 @@ class Case:
 
     def backbone(self) -> Any:
         """The tiny backbone, the same weights at every call."""
-        return tiny_backbone(self.anatomy)
+        return copy.deepcopy(_backbone(self.anatomy))
 
     def attach(self, backbone: nn.Module | None = None, sharing: str | None = None) -> TaskManager:
         """A manager without a task."""
@@ -95,6 +97,11 @@ class Case:
             raise self.fail(f"{what}: {' '.join(str(error).split())}") from None
 
 
+@cache
+def _backbone(anatomy: str) -> nn.Module:
+    return tiny_backbone(anatomy)
+
+
 def images(count: int = 4, dtype: torch.dtype = torch.float32, seed: int = 1) -> torch.Tensor:
     """Random images (count, 3, 64, 64), the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
@@ -106,7 +113,7 @@ def perturb(manager: TaskManager, std: float = 0.05, seed: int = 2) -> None:
     """Add noise to everything trainable, the backbone's own weights included where a method trains them."""
     generator = torch.Generator().manual_seed(seed)
     for _, parameter in manager.trainable_parameters():
-        parameter += std * torch.randn(parameter.shape, generator=generator).to(parameter)
+        parameter.add_(std * torch.randn(parameter.shape, generator=generator).to(parameter))
 
 
 def training(manager: TaskManager) -> TaskManager:
@@ -126,7 +133,11 @@ def gradients(manager: TaskManager, loss: torch.Tensor) -> dict[str, torch.Tenso
 def scalar(output: torch.Tensor) -> torch.Tensor:
     """A loss that weighs every element differently: mean squares alone would hide mixed-up samples."""
     generator = torch.Generator().manual_seed(output.shape[-1])
-    return (output * torch.rand(output.shape[1:], generator=generator).to(output)).mean(dim=tuple(range(1, output.ndim))).sum()
+    return (
+        (output * torch.rand(output.shape[1:], generator=generator).to(output))
+        .mean(dim=tuple(range(1, output.ndim)))
+        .sum()
+    )
 
 
 @contextmanager
@@ -155,7 +166,9 @@ class Snapshot:
         self.case.close(dict(backbone.state_dict()), self.weights, f"weights {when}", atol=0)
         state = _state(backbone)
         for path, before in self.state.items():
-            self.case.require(state.get(path) == before, f"{path or 'the backbone'} {when} is {state.get(path)}, was {before}")
+            self.case.require(
+                state.get(path) == before, f"{path or 'the backbone'} {when} is {state.get(path)}, was {before}"
+            )
         self.case.require(state.keys() == self.state.keys(), f"modules or parameters appeared {when}")
         self.case.close(_features(backbone), self.outputs, f"outputs {when}", atol=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,8 @@ torch.set_num_threads(1)
 folder = pathlib.Path(sys.argv[1])
 for number, file in enumerate(sys.argv[2:]):
     spec = importlib.util.spec_from_file_location(f"method_file_{number}", file)
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 for saved in sorted(folder.iterdir()):
     manager = mtpeft.load(saved, tiny_backbone(saved.name.split("@")[1])).eval()
     with torch.no_grad():
@@ -59,7 +61,9 @@ def check_merge(case: Case) -> None:
             features = manager.anatomy.feature_map(plain.forward_features(x))
             case.close(manager.head(task)(features), expected, "merged features", atol=1e-9, rtol=1e-9)
         case.close(manager(x, task), expected, "outputs after merge", atol=0)
-    hooked = [path for path, m in plain.named_modules() if m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)]
+    hooked = [
+        path for path, m in plain.named_modules() if m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)
+    ]
     case.require(not hooked, f"the merged model has hooks at {hooked[:3]}")
 
 
@@ -71,25 +75,24 @@ def check_save(case: Case) -> None:
         loaded = load(folder, case.backbone()).eval()
     case.close(loaded.trained_state(), manager.trained_state(), "loaded weights", atol=0)
     with torch.no_grad():
-        for task in TASKS:
-            case.close(loaded(images(), task), manager(images(), task), f"outputs of {task} after load", atol=0)
+        found, expected = loaded(images(3), list(TASKS)), manager(images(3), list(TASKS))
+        case.close(found, expected, "outputs after load", atol=0)
 
 
 def check_new_process(cases: Sequence[Case]) -> None:
     """Managers saved here load in another process, with the same outputs bit for bit; one process serves all cases."""
-    import json
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        managers = {}
-        for case in cases:
-            managers[case] = case.manager().eval()
-            managers[case].save(folder / f"{case.name}@{case.anatomy}")
+        managers = [case.manager().eval() for case in cases]
+        for case, manager in zip(cases, managers, strict=True):
+            manager.save(folder / f"{case.name}@{case.anatomy}")
         own = {inspect.getfile(c.spec.module) for c in cases if not c.spec.module.__module__.startswith("mtpeft.")}
         command = [sys.executable, "-c", _LOADER, name, *sorted(own)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
-        for case, manager in managers.items():
-            case.require(run.returncode == 0, f"loading in a new process failed: {run.stderr.strip().splitlines()[-1:]}")
+        for case, manager in zip(cases, managers, strict=True):
+            case.require(
+                run.returncode == 0, f"loading in a new process failed: {run.stderr.strip().splitlines()[-1:]}"
+            )
             outputs = json.loads((folder / f"{case.name}@{case.anatomy}" / "outputs.json").read_text())
             with torch.no_grad():
                 for task in TASKS:
@@ -99,19 +102,30 @@ def check_new_process(cases: Sequence[Case]) -> None:
 def check_claims(case: Case) -> None:
     """`no_added_modules`, `structure_preserving`, `inference_efficient` and `memory_efficient` are what happens."""
     claims, manager = case.spec.properties, training(case.manager())
-    case.require(claims.inference_efficient == case.spec.folds, f"inference_efficient={claims.inference_efficient}, but folds={case.spec.folds}")
+    case.require(
+        claims.inference_efficient == case.spec.folds,
+        f"inference_efficient={claims.inference_efficient}, but folds={case.spec.folds}",
+    )
     if claims.no_added_modules:
-        for attachment in manager.attachments:
-            for bank in attachment.weights.banks():  # type: ignore[union-attr, operator]
+        for attachment in manager.methods:
+            for bank in attachment.weights.banks():
                 case.require(bank.model is None, "claims no_added_modules but has weights at model level")
-                for site in attachment.selected:  # type: ignore[union-attr]
+                for site in attachment.selected:
                     _is_backbone_shaped(case, manager.backbone, site, bank.sites[site.key])
     if claims.structure_preserving and not claims.no_added_modules:
-        inside = {s.style for a in manager.attachments for s in a.selected if s.kind != "pixels"}  # type: ignore[union-attr]
-        case.require(inside <= {"tokens", "prefix", "queries"}, f"claims structure_preserving but acts at sites of style {sorted(inside)}")
-    flows = _gradient_flows(manager.backbone, [manager.backbone.get_submodule(b) for b in manager.anatomy.blocks],
-                            lambda: manager(images(2), "birds"))
-    case.require(flows != claims.memory_efficient, f"memory_efficient={claims.memory_efficient}, but a gradient flows: {flows}")
+        inside = {s.style for a in manager.methods for s in a.selected if s.kind != "pixels"}
+        case.require(
+            inside <= {"tokens", "prefix", "queries"},
+            f"claims structure_preserving but acts at sites of style {sorted(inside)}",
+        )
+    flows = _gradient_flows(
+        manager.backbone,
+        [manager.backbone.get_submodule(b) for b in manager.anatomy.blocks],
+        lambda: manager(images(2), "birds"),
+    )
+    case.require(
+        flows != claims.memory_efficient, f"memory_efficient={claims.memory_efficient}, but a gradient flows: {flows}"
+    )
 
 
 def _is_backbone_shaped(case: Case, backbone: nn.Module, site: Site, module: nn.Module) -> None:
@@ -120,7 +134,10 @@ def _is_backbone_shaped(case: Case, backbone: nn.Module, site: Site, module: nn.
     if site.own_bias() is not None:
         shapes.add(tuple(site.own_bias().shape))  # type: ignore[union-attr]
     for name, parameter in module.named_parameters():
-        case.require(tuple(parameter.shape) in shapes, f"claims no_added_modules, but {name} at {site.key} is {tuple(parameter.shape)}")
+        case.require(
+            tuple(parameter.shape) in shapes,
+            f"claims no_added_modules, but {name} at {site.key} is {tuple(parameter.shape)}",
+        )
 
 
 def _gradient_flows(backbone: nn.Module, blocks: Sequence[nn.Module], run: Any) -> bool:

@@ -7,7 +7,13 @@ from typing import Any
 
 from mtpeft.testing.backbones import TINY
 from mtpeft.testing.case import Case
-from mtpeft.testing.checks_attach import check_deepcopy, check_detach, check_identity, check_intermediates, check_refusal
+from mtpeft.testing.checks_attach import (
+    check_deepcopy,
+    check_detach,
+    check_identity,
+    check_intermediates,
+    check_refusal,
+)
 from mtpeft.testing.checks_claims import check_claims, check_merge, check_new_process, check_save
 from mtpeft.testing.checks_training import (
     check_autocast,
@@ -37,9 +43,9 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
 def check_method(name: str, anatomies: Iterable[str] | None = None, **options: Any) -> list[str]:
     """Check a registered method, with `options` of its config, on tiny backbones; returns the anatomies it claims.
 
-    `anatomies` are keys of `mtpeft.testing.TINY`, all by default. A method claims an anatomy when its sites are there; on
-    the others attaching must be refused and leave no trace, and at least one must be claimed. Raises `AssertionError`
-    that names the method, the anatomy and what is wrong.
+    `anatomies` are keys of `mtpeft.testing.TINY`, all by default. A method claims an anatomy when its sites are there;
+    on the others attaching must be refused and leave no trace, and at least one must be claimed. Raises
+    `AssertionError` that names the method, the anatomy and what is wrong.
     """
     cases = [Case(name, anatomy, options) for anatomy in (TINY if anatomies is None else anatomies)]
     claimed = [case for case in cases if case.claimed()]

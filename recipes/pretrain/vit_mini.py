@@ -16,7 +16,7 @@ data = dict(
 )
 
 train = dict(
-    epochs=3,
+    epochs=4,
     batch_size=64,
     learning_rate=1e-3,
     weight_decay=0.05,
@@ -26,7 +26,7 @@ train = dict(
     classification=0.3,
     thumbnail=1.0,
     gradients=1.0,
-    threads=1,
+    threads=2,
 )
 
 probe = dict(fashion_mnist="/usr/share/datasets/fashion-mnist", random_seeds=(0, 1, 2))

@@ -118,7 +118,11 @@ def test_counts_on_pyramids(model: str, method: str, expected: int | None) -> No
     if expected is None:  # no published number: count by type
         norms = [m for m in backbone.modules() if isinstance(m, nn.LayerNorm)]
         biases = [p for n, p in backbone.named_parameters() if n.endswith(".bias")]
-        expected = sum(p.numel() for m in norms for p in m.parameters()) if method == "ln_tune" else sum(p.numel() for p in biases)
+        expected = (
+            sum(p.numel() for m in norms for p in m.parameters())
+            if method == "ln_tune"
+            else sum(p.numel() for p in biases)
+        )
     manager = mtpeft.attach(backbone, method)
     manager.add_task("birds", num_classes=3)
     assert manager.num_trainable("birds", heads=False) == expected
@@ -129,7 +133,14 @@ def test_counts_on_pyramids(model: str, method: str, expected: int | None) -> No
     ("model", "message"),
     [
         ("resnet18", "ResNet is not supported: it has no patch_embed.proj convolution"),
-        ("mixer_s32_224", r"MlpMixer is not supported: no transformer blocks found \(modules with norm1, attn, norm2"),
+        ("mixer_s32_224", "MlpMixer is not supported: it has no patch_embed.proj convolution"),
+        ("convit_tiny", r"ConVit is not supported: no transformer blocks found \(modules with norm1, attn, norm2"),
+        (
+            "mvitv2_tiny",
+            r"MultiScaleVit is not supported: its blocks \(stages.0.blocks.0, ...\) do not map one tensor to one",
+        ),
+        ("volo_d1_224", "VOLO is not supported: it does not run on images of 64 x 224 x 224 "),
+        ("davit_tiny", "DaVit is not supported: "),
     ],
 )
 def test_unsupported_models(model: str, message: str) -> None:
@@ -144,7 +155,9 @@ def test_a_module_that_is_no_timm_model() -> None:
 
 def test_unknown_names_are_answered_with_near_ones() -> None:
     anatomy = Anatomy(tiny_backbone("vit"))
-    with pytest.raises(UnknownNameError, match=r"unknown site 'fc3' \(VisionTransformer has no such site\)\. Did you mean .*'fc1'"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown site 'fc3' \(VisionTransformer has no such site\)\. Did you mean .*'fc1'"
+    ):
         anatomy.select(["fc3"])
     with pytest.raises(ConfigError, match=r"blocks \[2, 7\] are out of range: the backbone has 2 blocks"):
         anatomy.select(["q"], blocks=[0, 2, 7])
@@ -155,7 +168,7 @@ def test_unknown_names_are_answered_with_near_ones() -> None:
 
 
 def test_a_string_where_a_list_belongs() -> None:
-    with pytest.raises(ConfigError, match="LoRAConfig.sites must be a list of names, got the string 'q'"):
+    with pytest.raises(ConfigError, match=r"LoRAConfig\.sites must be a list of names, got the string 'q'"):
         mtpeft.attach(tiny_backbone("vit"), "lora", sites="q")
 
 
@@ -165,3 +178,11 @@ def test_maps_of_other_sizes() -> None:
     assert site.grid_of(16) == (4, 4) and site.grid_of(36) == (6, 6)
     with pytest.raises(ConfigError, match="17 patch tokens do not form a grid like 4 x 4"):
         site.grid_of(17)
+
+
+def test_a_convolution_between_stages_is_no_projection_of_attention() -> None:
+    """PVT's patch embeddings hold a `proj` of their own; LoRA's must not reach it."""
+    anatomy = Anatomy(tiny_backbone("pvt_v2"))
+    assert [s.path for s in anatomy.select(["proj"])] == ["stages.0.blocks.0.attn.proj", "stages.1.blocks.0.attn.proj"]
+    assert [s.path for s in anatomy.select(["downsample_proj"])] == ["stages.1.downsample.proj"]
+    assert "stages.1.downsample.proj" in {s.path for s in anatomy.select(["operations"])}

@@ -67,13 +67,25 @@ def test_biases_outside_the_projection_count(anatomy: str) -> None:
 
 
 OTHER = {
-    "eva with a bias added apart": ("eva_giant_patch14_224", {"depth": 1, "embed_dim": 48, "num_heads": 3, "patch_size": 16}),
+    "eva with a bias added apart": (
+        "eva_giant_patch14_224",
+        {"depth": 1, "embed_dim": 48, "num_heads": 3, "patch_size": 16},
+    ),
     "beit v2": ("beitv2_base_patch16_224", {"depth": 2, "embed_dim": 48, "num_heads": 3}),
-    "query and key norms": ("vit_base_patch16_224", {"depth": 2, "embed_dim": 48, "num_heads": 3, "qk_norm": True, "scale_attn_norm": True}),
+    "query and key norms": (
+        "vit_base_patch16_224",
+        {"depth": 2, "embed_dim": 48, "num_heads": 3, "qk_norm": True, "scale_attn_norm": True},
+    ),
     "dinov3": ("vit_small_patch16_dinov3", {"depth": 2, "embed_dim": 48, "num_heads": 3}),
     "siglip with pooling by attention": ("vit_base_patch16_siglip_224", {"depth": 2, "embed_dim": 48, "num_heads": 3}),
-    "linear spatial reduction": ("pvt_v2_b2_li", {"depths": (1, 1, 1, 1), "embed_dims": (16, 24, 32, 48), "num_heads": (1, 1, 2, 3)}),
-    "swin of a size that is no multiple of its window": ("swin_tiny_patch4_window7_224", {"depths": (2, 2), "embed_dim": 24, "num_heads": (1, 2)}),
+    "linear spatial reduction": (
+        "pvt_v2_b2_li",
+        {"depths": (1, 1, 1, 1), "embed_dims": (16, 24, 32, 48), "num_heads": (1, 1, 2, 3)},
+    ),
+    "swin of a size that is no multiple of its window": (
+        "swin_tiny_patch4_window7_224",
+        {"depths": (2, 2), "embed_dim": 24, "num_heads": (1, 2)},
+    ),
 }
 
 

@@ -30,6 +30,7 @@ def tiny(folder: Path, *more: str) -> list[str]:
         "data.instances=8",
         "data.workers=1",
         "train.epochs=2",
+        "train.threads=1",
         "train.batch_size=12",
         "probe.fashion_mnist=None",
         "probe.random_seeds=(0,)",
@@ -91,6 +92,8 @@ def test_training_changes_every_weight(tmp_path: Path) -> None:
         ("train.patch_drop=1.0", r"train.patch_drop is 1.0"),
         ("data.categories={}", r"asks for no image category"),
         ("probe.fashion_mnist=nowhere", r"cannot read nowhere.*dataset-fashion-mnist"),
+        ("model=vit_mini", r"unknown model 'vit_mini'"),
+        ("model=resnet18", r"resnet18 is not a timm VisionTransformer"),
         ("seed", r"write KEY=VALUE"),
     ],
 )
@@ -99,7 +102,7 @@ def test_mistakes_are_one_line_and_exit_code_two(
 ) -> None:
     assert main([RECIPE, "--set", *tiny(tmp_path, change)]) == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ") and "\n" not in error and re.search(message, error), error
+    assert error.startswith("mtpeft: ") and "\n" not in error and re.search(message, error), error
     assert not (tmp_path / "out").exists()
 
 

@@ -42,7 +42,7 @@ def test_killed_run_ends_the_same(name: str, tmp_path: Path) -> None:
         assert train(recipe, tmp_path / "killed", kill_at)[1] is None
     state = read_state(tmp_path / "killed" / "checkpoints")
     assert state["position"]["experience"] in (1, 2)
-    experiment, resumed = train(recipe, tmp_path / "killed")
+    _, resumed = train(recipe, tmp_path / "killed")
     assert resumed is not None
     assert (tmp_path / "killed/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()
 

@@ -49,7 +49,9 @@ def test_accepted_fractals_fill_the_image() -> None:
 
 def test_cache_is_written_once_and_does_not_depend_on_the_workers(tmp_path: Path) -> None:
     sections = [
-        DataSection(categories={"contours": 3, "ifs": 2}, instances=2, size=16, workers=workers, cache=str(tmp_path / folder))
+        DataSection(
+            categories={"contours": 3, "ifs": 2}, instances=2, size=16, workers=workers, cache=str(tmp_path / folder)
+        )
         for workers, folder in ((1, "one"), (2, "two"))
     ]
     (images, labels), (again, same) = (load_synthetic(section, seed=0) for section in sections)
@@ -65,10 +67,10 @@ def test_cache_is_written_once_and_does_not_depend_on_the_workers(tmp_path: Path
 def test_damaged_cache_and_unknown_family_are_one_line_errors(tmp_path: Path) -> None:
     section = DataSection(categories={"contours": 1}, instances=1, size=16, workers=1, cache=str(tmp_path))
     cache_path(section, 0).write_bytes(b"not an archive")
-    with pytest.raises(DataError, match="damaged.*delete it"):
+    with pytest.raises(DataError, match=r"damaged.*delete it"):
         load_synthetic(section, seed=0)
     unknown = DataSection(categories={"contour": 1}, instances=1, size=16, workers=1, cache=str(tmp_path))
-    with pytest.raises(MtpeftError, match="unknown image family 'contour'.*Did you mean 'contours'"):
+    with pytest.raises(MtpeftError, match=r"unknown image family 'contour'.*Did you mean 'contours'"):
         load_synthetic(unknown, seed=0)
 
 

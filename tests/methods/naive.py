@@ -39,8 +39,8 @@ def gamma(layer: Any) -> T | float:
 
 
 class NaiveViT:
-    """timm's VisionTransformer without its code; places: pixels, patch_embed, tokens, norm1, qkv, kv, logits, probabilities,
-    proj, attention_branch, norm2, fc1, fc2, mlp_branch, output, final_norm."""
+    """timm's VisionTransformer without its code; places: pixels, patch_embed, tokens, norm1, qkv, kv, logits,
+    probabilities, proj, attention_branch, norm2, fc1, fc2, mlp_branch, output, final_norm."""
 
     def __init__(self, model: Any, **changes: Change) -> None:
         self.model, self.changes = model, changes
@@ -61,7 +61,7 @@ class NaiveViT:
         return torch.cat([*prefix, tokens], dim=1) + model.pos_embed
 
     def attention(self, block: Any, u: T, i: int) -> T:
-        attn, (b, n, d) = block.attn, u.shape
+        attn, d = block.attn, u.shape[-1]
         qkv = self.at("qkv", linear(attn.qkv, u), u, i)
         q, k, v = qkv[..., :d], qkv[..., d : 2 * d], qkv[..., 2 * d :]
         k, v = self.at("kv", (k, v), i)

@@ -73,7 +73,9 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "anatomy", "options"), OPTIONS, ids=[f"{n}-{a}-{i}" for i, (n, a, _) in enumerate(OPTIONS)])
+@pytest.mark.parametrize(
+    ("name", "anatomy", "options"), OPTIONS, ids=[f"{n}-{a}-{i}" for i, (n, a, _) in enumerate(OPTIONS)]
+)
 def test_method_conforms_under_its_options(name: str, anatomy: str, options: dict) -> None:
     case = Case(name, anatomy, options)
     assert case.claimed()
@@ -130,5 +132,5 @@ def test_harness_refuses_a_method_that_fits_nothing() -> None:
 
 
 def test_unknown_method_is_named() -> None:
-    with pytest.raises(ConfigError, match="unknown method 'lorra'. Did you mean 'lora'"):
+    with pytest.raises(ConfigError, match=r"unknown method 'lorra'\. Did you mean 'lora'"):
         check_method("lorra")

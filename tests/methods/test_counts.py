@@ -46,7 +46,9 @@ def vit_b() -> Iterator[nn.Module]:
 
 
 @pytest.mark.parametrize(("method", "options", "expected"), COUNTS)
-def test_trained_weights_without_the_head(vit_b: nn.Module, method: str, options: dict[str, Any], expected: int) -> None:
+def test_trained_weights_without_the_head(
+    vit_b: nn.Module, method: str, options: dict[str, Any], expected: int
+) -> None:
     manager = mtpeft.attach(vit_b, method, **options)
     try:
         manager.add_task("birds", num_classes=10)

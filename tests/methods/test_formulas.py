@@ -59,7 +59,11 @@ def test_lora_by_default_acts_on_q_and_v_with_scale_one() -> None:
     def qkv(y: torch.Tensor, u: torch.Tensor, i: int) -> torch.Tensor:
         q, v = sites["q", i], sites["v", i]
         return torch.cat(
-            [y[..., :D] + q.scale * u @ q.lora_A.T @ q.lora_B.T, y[..., D : 2 * D], y[..., 2 * D :] + v.scale * u @ v.lora_A.T @ v.lora_B.T],
+            [
+                y[..., :D] + q.scale * u @ q.lora_A.T @ q.lora_B.T,
+                y[..., D : 2 * D],
+                y[..., 2 * D :] + v.scale * u @ v.lora_A.T @ v.lora_B.T,
+            ],
             dim=-1,
         )
 
@@ -99,7 +103,9 @@ def test_adaptformer_norms() -> None:
     for where in ("in", "out"):
         model, manager, sites = attached("vit", "adaptformer", adapter_ln=where)
 
-        def mlp_branch(y: torch.Tensor, x: torch.Tensor, u: torch.Tensor, i: int, where: str = where, sites: Any = sites) -> Any:
+        def mlp_branch(
+            y: torch.Tensor, x: torch.Tensor, u: torch.Tensor, i: int, where: str = where, sites: Any = sites
+        ) -> Any:
             site = sites["parallel_mlp", i]
             x = naive.norm(site.norm, x) if where == "in" else x
             delta = 0.1 * bottleneck(site.adapter, x, lambda t: t.clamp(min=0))
@@ -311,8 +317,16 @@ def test_lst_starts_from_the_rows_of_largest_magnitude() -> None:
 
 def test_bitfit_trains_every_bias() -> None:
     model, manager, sites = attached("vit", "bitfit")
-    names = {"patch_embed": "patch_embed.proj", "final_norm": "norm", "qkv": "attn.qkv", "proj": "attn.proj",
-             "fc1": "mlp.fc1", "fc2": "mlp.fc2", "norm1": "norm1", "norm2": "norm2"}
+    names = {
+        "patch_embed": "patch_embed.proj",
+        "final_norm": "norm",
+        "qkv": "attn.qkv",
+        "proj": "attn.proj",
+        "fc1": "mlp.fc1",
+        "fc2": "mlp.fc2",
+        "norm1": "norm1",
+        "norm2": "norm2",
+    }
     for (kind, block), site in sites.items():
         path = names[kind] if block is None else f"blocks.{block}.{names[kind]}"
         model.get_submodule(path).bias.copy_(site.bias)
@@ -373,7 +387,9 @@ def test_methods_act_in_the_order_they_are_given() -> None:
     from mtpeft.testing import tiny_backbone
     from mtpeft.testing.case import perturb
 
-    manager = mtpeft.attach(tiny_backbone("vit").double(), [{"name": "lora", "sites": ["proj"]}, {"name": "ssf", "sites": ["proj"]}])
+    manager = mtpeft.attach(
+        tiny_backbone("vit").double(), [{"name": "lora", "sites": ["proj"]}, {"name": "ssf", "sites": ["proj"]}]
+    )
     manager.add_task("birds", num_classes=3)
     perturb(manager, std=0.2)
     keys = [f"blocks-{i}-attn-proj" for i in range(2)]

@@ -55,8 +55,21 @@ def test_one_lora_on_a_fused_qkv(anatomy: str) -> None:
 
 
 def eva(fused: bool) -> Any:
-    return Eva(img_size=64, patch_size=16, embed_dim=48, depth=2, num_heads=3, num_classes=0, use_rot_pos_emb=True,
-               ref_feat_shape=(4, 4), qkv_fused=fused).double().eval()
+    return (
+        Eva(
+            img_size=64,
+            patch_size=16,
+            embed_dim=48,
+            depth=2,
+            num_heads=3,
+            num_classes=0,
+            use_rot_pos_emb=True,
+            ref_feat_shape=(4, 4),
+            qkv_fused=fused,
+        )
+        .double()
+        .eval()
+    )
 
 
 @torch.no_grad()
@@ -68,7 +81,10 @@ def test_fused_and_split_projections_give_the_same_lora() -> None:
         stem = f"blocks.{i}.attn."
         for kind, part in zip("qkv", weights.pop(f"{stem}qkv.weight").chunk(3), strict=True):
             weights[f"{stem}{kind}_proj.weight"] = part
-        weights[f"{stem}q_proj.bias"], weights[f"{stem}v_proj.bias"] = weights.pop(f"{stem}q_bias"), weights.pop(f"{stem}v_bias")
+        weights[f"{stem}q_proj.bias"], weights[f"{stem}v_proj.bias"] = (
+            weights.pop(f"{stem}q_bias"),
+            weights.pop(f"{stem}v_bias"),
+        )
         weights.pop(f"{stem}k_bias", None)
     split.load_state_dict(weights)
     close(fused.forward_features(X), split.forward_features(X))
@@ -104,5 +120,7 @@ def test_blocks_from_the_end_and_exclusions() -> None:
 
 def test_lora_needs_linear_layers() -> None:
     for anatomy, site in (("vit", "patch_embed"), ("vit", "after_mlp"), ("pvt_v2", "sr")):
-        with pytest.raises(ConfigError, match=f"method 'lora' cannot be attached: site '{site}' is not a linear layer; use q"):
+        with pytest.raises(
+            ConfigError, match=f"method 'lora' cannot be attached: site '{site}' is not a linear layer; use q"
+        ):
             mtpeft.attach(tiny_backbone(anatomy), "lora", sites=(site,))

@@ -7,13 +7,14 @@ LN2, which is the default here; `adapter_ln="in"` normalises it by a LayerNorm o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.errors import ConfigError
 from mtpeft.methods.adapter.bottleneck import Bottleneck, bottleneck_width
 from mtpeft.methods.base import MethodConfig, SiteModule, register
 
@@ -40,8 +41,6 @@ class AdaptFormer(SiteModule):
 
     def __init__(self, config: AdaptFormerConfig, site: Site) -> None:
         super().__init__(config, site)
-        if config.adapter_ln not in ("none", "in", "out"):
-            raise ConfigError(f"adaptformer: adapter_ln {config.adapter_ln!r} is none of none, in, out")
         hidden = bottleneck_width(site, config.bottleneck_dim, config.reduction)
         self.adapter = Bottleneck(site.dim, hidden, "relu", config.dropout)
         self.norm = None if config.adapter_ln == "none" else nn.LayerNorm(site.dim)
@@ -54,4 +53,8 @@ class AdaptFormer(SiteModule):
         delta = self.adapter(x) * self.scale
         return y + (self.norm(delta) if self.norm is not None and not self.norm_first else delta)
 
-
+    @staticmethod
+    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
+        """The place of the norm has to be known."""
+        known = config.adapter_ln in ("none", "in", "out")
+        return None if known else f"adapter_ln {config.adapter_ln!r} is none of none, in, out"

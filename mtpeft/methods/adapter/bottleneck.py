@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.errors import ConfigError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -24,8 +23,6 @@ class Bottleneck(nn.Module):
     def __init__(self, dim: int, hidden: int, activation: str, dropout: float = 0.0) -> None:
         """`activation` is one of relu, gelu, silu."""
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ConfigError(f"activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
         self.down = nn.Linear(dim, hidden)
         self.activation = ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)

@@ -7,13 +7,14 @@ Fed with the sub-layer's normalised input; class and register tokens go through 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.errors import ConfigError
 from mtpeft.methods.base import MethodConfig, SiteModule, register
 
 
@@ -39,8 +40,6 @@ class Convpass(SiteModule):
 
     def __init__(self, config: ConvpassConfig, site: Site) -> None:
         super().__init__(config, site)
-        if config.conv_init not in ("identity", "xavier"):
-            raise ConfigError(f"convpass: conv_init {config.conv_init!r} is neither identity nor xavier")
         hidden = config.bottleneck_dim
         self.site, self.scale = site, config.scale
         self.down = nn.Linear(site.dim, hidden)
@@ -64,3 +63,9 @@ class Convpass(SiteModule):
             prefix = nn.functional.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
             patches = torch.cat([prefix, patches], dim=1)
         return y + self.scale * self.up(self.dropout(quick_gelu(patches))).view_as(y)
+
+    @staticmethod
+    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
+        """The initialisation has to be known."""
+        known = config.conv_init in ("identity", "xavier")
+        return None if known else f"conv_init {config.conv_init!r} is neither identity nor xavier"

@@ -7,12 +7,14 @@ the visual baselines.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.adapter.bottleneck import Bottleneck, bottleneck_width
+from mtpeft.methods.adapter.bottleneck import ACTIVATIONS, Bottleneck, bottleneck_width
 from mtpeft.methods.base import MethodConfig, SiteModule, register
 
 
@@ -39,3 +41,9 @@ class Houlsby(SiteModule):
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """y (..., d) -> (..., d); x is the same tensor."""
         return y + self.adapter(y)
+
+    @staticmethod
+    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
+        """The activation has to be known."""
+        known = config.activation in ACTIVATIONS
+        return None if known else f"activation {config.activation!r} is none of {', '.join(ACTIVATIONS)}"

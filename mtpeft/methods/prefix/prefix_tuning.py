@@ -55,7 +55,7 @@ class PrefixTuning(SiteModule):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention input x (B, N, d) -> keys and values, each (B, m, C)."""
         if self.network is None:
-            keys, values = self.keys, self.values
+            keys, values = torch.as_tensor(self.keys), torch.as_tensor(self.values)
         else:
             keys, values = self.network(self.embedding).chunk(2, dim=-1)
         if self.scales is not None:

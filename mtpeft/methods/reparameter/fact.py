@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.errors import ConfigError
 from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register, wide
 
 SLICED = ("q", "k", "v", "proj", "fc1", "fc2")
@@ -80,8 +79,6 @@ class _FacT(SiteModule):
 
     def __init__(self, config: FacTTTConfig, site: Site) -> None:
         super().__init__(config, site)
-        if site.kind not in SLICED:
-            raise ConfigError(f"FacT acts on {', '.join(SLICED)}, not on {site.kind!r}")
         self.scale = config.scale
         self.widens = site.dim_out > site.dim  # fc1
         self.groups = _groups(site, min(site.dim, site.dim_out))
@@ -115,6 +112,9 @@ class _FacT(SiteModule):
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
         """Factors are shared by all slices: one width, and an MLP that is a multiple of it."""
+        other = [site.kind for site in sites if site.kind not in SLICED]
+        if other:
+            return f"it acts on {', '.join(SLICED)}, not on {other[0]!r}"
         width = _width(sites)
         for site in sites:
             if min(site.dim, site.dim_out) != width:

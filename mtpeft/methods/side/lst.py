@@ -16,7 +16,6 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.errors import ConfigError
 from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
 from mtpeft.methods.side.pruning import prune_into
 
@@ -46,8 +45,6 @@ class LST(SiteModule):
 
     def __init__(self, config: LSTConfig, site: Site) -> None:
         super().__init__(config, site)
-        if config.init not in ("prune", "random"):
-            raise ConfigError(f"lst: init {config.init!r} is neither prune nor random")
         width = site.dim // config.reduction
         self.temperature = config.temperature
         self.gates = nn.Parameter(torch.zeros(site.depth))
@@ -72,6 +69,8 @@ class LST(SiteModule):
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
         """The side blocks keep the backbone's number of heads."""
+        if config.init not in ("prune", "random"):
+            return f"init {config.init!r} is neither prune nor random"
         site = sites[0]
         if (site.dim // config.reduction) % site.num_heads or site.dim % config.reduction:
             return (

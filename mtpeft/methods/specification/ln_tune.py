@@ -8,6 +8,7 @@ zero: keep it at 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,4 +46,5 @@ class LNTune(SiteModule):
         self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The trained values replace the backbone's."""
-        return self.norm.weight.detach().clone(), None if bias is None else self.norm.bias.detach().clone()
+        norm: Any = self.norm
+        return norm.weight.detach().clone(), None if bias is None else norm.bias.detach().clone()
