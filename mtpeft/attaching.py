@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.errors import ConfigError, UnknownNameError
 from mtpeft.manager import TaskManager
 from mtpeft.methods import METHODS, MethodConfig, MethodSpec
+from mtpeft.sharing import SHARINGS
 
 Method = str | MethodConfig | Mapping[str, Any]
 
@@ -37,13 +37,7 @@ def attach(
 
     Raises `UnknownNameError` and `ConfigError` before anything on the backbone is changed.
     """
-    several = not isinstance(method, (str, MethodConfig, Mapping))
-    methods: list[Method] = list(method) if several else [method]  # type: ignore[arg-type, list-item]
-    if several and options:
-        raise ConfigError(
-            f"options {sorted(options)} belong to one method; with a list give each as a mapping or a config"
-        )
-    resolved = [_resolve(m, dict(options), sharing) for m in methods]
+    resolved = resolve_methods(method, sharing, options)
     model = create_backbone(backbone, pretrained) if isinstance(backbone, str) else backbone
     anatomy = Anatomy(model)
     attachments = [Attachment(spec, config, anatomy, source) for spec, config, source in resolved]
@@ -51,6 +45,22 @@ def attach(
     for attachment in attachments:
         attachment.to(device=parameter.device, dtype=parameter.dtype)
     return TaskManager(model, attachments, anatomy, backbone_train_mode)
+
+
+def resolve_methods(
+    method: Method | Sequence[Method], sharing: str | None = None, options: Mapping[str, Any] | None = None
+) -> list[tuple[MethodSpec, MethodConfig, str]]:
+    """What `attach` makes of its method argument: specs, configs and weight sources; raises before anything is built."""
+    several = not isinstance(method, (str, MethodConfig, Mapping))
+    methods: list[Method] = list(method) if several else [method]  # type: ignore[arg-type, list-item]
+    if several and options:
+        raise ConfigError(
+            f"options {sorted(options)} belong to one method; with a list give each as a mapping or a config"
+        )
+    resolved = [_resolve(m, dict(options or {}), sharing) for m in methods]
+    for _, _, source in resolved:
+        SHARINGS.get(source)
+    return resolved
 
 
 def create_backbone(name: str, pretrained: bool = True, **options: Any) -> nn.Module:
@@ -92,8 +102,3 @@ def _resolve(method: Method, options: dict[str, Any], sharing: str | None) -> tu
         spec = METHODS.get(str(method))
         config = spec.build_config(options)
     return spec, config, sharing or ("shared" if spec.own_weights else "per_task")
-
-
-def config_of(spec: MethodSpec, config: MethodConfig) -> dict[str, Any]:
-    """A method's resolved config as plain types, for recipes and reports."""
-    return {"name": spec.name, **dataclasses.asdict(config)}

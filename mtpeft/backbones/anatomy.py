@@ -75,9 +75,8 @@ class Anatomy:
                 f"{name} is not supported: its blocks ({block_paths[0]}, ...) do not map one tensor to one tensor"
             )
         self.blocks.sort(key=lambda p: self.calls[backbone.get_submodule(p)].order)
-        self.feature_dim = int(
-            self.backbone.head_hidden_size if hasattr(backbone, "head_hidden_size") else self.backbone.num_features
-        )
+        widths = vars(backbone)
+        self.feature_dim = int(widths.get("head_hidden_size", widths["num_features"]))
         self.layout, self.grid = self._layout(output_shape)
         for path in self.blocks:
             attn: Any = backbone.get_submodule(path).attn

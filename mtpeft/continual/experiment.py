@@ -13,7 +13,7 @@ import timm
 import torch
 
 from mtpeft._version import __version__
-from mtpeft.attaching import attach, create_backbone
+from mtpeft.attaching import attach, create_backbone, resolve_methods
 from mtpeft.backbones.fingerprint import fingerprint
 from mtpeft.codec import read_state, write_state
 from mtpeft.continual.model import ContinualModel
@@ -98,6 +98,7 @@ class Experiment:
         self.device = torch.device(top.take("device", "cpu"))
         self.with_baselines = bool(top.take("baselines", True))
         top.finish()
+        resolve_methods(method, sharing)
         self._seed_all()
         model, self.backbone_name = self._build_backbone(backbone)
         self.data_config = timm.data.resolve_model_data_config(model)

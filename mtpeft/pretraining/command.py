@@ -21,7 +21,7 @@ from mtpeft.pretraining import probe
 from mtpeft.pretraining.card import ProbeResult, write_card
 from mtpeft.pretraining.config import PretrainConfig, parse
 from mtpeft.pretraining.synthetic import load_synthetic
-from mtpeft.pretraining.trainer import Trainer, build_backbone
+from mtpeft.pretraining.trainer import Trainer, build_backbone, check_model
 
 MAX_BYTES = 12 * 2**20
 """The largest weights file that goes into the package."""
@@ -74,6 +74,7 @@ def pretrain(config: PretrainConfig, command: str) -> Path:
     `command` is only quoted in the card. The state of an unfinished run is `MODEL.resume.pt` in the output folder.
     """
     folder = Path(config.output).expanduser()
+    check_model(config.model)
     torch.set_num_threads(config.train.threads)
     probes = _probe_data(config)
     images, labels = load_synthetic(config.data, config.seed)

@@ -142,13 +142,18 @@ class Trainer:
 
 
 def build_backbone(name: str, **arguments: Any) -> VisionTransformer:
-    """A timm model without head and without trained weights. Raises `ConfigError` when it is not a plain ViT."""
+    """A timm model without head and without trained weights."""
+    model = timm.create_model(name, num_classes=0, **arguments)
+    assert isinstance(model, VisionTransformer)
+    return model
+
+
+def check_model(name: str) -> None:
+    """Raise `ConfigError` when `name` is not a timm model, or not one that can be trained here."""
     if not timm.is_model(name):
         raise UnknownNameError("model", name, timm.list_models(), "recipe key model")
-    model = timm.create_model(name, num_classes=0, **arguments)
-    if not isinstance(model, VisionTransformer):
+    if not isinstance(timm.create_model(name, num_classes=0), VisionTransformer):
         raise ConfigError(f"recipe key model: {name} is not a timm VisionTransformer")
-    return model
 
 
 def initialise(backbone: VisionTransformer) -> None:

@@ -56,8 +56,9 @@ class Case:
 
     def claimed(self) -> bool:
         """Whether the method finds its sites on this anatomy."""
+        config = self.spec.build_config(self.options)
         try:
-            select_sites(self.spec, self.spec.build_config(self.options), Anatomy(self.backbone()))
+            select_sites(self.spec, config, Anatomy(self.backbone()))
         except ConfigError:
             return False
         return True

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from mtpeft.files import sha256
+from mtpeft.pretraining import probe
 from mtpeft.pretraining.augment import move, recolour
 from mtpeft.pretraining.command import main, read_recipe
 from mtpeft.pretraining.synthetic import load_synthetic
@@ -60,6 +61,9 @@ def test_interrupted_run_resumes_to_the_same_file(
         with pytest.raises(KeyboardInterrupt):
             main([RECIPE, "--set", *changes])
     assert (tmp_path / "out" / f"{NAME}.resume.pt").exists()
+    digits = probe.digits()
+    few = probe.ProbeData(digits.name, digits.images[:100], digits.labels[:100], 60)
+    monkeypatch.setattr(probe, "digits", lambda: few)
     assert main([RECIPE, "--set", *changes]) == 0
     assert "going on after epoch 1" in capsys.readouterr().out
 
@@ -70,7 +74,7 @@ def test_interrupted_run_resumes_to_the_same_file(
     assert sorted(p.name for p in weights.parent.iterdir()) == [f"{NAME}.md", f"{NAME}.safetensors"]
     card = weights.with_suffix(".md").read_text()
     assert sha256(weights.read_bytes()) in card
-    assert re.search(r"\| scikit-learn digits \| 1000 / 797 \| \d+\.\d% \| \d+\.\d% \(", card)
+    assert re.search(r"\| scikit-learn digits \| 60 / 40 \| \d+\.\d% \| \d+\.\d% \(", card)
     loaded = timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": str(weights)})
     assert torch.equal(loaded.state_dict()["norm.weight"], stored["norm.weight"].float())
 
