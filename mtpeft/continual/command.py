@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mtpeft.continual.experiment import Experiment
-from mtpeft.continual.experiment import Progress as Callbacks
+from mtpeft.continual.progress import Progress as Callbacks
 from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read
 from mtpeft.recipe import load_recipe

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import timm
 import torch
 
-from mtpeft._version import __version__
 from mtpeft.attaching import attach, create_backbone, resolve_methods
-from mtpeft.backbones.fingerprint import fingerprint
 from mtpeft.codec import read_state, write_state
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.plugins import (
@@ -25,58 +21,17 @@ from mtpeft.continual.plugins import (
     restore_plugins,
     set_random_state,
 )
+from mtpeft.continual.progress import Curve, Position, Progress
 from mtpeft.continual.strategy import ContinualStrategy
+from mtpeft.continual.summary import summarise
 from mtpeft.continual.training import Training
-from mtpeft.counting import RULE, backbone_size
 from mtpeft.data.streams import Stream, build_stream
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines
 from mtpeft.evaluation.matrix import AccuracyMatrix, TaskMetric
-from mtpeft.evaluation.measures import compute_measures
 from mtpeft.evaluation.results import write
 from mtpeft.recipe import Section
 from mtpeft.run_folder import RunFolder
-
-
-@dataclass
-class Progress:
-    """Callbacks that show a run's progress; the defaults show nothing."""
-
-    stage: Callable[[str, int], None] = lambda text, steps: None
-    step: Callable[[], None] = lambda: None
-    message: Callable[[str], None] = lambda text: None
-
-
-@dataclass
-class Position:
-    """Where training stands: the next batch is `batch` of `epoch` of experience `experience`."""
-
-    experience: int = 0
-    epoch: int = 0
-    batch: int = 0
-
-
-@dataclass
-class Curve:
-    """The training loss, averaged over `every` steps per point."""
-
-    every: int
-    points: list[dict[str, Any]] = field(default_factory=list)
-    pending: list[float] = field(default_factory=list)
-    step: int = 0
-
-    def add(self, task: str, loss: float) -> None:
-        """One optimiser step."""
-        self.step += 1
-        self.pending.append(loss)
-        if len(self.pending) == self.every:
-            self.flush(task)
-
-    def flush(self, task: str) -> None:
-        """Make a point of what is pending; at the end of a task too, so that no point mixes two."""
-        if self.pending:
-            self.points.append({"task": task, "step": self.step, "loss": sum(self.pending) / len(self.pending)})
-            self.pending = []
 
 
 class Experiment:
@@ -235,81 +190,11 @@ class Experiment:
     # results ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> dict[str, Any]:
-        results = self.results()
+        results = summarise(self)
         self.manager.save(self.folder.path / "model")
         write(self.folder.results, results)
         self.folder.log("done")
         return results
-
-    def results(self) -> dict[str, Any]:
-        """The content of results.json (see mtpeft/evaluation/SCHEMA.md)."""
-        manager, values = self.manager, self.matrix.to_dict()
-        described = self.stream.describe()
-        counts = [manager.counts(t) for t in manager.tasks]
-        trained = sum(p.numel() for n, p in manager.trainable_parameters() if not n.startswith("heads."))
-        norm_bias = sum(
-            p.numel() for a in manager.methods if a.spec.properties.no_added_modules for p in a.parameters()
-        )
-        after = fingerprint(manager.backbone)
-        return {
-            "schema": 1,
-            "kind": "continual",
-            "name": self.name,
-            "seed": self.seed,
-            "recipe": {k: v for k, v in self.recipe.items() if k != "device"},
-            "backbone": {"name": self.backbone_name, "fingerprint": manager.fingerprint},
-            "input": {
-                "size": list(self.data_config["input_size"][1:]),
-                "mean": list(self.data_config["mean"]),
-                "std": list(self.data_config["std"]),
-                "interpolation": self.data_config["interpolation"],
-            },
-            "scenario": self.stream.kind,
-            "tasks": [
-                {
-                    "name": metric.name,
-                    "metric": metric.metric,
-                    "unit": metric.unit,
-                    "higher_is_better": metric.higher_is_better,
-                    "classes": task["classes"],
-                    "train_samples": task["train_images"],
-                    "test_samples": task["test_images"],
-                }
-                for metric, task in zip(self.metrics, described["tasks"], strict=True)
-            ],
-            "matrix": {"values": values["values"], "samples": values["samples"]},
-            "reference": {"random_init": self.reference},
-            "baselines": self.baselines,
-            "measures": [m.to_dict() for m in compute_measures(self.matrix, self.reference)],
-            "parameters": {
-                "method": trained - norm_bias,
-                "norm_bias": norm_bias,
-                "head": sum(p.numel() for p in manager.heads.parameters()),
-                "buffers": sum(c.buffers for c in counts),
-                "backbone": backbone_size(manager),
-                "trainable_per_task": self._per_task(),
-                "rule": RULE,
-            },
-            "frozen": {
-                "fingerprint_before": manager.fingerprint,
-                "fingerprint_after": after,
-                "unchanged": after == manager.fingerprint,
-            },
-            "curves": {"train_loss": self.curve.points},
-            "environment": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "timm": timm.__version__,
-                "mtpeft": __version__,
-                "threads": torch.get_num_threads(),
-            },
-        }
-
-    def _per_task(self) -> dict[str, int]:
-        names = {t.name: t.name for t in self.stream}
-        if self.stream.kind == "domain_incremental":
-            names = {t.name: self.manager.tasks[0] for t in self.stream}
-        return {name: self.manager.num_trainable(task, heads=False) for name, task in names.items()}
 
     # state --------------------------------------------------------------------------------------------------------
 

@@ -76,7 +76,9 @@ def call_mixed(
     batch = index.shape[0]
     split = [x.unflatten(0, (batch, x.shape[0] // batch)) for x in inputs]
     weights_per_sample = sum(tensor.numel() for tensor in template.tensors(key).values())
-    if weights_per_sample * batch > SLICE_ABOVE * len(banks) * sum(x.numel() for x in split):
+    # slices depend on the values of index: a compiled graph holds for all of them only where weights are gathered
+    large = weights_per_sample * batch > SLICE_ABOVE * len(banks) * sum(x.numel() for x in split)
+    if large and not torch.compiler.is_compiling():
         return _by_slices(banks, index, key, split)
     sources = [bank.tensors(key) for bank in banks]
     # with hardly a task twice, one copy straight from the tasks' weights saves copying all of them once more

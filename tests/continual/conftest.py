@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mtpeft.continual.experiment import Experiment, Progress
+from mtpeft.continual.experiment import Experiment
+from mtpeft.continual.progress import Progress
 from mtpeft.run_folder import RunFolder
 
 

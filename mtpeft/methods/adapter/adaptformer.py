@@ -50,8 +50,12 @@ class AdaptFormer(SiteModule):
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x, y (..., d) -> (..., d)."""
         x = self.norm(x) if self.norm is not None and self.norm_first else x
-        delta = self.adapter(x) * self.scale
-        return y + (self.norm(delta) if self.norm is not None and not self.norm_first else delta)
+        delta = self.adapter(x)
+        if self.norm is not None and not self.norm_first:
+            return y + self.norm(delta * self.scale)
+        if isinstance(self.scale, float):
+            return torch.add(y, delta, alpha=self.scale)  # one pass over the tokens instead of two
+        return y + delta * self.scale
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:

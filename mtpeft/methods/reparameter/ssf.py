@@ -43,7 +43,7 @@ class SSF(SiteModule):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """y with C channels on the site's channel axis -> the same shape."""
-        return y * self.site.broadcast(self.scale) + self.site.broadcast(self.shift)
+        return torch.addcmul(self.site.broadcast(self.shift), y, self.site.broadcast(self.scale))
 
     def merged(
         self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module
