@@ -20,8 +20,12 @@ import mtpeft
 from mtpeft.attaching import create_backbone
 
 METHODS: dict[str, dict[str, Any]] = {
-    "full": {}, "lora": {"rank": 8}, "adaptformer": {"bottleneck_dim": 64}, "vqt": {"num_tokens": 1},
-    "lst": {"reduction": 8}, "linear_probe": {},
+    "full": {},
+    "lora": {"rank": 8},
+    "adaptformer": {"bottleneck_dim": 64},
+    "vqt": {"num_tokens": 1},
+    "lst": {"reduction": 8},
+    "linear_probe": {},
 }
 MIB = 2**20
 

@@ -25,6 +25,7 @@ Rows = dict[str, tuple[float, float]]  # case -> milliseconds, ratio
 
 def inference(call: Callable[[], object]) -> Callable[[], object]:
     """`call` without autograd."""
+
     def run() -> object:
         with torch.inference_mode():
             return call()
@@ -76,8 +77,11 @@ def tiny(counts: tuple[int, ...], repeats: int) -> tuple[Rows, list[dict[str, An
     last = max(counts)
     return rows, [
         goal(f"ViT-Ti 32 px, mixed batch of {last} tasks / one task", rows[f"mtpeft mixed {last}"][1], 2.0),
-        goal(f"ViT-Ti 32 px, that ratio / peft's own ratio at {last} tasks",
-             rows[f"mtpeft mixed {last}"][1] / rows[f"peft mixed {last}"][1], 1.0),
+        goal(
+            f"ViT-Ti 32 px, that ratio / peft's own ratio at {last} tasks",
+            rows[f"mtpeft mixed {last}"][1] / rows[f"peft mixed {last}"][1],
+            1.0,
+        ),
     ]
 
 

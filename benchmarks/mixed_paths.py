@@ -70,11 +70,15 @@ def measure(repeats: int, backward: bool) -> list[dict[str, Any]]:
         attachment = manager.attachments[0]
         for tokens, tasks in itertools.product((5, 50, 197), (2, 4, 16, 32)):
             times = interleave(cases(attachment, tokens, tasks, backward), repeats)
-            points.append({
-                "method": label, "tokens": tokens, "tasks": tasks,
-                "gather_x_slices": round(ratio(times, "gather", "slices"), 4),
-                "ratio": round(weight_ratio(attachment, tokens, tasks), 5),
-            })
+            points.append(
+                {
+                    "method": label,
+                    "tokens": tokens,
+                    "tasks": tasks,
+                    "gather_x_slices": round(ratio(times, "gather", "slices"), 4),
+                    "ratio": round(weight_ratio(attachment, tokens, tasks), 5),
+                }
+            )
     return points
 
 

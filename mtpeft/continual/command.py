@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ DEMO = (
 
 def run(recipe: dict[str, Any], out: Path | None = None, resume: bool = False, fresh: bool = False) -> int:
     """Run a recipe to the end in its folder, or go on where the folder's checkpoint stands; prints the summary."""
-    console = Console()
+    console = _console()
     path = out or default_folder(recipe)
     if resume and not (path / "checkpoints" / "state.json").is_file():
         raise ConfigError(f"{path} has no checkpoint to resume from; leave --resume out to start")
@@ -66,7 +67,7 @@ def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = F
 
 def demo(out: Path, overrides: Sequence[str] = ()) -> int:
     """Run all recipes of the demo, print the comparison, write the common report."""
-    console = Console()
+    console = _console()
     collected = []
     for name in DEMO:
         recipe = load_recipe(name, overrides)
@@ -83,7 +84,7 @@ def demo(out: Path, overrides: Sequence[str] = ()) -> int:
 
 def evaluate(path: Path) -> int:
     """Evaluate the final state of a run on all its tasks; 1 when the numbers are not those of results.json."""
-    console = Console()
+    console = _console()
     folder = RunFolder(path, read_recipe(path))
     if not folder.results.is_file():
         raise ConfigError(f"{path} is not complete: it has no results.json; run its recipe to the end first")
@@ -95,6 +96,11 @@ def evaluate(path: Path) -> int:
         note = "" if new == old else f"  (results.json: {old:.2f})"
         console.print(f"{task['name']}: {task['metric']} {new:.2f} {task['unit']}{note}", highlight=False)
     return 0 if row == stored else 1
+
+
+def _console() -> Console:
+    """The terminal; a pipe or a file gets lines wide enough for the tables."""
+    return Console() if sys.stdout.isatty() else Console(width=116)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def _comparison(stream: Stream) -> Table:
     names = headline_measures(stream)
     known = measures_of(stream.runs[0][1])
     table = Table(title=Text(stream.title), title_justify="left")
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     table.add_column("seeds")
     for name in names:
         table.add_column(Text(with_unit(SHORT[name], known[name]["unit"])), justify="right")

@@ -6,11 +6,11 @@ stream = dict(
     type="task_incremental",
     data=dict(type="FashionMNIST"),
     num_tasks=5,
-    train_per_class=250,
-    test_per_class=100,
+    train_per_class=200,
+    test_per_class=75,
 )
 training = dict(
-    epochs=3,
+    epochs=2,
     batch_size=32,
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.01),
     schedule="cosine",

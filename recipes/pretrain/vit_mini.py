@@ -1,6 +1,8 @@
 """The embedded backbone vit_mini_patch4_32 from synthetic images alone.
 
 Command:  python tools/pretrain.py recipes/pretrain/vit_mini.py --set output=mtpeft/backbones/weights
+Result:   the packaged weights and their card, mtpeft/backbones/weights/vit_mini_patch4_32.md, with all measured numbers
+Duration: 2 minutes of drawing images (once), then half an hour of training on 2 busy cores, less on idle ones
 """
 
 model = "vit_mini_patch4_32"

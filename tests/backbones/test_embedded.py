@@ -75,7 +75,8 @@ def test_every_entry_point_of_timm_works() -> None:
     assert larger(torch.zeros(1, 3, 48, 48)).shape == (1, 128)
     gray = timm.create_model(NAME, pretrained=True, in_chans=1).eval()
     one = images[:, :1]
-    torch.testing.assert_close(gray(one), plain(one.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
+    # timm rounds the sum of the three channels' kernels to the file's own fp16, hence the tolerance.
+    torch.testing.assert_close(gray(one), plain(one.expand(-1, 3, -1, -1)), atol=5e-3, rtol=0)
 
 
 def test_normalisation_is_stated_in_config_and_card() -> None:
