@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import mtpeft
+from mtpeft.cli import main
 from mtpeft.methods import METHODS
 from mtpeft.testing import check_method, tiny_backbone
 from mtpeft.testing.case import Case, images, perturb
@@ -87,6 +88,29 @@ def test_a_method_of_ones_own_is_saved_and_loaded(gain: str, tmp_path: Path) -> 
     METHODS.discard(gain)
     with pytest.raises(mtpeft.MtpeftError, match="unknown method 'gain'"):
         mtpeft.load(tmp_path / "run", tiny_backbone("vit"))
+
+
+def test_a_file_of_ones_own_is_all_a_run_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Named in a recipe, the method trains a stream, is saved, evaluated and reported; no file of ours is edited."""
+    file = tmp_path / "gain.py"
+    file.write_text(METHOD_FILE)
+    command = ["continual", "fashion_lora", "--out", str(tmp_path / "run")]
+    for change in (
+        f"imports=['{file}']", "method.name=gain", 'stream.data={"type": "Digits"}', "stream.train_per_class=8",
+        "stream.test_per_class=4", "training.epochs=1", "baselines=False", "name=gain",
+    ):  # fmt: skip
+        command += ["--set", change]
+    try:
+        assert main(command) == 2  # rank is LoRA's
+        assert "method 'gain' has no option 'rank'" in capsys.readouterr().err
+        command[command.index("method.name=gain")] = "method={'name': 'gain', 'strength': 2.0}"
+        assert main([*command, "--fresh"]) == 0
+        assert main(["evaluate", str(tmp_path / "run")]) == 0
+        assert "gain" in (tmp_path / "run/report.html").read_text()
+        assert main(["methods", "--names"]) == 0
+        assert "gain" in capsys.readouterr().out.split()
+    finally:
+        METHODS.discard("gain")
 
 
 def test_a_name_is_registered_once(gain: str) -> None:

@@ -32,6 +32,7 @@ from mtpeft.evaluation.matrix import AccuracyMatrix, TaskMetric
 from mtpeft.evaluation.results import write
 from mtpeft.recipe import Section
 from mtpeft.run_folder import RunFolder
+from mtpeft.user_code import import_user_code
 
 
 class Experiment:
@@ -41,6 +42,7 @@ class Experiment:
         """Build backbone, manager, stream and strategy. Raises `ConfigError` and `DataError` naming recipe and key."""
         self.recipe, self.progress = recipe, progress or Progress()
         top = Section(recipe, recipe["name"])
+        import_user_code(top.take("imports", []))
         self.name, self.seed = top.take("name"), int(top.take("seed", 0))
         backbone = top.section("backbone")
         method, sharing = top.take("method"), top.take("sharing", None)
