@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import arguments, goal, show, write
+from _common import arguments, goal, show, write
 from torch import nn
 
 import mtpeft

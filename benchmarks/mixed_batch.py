@@ -12,7 +12,7 @@ from typing import Any
 
 import peft
 import torch
-from common import arguments, goal, interleave, milliseconds, ratio, show, wake, write
+from _common import arguments, goal, interleave, milliseconds, ratio, show, wake, write
 from torch import nn
 
 import mtpeft

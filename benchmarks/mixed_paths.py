@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import arguments, interleave, ratio, show, wake, write
+from _common import arguments, interleave, ratio, show, wake, write
 
 import mtpeft
 from mtpeft.attaching import create_backbone

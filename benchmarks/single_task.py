@@ -13,7 +13,7 @@ from typing import Any
 
 import mixed_batch
 import torch
-from common import arguments, interleave, milliseconds, ratio, show, wake, write
+from _common import arguments, interleave, milliseconds, ratio, show, wake, write
 from torch import nn
 
 import mtpeft
