@@ -62,7 +62,10 @@ class RowsHook:
             return output
         if not torch.is_grad_enabled():
             for key, start, stop in self.sites:
-                output[..., start:stop] = self.attachment(key, context, args[0], output[..., start:stop])
+                rows = output[..., start:stop]
+                changed = self.attachment(key, context, args[0], rows)
+                if changed is not rows:  # else it was added in place
+                    output[..., start:stop] = changed
             return output
         cuts = sorted({0, output.shape[-1], *(cut for _, *rows in self.sites for cut in rows)})
         pieces = output.split([stop - start for start, stop in itertools.pairwise(cuts)], dim=-1)

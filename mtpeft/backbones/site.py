@@ -55,6 +55,11 @@ class Site:
     #: side sites: the blocks whose outputs are tapped
     blocks: tuple[nn.Module, ...] = ()
 
+    @property
+    def fresh(self) -> bool:
+        """Whether y is a tensor made for this site alone: what a layer with weights or a residual branch gives."""
+        return self.style == "parallel" or (self.style == "output" and self.weight is not None)
+
     def own_bias(self) -> torch.Tensor | None:
         """The backbone's own bias at this site, (dim_out,), or None."""
         if self.bias is None:

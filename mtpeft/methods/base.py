@@ -58,22 +58,31 @@ class MethodConfig:
 
 
 class SiteModule(nn.Module):
-    """One site's weights and maths. Subclass it, or model it: only `forward` is needed.
+    """One site's weights and maths. Subclass it, or model it: only `forward` is needed, or `factors` in its place.
 
     `forward(x, y)` gets the site's input and output and returns the new output, for sites that have an output;
     `forward(x)` returns tokens (B, p, C) at `tokens` and `queries` sites, and keys and values, each (B, m, C), at
     `prefix` sites; `forward(*taps)` returns features (B, N, C) at the `side` site. Methods with weights at model level
     (`model_module`) get that module as keyword argument `model`.
+
+    A method of the form y + left @ right may define `factors(x)` instead, which gives left (..., k) and right (k, out),
+    and set `factored`: the product is then added to y in one pass over it.
     """
 
     #: module built once per set of weights and handed to every site: `model_module(config, sites)`
     model_module: ClassVar[type[nn.Module] | None] = None
     #: tokens sites: what leaves a block enters the next one instead of being dropped
     carry: ClassVar[bool] = False
+    #: `factors` stands for `forward`
+    factored: bool = False
 
     def __init__(self, config: Any, site: Site) -> None:
         """Subclasses create their weights here from `config` and the site's sizes."""
         super().__init__()
+
+    def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """left (..., k) and right (k, out) of the product added to the output. Only where `factored`."""
+        raise NotImplementedError(f"{type(self).__name__}.factors")
 
     def merged(
         self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from mtpeft.backbones.site import Site
 from mtpeft.methods.base import MethodConfig, MethodSpec
+from mtpeft.methods.product import add_product
 
 #: A site with more weights per activation than this, times the number of tasks, runs one slice of the batch per task;
 #: below it, copying every sample's weights and one batched call is faster (measured by benchmarks/mixed_paths.py).
@@ -28,13 +29,25 @@ class Bank(nn.Module):
         super().__init__()
         self.sites = nn.ModuleDict({site.key: spec.module(config, site) for site in sites})
         self.model = spec.module.model_module(config, sites) if spec.module.model_module is not None else None
+        self._ends = {site.key for site in sites if site.fresh}  # outputs nobody else holds
         self._places = {site.key: self._find(site.key) for site in sites}  # found once: walking modules is slow
 
     def forward(self, key: str, *inputs: torch.Tensor) -> Tensors:
         """Call the module of site `key`."""
-        if self.model is None:
-            return self.sites[key](*inputs)
-        return self.sites[key](*inputs, model=self.model)
+        module, model = self.sites[key], {} if self.model is None else {"model": self.model}
+        if not module.factored:
+            return module(*inputs, **model)
+        left, right = module.factors(inputs[0], **model)  # type: ignore[operator]
+        return (left, right) if len(inputs) == 1 else self.add(key, inputs[1], left, right)
+
+    def factored(self, key: str) -> bool:
+        """Whether site `key` adds a product: called without an output, it then gives the factors."""
+        return bool(self.sites[key].factored)
+
+    def add(self, key: str, y: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """y + left @ right; without autograd in place, where y is nobody else's."""
+        free = key in self._ends and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return add_product(y, left, right, in_place=free)
 
     def tensors(self, key: str) -> dict[str, torch.Tensor]:
         """The tensors site `key` depends on, by name: its own and those at model level."""
@@ -100,8 +113,12 @@ def call_mixed(
             return functional_call(template, weights, (key, *xs), tie_weights=False)
         return template.call_with(weights, key, *xs)
 
-    out = vmap(one, randomness="different")({name: gathered(name) for name in sources[0]}, *split)
-    return tree_map(lambda t: t.flatten(0, 1), out)
+    weights = {name: gathered(name) for name in sources[0]}
+    call = vmap(one, randomness="different")
+    if template.factored(key):
+        left, right = call(weights, split[0])
+        return template.add(key, inputs[1], left.flatten(0, 1), right)
+    return tree_map(lambda t: t.flatten(0, 1), call(weights, *split))
 
 
 def _by_slices(banks: Sequence[Bank], index: torch.Tensor, key: str, split: Sequence[torch.Tensor]) -> Tensors:

@@ -44,18 +44,19 @@ class AdaptFormer(SiteModule):
         hidden = bottleneck_width(site, config.bottleneck_dim, config.reduction)
         self.adapter = Bottleneck(site.dim, hidden, "relu", config.dropout)
         self.norm = None if config.adapter_ln == "none" else nn.LayerNorm(site.dim)
-        self.norm_first = config.adapter_ln == "in"
         self.scale = nn.Parameter(torch.tensor(config.scale)) if config.learnable_scale else config.scale
 
+        self.factored = config.adapter_ln != "out"
+
+    def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (..., d) -> s [h, 1] (..., r + 1) with h the hidden units, and [W_up, b_u]^T (r + 1, d)."""
+        left, right = self.adapter.factors(x if self.norm is None else self.norm(x))
+        return left * self.scale, right
+
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x, y (..., d) -> (..., d)."""
-        x = self.norm(x) if self.norm is not None and self.norm_first else x
-        delta = self.adapter(x)
-        if self.norm is not None and not self.norm_first:
-            return y + self.norm(delta * self.scale)
-        if isinstance(self.scale, float):
-            return torch.add(y, delta, alpha=self.scale)  # one pass over the tokens instead of two
-        return y + delta * self.scale
+        """x, y (..., d) -> (..., d), with a norm after the adapter."""
+        assert self.norm is not None
+        return y + self.norm(self.adapter(x) * self.scale)
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:

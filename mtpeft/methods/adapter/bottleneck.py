@@ -34,3 +34,9 @@ class Bottleneck(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., d) -> (..., d)."""
         return self.up(self.dropout(self.activation(self.down(x))))
+
+    def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same as left (..., r + 1) and right (r + 1, d): hidden units with a one beside them, and [W_up, b_u]^T."""
+        hidden = self.dropout(self.activation(self.down(x)))
+        right = torch.cat([self.up.weight, self.up.bias.unsqueeze(1)], dim=1).T
+        return nn.functional.pad(hidden, (0, 1), value=1.0), right

@@ -33,14 +33,16 @@ class HoulsbyConfig(MethodConfig):
 class Houlsby(SiteModule):
     """h + W_up act(W_down h + b_d) + b_u; W_up and the biases start at zero."""
 
+    factored = True
+
     def __init__(self, config: HoulsbyConfig, site: Site) -> None:
         super().__init__(config, site)
         hidden = bottleneck_width(site, config.bottleneck_dim, config.reduction)
         self.adapter = Bottleneck(site.dim, hidden, config.activation, config.dropout)
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """y (..., d) -> (..., d); x is the same tensor."""
-        return y + self.adapter(y)
+    def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (..., d) -> [h, 1] (..., r + 1) with h the hidden units, and [W_up, b_u]^T (r + 1, d)."""
+        return self.adapter.factors(x)
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:

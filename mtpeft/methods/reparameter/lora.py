@@ -41,6 +41,8 @@ class LoRAConfig(MethodConfig):
 class LoRA(SiteModule):
     """y + (alpha / r) * B A drop(x); A (r, in) kaiming-uniform, B (out, r) zero, so that training starts at the backbone."""
 
+    factored = True
+
     def __init__(self, config: LoRAConfig, site: Site) -> None:
         super().__init__(config, site)
         self.lora_A = nn.Parameter(torch.empty(config.rank, site.dim))
@@ -50,11 +52,9 @@ class LoRA(SiteModule):
         self.scale = nn.Parameter(torch.ones(())) if config.learnable_scale else None
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x (..., in), y (..., out) -> (..., out)."""
-        down = nn.functional.linear(self.dropout(x), self.lora_A)  # (..., r)
-        delta = nn.functional.linear(down, self.lora_B)
-        return y + self._scaled(delta)
+    def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (..., in) -> A drop(x) (..., r), and B^T with the scale (r, out)."""
+        return nn.functional.linear(self.dropout(x), self.lora_A), self._scaled(self.lora_B).T
 
     def merged(
         self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module
