@@ -23,7 +23,7 @@ def attach(
     backbone: str | nn.Module,
     method: Method | Sequence[Method],
     *,
-    sharing: str | None = None,
+    sharing: str | Mapping[str, Any] | None = None,
     pretrained: bool = True,
     backbone_train_mode: bool = False,
     **options: Any,
@@ -32,15 +32,16 @@ def attach(
 
     `backbone`: a timm model, or a timm name (created with `pretrained` weights and no classifier). `method`: a
     registered name with its `options` as keyword arguments, a config object, a mapping `{"name": ..., ...}` (which may
-    carry its own "sharing"), or a list of these. `sharing`: per_task (the default) or shared, or another registered
-    source. `backbone_train_mode` lets `train()` reach the frozen backbone (dropout, drop path).
+    carry its own "sharing"), or a list of these. `sharing`: per_task (the default), shared, hyperformer, polyhistor or
+    another registered source, by name or as a mapping `{"name": ..., ...}` with the source's options.
+    `backbone_train_mode` lets `train()` reach the frozen backbone (dropout, drop path).
 
     Raises `UnknownNameError` and `ConfigError` before anything on the backbone is changed.
     """
     resolved = resolve_methods(method, sharing, options)
     model = create_backbone(backbone, pretrained) if isinstance(backbone, str) else backbone
     anatomy = Anatomy(model)
-    attachments = [Attachment(spec, config, anatomy, source) for spec, config, source in resolved]
+    attachments = [Attachment(spec, config, anatomy, *_named(source)) for spec, config, source in resolved]
     parameter = next(model.parameters())
     for attachment in attachments:
         attachment.to(device=parameter.device, dtype=parameter.dtype)
@@ -48,8 +49,10 @@ def attach(
 
 
 def resolve_methods(
-    method: Method | Sequence[Method], sharing: str | None = None, options: Mapping[str, Any] | None = None
-) -> list[tuple[MethodSpec, MethodConfig, str]]:
+    method: Method | Sequence[Method],
+    sharing: str | Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[tuple[MethodSpec, MethodConfig, str | Mapping[str, Any]]]:
     """What `attach` makes of its method argument: specs, configs and weight sources; raises before anything is built."""
     several = not isinstance(method, (str, MethodConfig, Mapping))
     methods: list[Method] = list(method) if several else [method]  # type: ignore[arg-type, list-item]
@@ -59,7 +62,7 @@ def resolve_methods(
         )
     resolved = [_resolve(m, dict(options or {}), sharing) for m in methods]
     for _, _, source in resolved:
-        SHARINGS.get(source)
+        SHARINGS.get(_named(source)[0])
     return resolved
 
 
@@ -83,7 +86,18 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__} {str(error).strip().partition(chr(10))[0][:120]}".strip()
 
 
-def _resolve(method: Method, options: dict[str, Any], sharing: str | None) -> tuple[MethodSpec, MethodConfig, str]:
+def _named(source: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A weight source's name and options."""
+    if isinstance(source, str):
+        return source, {}
+    if "name" not in source:
+        raise ConfigError(f"a sharing mapping needs a 'name', got keys {sorted(source)}")
+    return str(source["name"]), {k: v for k, v in source.items() if k != "name"}
+
+
+def _resolve(
+    method: Method, options: dict[str, Any], sharing: str | Mapping[str, Any] | None
+) -> tuple[MethodSpec, MethodConfig, str | Mapping[str, Any]]:
     if isinstance(method, MethodConfig):
         if options:
             raise ConfigError(f"options {sorted(options)} beside a config object; use dataclasses.replace(config, ...)")
@@ -101,4 +115,4 @@ def _resolve(method: Method, options: dict[str, Any], sharing: str | None) -> tu
             method, options = values.pop("name"), values
         spec = METHODS.get(str(method))
         config = spec.build_config(options)
-    return spec, config, sharing or ("shared" if spec.own_weights else "per_task")
+    return spec, config, sharing or spec.sharings[0]

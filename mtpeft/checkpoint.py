@@ -47,7 +47,12 @@ def describe(manager: TaskManager) -> dict[str, Any]:
             "forced": manager.forced,
         },
         "methods": [
-            {"name": a.spec.name, "sharing": a.sharing_name, "config": dataclasses.asdict(a.config)}
+            {
+                "name": a.spec.name,
+                "sharing": a.sharing_name,
+                "sharing_options": a.sharing_options,
+                "config": dataclasses.asdict(a.config),
+            }
             for a in manager.methods
         ],
         "tasks": [
@@ -108,7 +113,10 @@ def load(
 
     manifest = read_manifest(path)
     tensors = _read_weights(Path(path), manifest)
-    methods = [{"name": m["name"], "sharing": m["sharing"], **m["config"]} for m in manifest["methods"]]
+    methods = [
+        {"name": m["name"], "sharing": {"name": m["sharing"], **m.get("sharing_options", {})}, **m["config"]}
+        for m in manifest["methods"]
+    ]
     manager = attach(backbone, methods)
     try:
         _check_backbone(manager, manifest["backbone"], path, force)

@@ -42,9 +42,9 @@ def count(manager: TaskManager, task: str) -> Counts:
     """Count the weights of one task."""
     method = norm_bias = buffers = 0
     for attachment in manager.methods:
-        bank: nn.Module = attachment.weights.bank(task)
-        trained = sum(p.numel() for p in bank.parameters() if p.requires_grad)
-        buffers += sum(b.numel() for b in bank.buffers())
+        modules: list[nn.Module] = attachment.weights.modules_of(task)
+        trained = sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
+        buffers += sum(b.numel() for module in modules for b in module.buffers())
         if attachment.spec.properties.no_added_modules:
             norm_bias += trained
         else:

@@ -1,4 +1,4 @@
-"""Hooks: how a site module gets its inputs and where its output goes.
+"""Installation of all hooks of a manager on its backbone, and their removal.
 
 Every hook is an object that holds its attachment, site and runtime as attributes, so that deep copies and pickles of a
 manager are independent of the original. A hook without a selected task leaves everything as it is.
@@ -7,148 +7,29 @@ manager are independent of the original. A hook without a selected task leaves e
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from mtpeft.attachment import Attachment
 from mtpeft.backbones.anatomy import Anatomy
-from mtpeft.backbones.attention import InstrumentedAttention, has_positions
+from mtpeft.backbones.attention import InstrumentedAttention, attention_family, has_positions
 from mtpeft.backbones.site import Site
-from mtpeft.runtime import Context, Runtime
-from mtpeft.token_hooks import QueryHook, TokenHook, TokenSource
-
-
-class SiteHook:
-    """Base of hooks with one attachment and one site."""
-
-    def __init__(self, attachment: Attachment, site: Site, runtime: Runtime) -> None:
-        """The hook acts whenever `runtime` has a context."""
-        self.attachment, self.site, self.runtime = attachment, site, runtime
-
-    def module(self, context: Context, *inputs: torch.Tensor) -> Any:
-        """The site's module under the current selection."""
-        return self.attachment(self.site.key, context, *inputs)
-
-
-class OutputHook(SiteHook):
-    """Forward hook: the module's output becomes `module(x, y)`."""
-
-    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        """Called by the module this hook is on."""
-        context = self.runtime.context
-        return output if context is None else self.module(context, args[0], output)
-
-
-class RowsHook:
-    """Forward hook for sites that are rows of one output, such as q and v of a fused qkv.
-
-    Without autograd the rows are written in place. With it one split and one concatenation serve all sites: in-place
-    writes into slices would cost several passes over the whole gradient per site.
-    """
-
-    def __init__(self, attachment: Attachment, runtime: Runtime) -> None:
-        """`sites` are added as they are installed; their rows do not overlap."""
-        self.attachment, self.runtime = attachment, runtime
-        self.sites: list[tuple[str, int, int]] = []
-
-    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        """Called by the module this hook is on."""
-        context = self.runtime.context
-        if context is None:
-            return output
-        if not torch.is_grad_enabled():
-            for key, start, stop in self.sites:
-                rows = output[..., start:stop]
-                changed = self.attachment(key, context, args[0], rows)
-                if changed is not rows:  # else it was added in place
-                    output[..., start:stop] = changed
-            return output
-        cuts = sorted({0, output.shape[-1], *(cut for _, *rows in self.sites for cut in rows)})
-        pieces = output.split([stop - start for start, stop in itertools.pairwise(cuts)], dim=-1)
-        parts = dict(zip(cuts, pieces, strict=False))
-        for key, start, _ in self.sites:
-            parts[start] = self.attachment(key, context, args[0], parts[start]).to(output.dtype)
-        return torch.cat(list(parts.values()), dim=-1)
-
-
-class InputHook(SiteHook):
-    """Forward pre-hook: the module's first input becomes `module(x, x)`."""
-
-    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Called by the module this hook is on."""
-        context = self.runtime.context
-        return args if context is None else (self.module(context, args[0], args[0]), *args[1:])
-
-
-class ParallelSource(SiteHook):
-    """Keeps the input of a branch until the branch ends; a pre-hook or a hook, as the site says."""
-
-    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor | None = None) -> None:
-        """Called by the module this hook is on."""
-        context = self.runtime.context
-        if context is not None:
-            value = output if self.site.source_is_output else args[0]
-            context.store[self.attachment, self.site.key] = value
-
-
-class ParallelHook(SiteHook):
-    """Forward hook at the end of a branch: its output becomes `module(x, y)` with x the branch's input."""
-
-    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        """Called by the module this hook is on."""
-        context = self.runtime.context
-        if context is None:
-            return output
-        x = context.store.pop((self.attachment, self.site.key))
-        return self.module(context, x.reshape(output.shape), output)
-
-
-class PrefixHook(SiteHook):
-    """Keys and values in front of a layer's own, called by the instrumented attention."""
-
-    calibrated = False  # whether the method divides its prefix's attention by its own sum (set on installation)
-
-    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Called by the module this hook is on."""
-        context = self.runtime.context
-        if context is None:
-            empty = x.new_zeros(x.shape[0], 0, self.site.dim_out)
-            return empty, empty
-        return self.module(context, x)
-
-
-class TapHook:
-    """Collects block outputs (and the first block's input) for a side network, detached."""
-
-    def __init__(self, runtime: Runtime, key: Any, first: bool) -> None:
-        """`first`: a pre-hook that starts a new collection."""
-        self.runtime, self.key, self.first = runtime, key, first
-
-    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor | None = None) -> None:
-        """Called by the module this hook is on."""
-        context = self.runtime.context
-        if context is None:
-            return
-        if self.first:
-            context.store[self.key] = []
-        value = args[0] if output is None else output
-        context.store[self.key].append(value.detach())
-
-
-class SideHook(SiteHook):
-    """Forward hook on the final norm: the side network's output takes its place, once all taps are there."""
-
-    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        """Called by the module this hook is on."""
-        context = self.runtime.context
-        taps = [] if context is None else context.store.get((self.attachment, "taps"), [])
-        if context is None or len(taps) != self.site.depth + 1:
-            return output
-        return self.module(context, *taps)
+from mtpeft.runtime import Runtime
+from mtpeft.site_hooks import (
+    InputHook,
+    LogitHook,
+    OutputHook,
+    ParallelHook,
+    ParallelSource,
+    PrefixHook,
+    RowsHook,
+    SideHook,
+    TapHook,
+)
+from mtpeft.stream_hooks import StageHook, StreamHook
+from mtpeft.token_hooks import QueryHook, TokenHook, TokenSource, WindowTokenHook, merging_before
 
 
 def carries_hooks(backbone: nn.Module) -> bool:
@@ -173,11 +54,15 @@ class Installation:
     def _install(self) -> None:
         self.handles: list[Any] = []
         self.instruments: dict[nn.Module, InstrumentedAttention] = {}
-        self.token_hooks: dict[int, TokenHook] = {}
+        self.token_hooks: dict[int, TokenHook | WindowTokenHook] = {}
         self.rows_hooks: dict[tuple[Attachment, nn.Module], RowsHook] = {}
         for attachment in self.attachments:
             for site in attachment.selected:
                 getattr(self, f"_{site.style}")(attachment, site)
+        for position, stage in enumerate(self.anatomy.stages):
+            self._hook(self._block(stage.block), StageHook(self.runtime, position))
+        for attachment in self.attachments:
+            self._streams(attachment)
 
     def remove(self) -> None:
         """Remove hooks and give every attention module its own forward back."""
@@ -236,19 +121,32 @@ class Installation:
         hook.calibrated = bool(getattr(attachment.config, "calibrated", False))
         self.instrument(site.attention).prefix_sources.append(hook)
 
+    def _logits(self, attachment: Attachment, site: Site) -> None:
+        assert site.attention is not None
+        self.instrument(site.attention).logit_sources.append(LogitHook(attachment, site, self.runtime))
+
     def _tokens(self, attachment: Attachment, site: Site) -> None:
         assert site.block is not None
         carry = attachment.spec.module.carry
-        self._token_hook(site.block).sources.append(TokenSource(attachment, site.key, site.block, keep=carry))
+        last = site.depth - 1
+        source = TokenSource(attachment, site.key, site.block, keep=carry and site.block < last)
+        self._token_hook(site.block).sources.append(source)
         if carry:
             for block in range(site.block + 1, site.depth):
-                self._token_hook(block).sources.append(TokenSource(attachment, None, block, keep=True))
+                merging = merging_before(self.anatomy, block)
+                source = TokenSource(attachment, None, block, keep=block < last, merging=merging)
+                self._token_hook(block).sources.append(source)
 
-    def _token_hook(self, index: int) -> TokenHook:
+    def _token_hook(self, index: int) -> TokenHook | WindowTokenHook:
         if index not in self.token_hooks:
-            block: Any = self.anatomy.backbone.get_submodule(self.anatomy.blocks[index])
-            instrument = self.instrument(block.attn) if has_positions(block.attn) else None
-            hook = self.token_hooks[index] = TokenHook(self.runtime, self.anatomy.prefix_tokens, instrument)
+            block: Any = self._block(index)
+            hook: TokenHook | WindowTokenHook
+            if attention_family(block.attn) == "window":
+                hook = WindowTokenHook(self.runtime, self.instrument(block.attn))
+            else:
+                instrument = self.instrument(block.attn) if has_positions(block.attn) else None
+                hook = TokenHook(self.runtime, self.anatomy.prefix_tokens, instrument)
+            self.token_hooks[index] = hook
             self._hook(block, hook.insert, pre=True, kwargs=True)
             self._hook(block, hook.remove)
         return self.token_hooks[index]
@@ -259,10 +157,23 @@ class Installation:
         instrument.recording = True
         self._hook(site.module, QueryHook(attachment, site, self.runtime, instrument), kwargs=True)
 
+    def _block(self, index: int) -> nn.Module:
+        return self.anatomy.backbone.get_submodule(self.anatomy.blocks[index])
+
+    def _streams(self, attachment: Attachment) -> None:
+        begin, blocks = 0, attachment.factory.stream_blocks
+        for position, stage in enumerate(self.anatomy.stages):
+            siblings = tuple(b for b in blocks if begin <= b <= stage.block)
+            for block in siblings:
+                last = stage is self.anatomy.stages[-1]
+                hook = StreamHook(attachment, self.runtime, block, position, siblings, last)
+                self._hook(self._block(block), hook)
+            begin = stage.block + 1
+
     def _side(self, attachment: Attachment, site: Site) -> None:
         key = (attachment, "taps")
-        for index, path in enumerate(self.anatomy.blocks):
-            block = self.anatomy.backbone.get_submodule(path)
+        for index in range(len(self.anatomy.blocks)):
+            block = self._block(index)
             if index == 0:
                 self._hook(block, TapHook(self.runtime, key, first=True), pre=True)
             self._hook(block, TapHook(self.runtime, key, first=False))

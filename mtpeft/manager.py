@@ -15,10 +15,12 @@ from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.fingerprint import classifier_parameters, fingerprint
 from mtpeft.counting import Counts, count, render_table
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
+from mtpeft.features import Features, extract, prepare, rows_of
 from mtpeft.heads import HEADS, GrowingHead
 from mtpeft.hooks import Installation, carries_hooks
 from mtpeft.merging import merged_backbone
-from mtpeft.runtime import Context, Runtime, Selection
+from mtpeft.runtime import Runtime, Selection
+from mtpeft.sharing.generated import Generated
 
 GROWING = "growing"
 TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ \-]*")
@@ -51,15 +53,16 @@ class TaskManager(nn.Module):
         self.frozen_tasks: set[str] = set()
         self.forced = False  # loaded onto a backbone with another fingerprint, at the user's word
         self.runtime = Runtime()
-        self.own_weights = any(a.spec.own_weights for a in attachments)
-        self.backbone_train_mode = backbone_train_mode or self.own_weights
-        self.fingerprint = fingerprint(backbone)
         self._required = {name: p.requires_grad for name, p in backbone.named_parameters()}
+        self.owned = {n for a in attachments if a.spec.owned for n in a.spec.owned(a.config, anatomy)}
+        self.own_weights = bool(self.owned)
+        self.backbone_train_mode = backbone_train_mode or len(self.owned) == len(self._required)
+        self.fingerprint = fingerprint(backbone)
         self._modes = {path: module.training for path, module in backbone.named_modules()}
         self._original = copy.deepcopy(backbone.state_dict()) if self.own_weights else None
         classifier = classifier_parameters(backbone)
-        for parameter in backbone.parameters():
-            parameter.requires_grad_(self.own_weights and parameter not in classifier)
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name in self.owned and parameter not in classifier)
         self._installation = Installation(anatomy, list(attachments), self.runtime)
         self.train(backbone.training)
 
@@ -163,7 +166,7 @@ class TaskManager(nn.Module):
         self._check_images(images)
         if task is None or isinstance(task, str):
             name = self._default(task)
-            features = self._features(images, Selection((name,)))
+            features = extract(self, images, Selection((name,)), self._kinds((name,)))
             return self._apply_head(name, features)
         names = list(task)
         if len(names) != images.shape[0]:
@@ -176,26 +179,38 @@ class TaskManager(nn.Module):
 
     def forward_indexed(self, images: torch.Tensor, tasks: Sequence[str], index: torch.Tensor) -> dict[str, Any]:
         """As `forward` with one task per image, given as `index` (B,) into `tasks`; compiles to one graph."""
-        features = self._features(images, Selection(tuple(tasks), index))
+        features = extract(self, images, Selection(tuple(tasks), index), self._kinds(tasks))
         outputs = {}
         for position, name in enumerate(tasks):
             rows = (index == position).nonzero().squeeze(1)
-            outputs[name] = (rows, self._apply_head(name, {kind: f[rows] for kind, f in features.items()}))
+            outputs[name] = (rows, self._apply_head(name, rows_of(features, rows)))
         return outputs
 
     def forward_tasks(self, images: torch.Tensor, tasks: Sequence[str]) -> dict[str, Any]:
-        """Several tasks for every image: {task: output}; one backbone pass where the tasks share all weights."""
+        """Several tasks for every image: {task: output}.
+
+        One backbone pass where the methods allow it (shared weights, task streams), else one per task, under weights
+        that are generated for all of them at once.
+        """
+        self._check_images(images)
         for name in tasks:
             self._check(name)
-        if all(a.weights.bank(t) is a.weights.bank(tasks[0]) for a in self.methods for t in tasks):
-            features = self._features(images, Selection((tasks[0],)), self._kinds(tasks))
-            return {name: self._apply_head(name, features) for name in tasks}
-        return {name: self(images, name) for name in tasks}
+        names, kinds = tuple(tasks), self._kinds(tasks)
+        if not all(a.weights.single_pass or not a.selected for a in self.methods):
+            prepared = prepare(self, names)
+            single = {t: extract(self, images, Selection((t,)), self._kinds((t,)), prepared) for t in names}
+            return {t: self._apply_head(t, features) for t, features in single.items()}
+        features = extract(self, images, Selection(names, each=True), kinds)
+        if not any(a.spec.stream for a in self.methods):
+            return {t: self._apply_head(t, features) for t in names}
+        count = len(images)
+        parts = [slice(i * count, (i + 1) * count) for i in range(len(names))]
+        return {t: self._apply_head(t, rows_of(features, part)) for t, part in zip(names, parts, strict=True)}
 
     def features(self, images: torch.Tensor, task: str | None = None) -> torch.Tensor:
         """Pooled features (B, feature_dim) of one task."""
         self._check_images(images)
-        return self._features(images, Selection((self._default(task),)), ("pooled",))["pooled"]
+        return extract(self, images, Selection((self._default(task),)), ("pooled",))["pooled"]
 
     @property
     def feature_dim(self) -> int:
@@ -239,8 +254,13 @@ class TaskManager(nn.Module):
 
     def trained_state(self) -> dict[str, torch.Tensor]:
         """Everything that is trained or mutated, by name: methods, heads, and the backbone where it is trained."""
-        own = (lambda n: True) if self.own_weights else (lambda n: not n.startswith("backbone."))
-        return {name: tensor for name, tensor in self.state_dict().items() if own(name)}
+        moving = set(self.owned)
+        if self.owned and self.backbone_train_mode:  # then its buffers may move too
+            moving |= {name for name, _ in self.backbone.named_buffers()}
+        state = self.state_dict()
+        return {
+            n: t for n, t in state.items() if not n.startswith("backbone.") or n.removeprefix("backbone.") in moving
+        }
 
     @property
     def isolated(self) -> bool:
@@ -259,6 +279,21 @@ class TaskManager(nn.Module):
         self._check(task)
         with self._unhooked():
             return merged_backbone(self, task)
+
+    def to_per_task(self) -> None:
+        """Freeze generated weights (Hyperformer, Polyhistor) to plain ones of each task, and drop their hypernetworks.
+
+        Outputs stay as they are; from here on the tasks are trained, saved and loaded apart. Tasks added later start anew.
+        """
+        generated = [a for a in self.methods if isinstance(a.weights, Generated)]
+        if not generated:
+            raise ConfigError(f"nothing is generated: the sharing is {[a.sharing_name for a in self.methods]}")
+        for attachment in generated:
+            attachment.to_per_task(self.tasks)
+        self._match_backbone()
+        self.train(self.training)
+        for name in self.frozen_tasks:
+            self.freeze_task(name)
 
     def detach(self) -> nn.Module:
         """Remove every hook and give the backbone back as it was: the same object, the same bits."""
@@ -279,39 +314,11 @@ class TaskManager(nn.Module):
 
     # inside -------------------------------------------------------------------------------------------------------
 
-    def _features(
-        self, images: torch.Tensor, selection: Selection, kinds: Iterable[str] | None = None
-    ) -> dict[str, torch.Tensor]:
-        """One backbone pass: the features the heads of the selected tasks read."""
-        if kinds is None:
-            kinds = self._kinds(selection.tasks)
-        backbone: Any = self.backbone
-        checkpoints = _checkpoints(backbone)
-        context = self.runtime.context = Context(selection, runs_once=not checkpoints)
-        try:
-            raw = backbone.forward_features(images)
-            features: dict[str, torch.Tensor] = {}
-            for kind in kinds:
-                features[kind] = self._pooled(raw, context) if kind == "pooled" else self.anatomy.feature_map(raw)
-            if checkpoints:
-                self.runtime.restore_in_backward(features.values())
-        finally:
-            self.runtime.reset()
-        return features
-
     def _kinds(self, tasks: Iterable[str]) -> set[str]:
         """What the heads of `tasks` read."""
         return {getattr(self.head(task), "reads", "pooled") for task in tasks}
 
-    def _pooled(self, raw: torch.Tensor, context: Context) -> torch.Tensor:
-        backbone: Any = self.backbone
-        pooled = backbone.forward_head(raw, pre_logits=True)
-        for attachment in self.methods:
-            read = [v for k, v in context.store.items() if k[0] is attachment and k[1] == "queries"]
-            pooled = attachment.spec.module.combine(pooled, read)
-        return pooled
-
-    def _apply_head(self, task: str, features: dict[str, torch.Tensor]) -> Any:
+    def _apply_head(self, task: str, features: Features) -> Any:
         head = self.head(task)
         return head(features[getattr(head, "reads", "pooled")])
 
@@ -324,21 +331,25 @@ class TaskManager(nn.Module):
                 raise ConfigError("a growing head needs num_classes of the task")
             return self.heads[GROWING] if GROWING in self.heads else kind(self.feature_dim), {"name": head, **options}
         dim = self.feature_dim if kind.reads == "pooled" else self.anatomy.feature_dim
+        sizes: dict[str, Any] = {}
         if kind.reads == "map":
             options.setdefault("stride", self.anatomy.image_size[0] // self.anatomy.grid[0])
+        elif kind.reads == "stages":
+            sizes = {"stages": self.anatomy.stages, "image_size": self.anatomy.image_size}
         try:
-            return kind(dim, **options), {"name": head, **options}
+            return kind(dim, **sizes, **options), {"name": head, **options}
         except TypeError as error:
             raise ConfigError(f"head {head!r}: {error}".replace(f"{kind.__name__}.__init__() ", "")) from None
 
     def _own_modules(self, task: str) -> list[nn.Module]:
         head = self.head(task)
         own: list[nn.Module] = [head.part(task) if isinstance(head, GrowingHead) else head]
-        return own + [a.weights.bank(task) for a in self.methods if a.weights.isolated]
+        return own + [module for a in self.methods for module in a.weights.own_modules(task)]
 
     def _used_modules(self, task: str) -> list[nn.Module]:
         backbone = [self.backbone] if self.own_weights else []
-        return [*self._own_modules(task), *(a.weights.bank(task) for a in self.methods), *backbone]
+        used = [module for a in self.methods for module in a.weights.modules_of(task)]
+        return [*self._own_modules(task), *used, *backbone]
 
     def _match_backbone(self) -> None:
         reference = next(self.backbone.parameters())
@@ -374,7 +385,3 @@ class TaskManager(nn.Module):
 
 def _key(task: str) -> str:
     return f"task={task}"
-
-
-def _checkpoints(backbone: nn.Module) -> bool:
-    return any(getattr(module, "grad_checkpointing", False) for module in backbone.modules())

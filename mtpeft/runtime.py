@@ -11,10 +11,13 @@ import torch
 
 @dataclass(eq=False)
 class Selection:
-    """The tasks of a batch: one, or several with `index` (B,), the position in `tasks` of each sample's task."""
+    """The tasks of a batch: one, several with `index` (B,), the position in `tasks` of each sample's task, or several
+    for each sample alike (`each`; only where all methods serve them in one pass).
+    """
 
     tasks: tuple[str, ...]
     index: torch.Tensor | None = None
+    each: bool = False
 
 
 @dataclass(eq=False)
@@ -22,11 +25,14 @@ class Context:
     """One forward: its selection and a store for values that pass between hooks.
 
     `runs_once` is False under gradient checkpointing: blocks that run again must compute all they did the first time.
+    `stages` asks for the features at the stage ends. `prepared` holds what weight sources made for this forward.
     """
 
     selection: Selection
     store: dict[Any, Any] = field(default_factory=dict)
     runs_once: bool = True
+    stages: bool = False
+    prepared: dict[Any, Any] = field(default_factory=dict)
 
 
 class Runtime:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mtpeft.attachment import Attachment
+from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.attention import InstrumentedAttention
 from mtpeft.backbones.site import Site
 from mtpeft.runtime import Context, Runtime
@@ -16,18 +17,27 @@ from mtpeft.runtime import Context, Runtime
 
 @dataclass(eq=False)
 class TokenSource:
-    """Where the prompts of one block come from: a site module, or (site None) what left the block before."""
+    """Where the prompts of one block come from: a site module, or (site None) what left the block before.
+
+    `merging` is the patch merging between the two blocks. It sees each prompt four times along the channels, as the
+    authors of VPT pass prompts from stage to stage of Swin: a map whose 2 x 2 cells hold one prompt each does that.
+    """
 
     attachment: Attachment
     site: str | None
     block: int
     keep: bool
+    merging: nn.Module | None = None
 
     def tokens(self, context: Context, x: torch.Tensor) -> torch.Tensor:
         """Prompts (B, p, C) for block input x (B, N, C)."""
         if self.site is not None:
             return self.attachment(self.site, context, x).to(x.dtype)
-        return context.store[self.attachment, "carry", self.block - 1]
+        carried = context.store[self.attachment, "carry", self.block - 1]
+        if self.merging is None:
+            return carried
+        cells = carried.repeat_interleave(2, dim=1).unsqueeze(1).expand(-1, 2, -1, -1)
+        return self.merging(cells).squeeze(1)
 
     def leave(self, context: Context, tokens: torch.Tensor) -> None:
         """Keep what left the block for the next one. Keyed by block: checkpointing runs blocks again, backwards."""
@@ -74,6 +84,73 @@ class TokenHook:
             source.leave(context, output[:, start : start + length])
             start += length
         return torch.cat([output[:, : self.prefix_tokens], output[:, start:]], dim=1)
+
+
+class WindowTokenHook:
+    """Lets every window of one block see the same prompts; the map that passes through the block has no room for them.
+
+    The windows' own queries find the prompts' keys and values in front of theirs, the projections the block itself makes of the
+    normed prompts. Prompts that go on to the next block then read every window themselves: their attention is averaged
+    over the windows, and residuals, second norm and MLP follow as for any token.
+    """
+
+    calibrated = False  # the prompts share the windows' softmax
+
+    def __init__(self, runtime: Runtime, instrument: InstrumentedAttention) -> None:
+        """`instrument` is the block's own attention; it asks this hook for keys and values."""
+        self.runtime, self.instrument = runtime, instrument
+        self.sources: list[TokenSource] = []
+        instrument.prefix_sources.append(self)
+
+    def insert(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook with keyword arguments."""
+        context = self.runtime.context
+        if context is None:
+            return
+        x = args[0].flatten(1, 2)
+        prompts = [source.tokens(context, x) for source in self.sources]
+        context.store[self, "prompts"] = prompts
+        context.store[self, "pair"] = self.instrument.keys_values(block.norm1(torch.cat(prompts, dim=1)))
+        self.instrument.recording = any(source.keep for source in self.sources)
+
+    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Windows (B nW, A, C), an image's in a row -> the prompts' keys and values, each (B nW, p, C)."""
+        context = self.runtime.context
+        if context is None:
+            empty = x.new_zeros(x.shape[0], 0, self.instrument.attn.proj.in_features)
+            return empty, empty
+        keys, values = context.store[self, "pair"]
+        windows = x.shape[0] // keys.shape[0]
+        return keys.repeat_interleave(windows, dim=0), values.repeat_interleave(windows, dim=0)
+
+    def remove(self, block: Any, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        """Forward hook; the block's output stays as it is."""
+        context = self.runtime.context
+        if context is None:
+            return
+        prompts = context.store.pop((self, "prompts"))
+        if self.instrument.recording:
+            tokens = torch.cat(prompts, dim=1)
+            tokens = tokens + block.drop_path1(self.instrument.read(block.norm1(tokens)))
+            tokens = tokens + block.drop_path2(block.mlp(block.norm2(tokens)))
+            for source, part in zip(self.sources, tokens.split([p.shape[1] for p in prompts], dim=1), strict=True):
+                source.leave(context, part)
+        del context.store[self, "pair"]
+        self.instrument.recording, self.instrument.recorded = False, None
+
+
+def merging_before(anatomy: Anatomy, block: int) -> nn.Module | None:
+    """The module between `block` and the one before that changes the resolution, or None within a stage."""
+    before, after = (anatomy.calls[anatomy.backbone.get_submodule(p)] for p in anatomy.blocks[block - 1 : block + 1])
+    if before.output_shape == after.input_shape:
+        return None
+    shapes = before.output_shape, after.input_shape
+    between = {
+        call.order: module
+        for module, call in anatomy.calls.items()
+        if before.order < call.order < after.order and (call.input_shape, call.output_shape) == shapes
+    }
+    return between[max(between)]  # a whole stage may have these shapes too; it begins before its merging
 
 
 class QueryHook:

@@ -342,7 +342,7 @@ def test_mistakes_are_one_line_and_change_nothing(mistake: Any, message: str) ->
 
 
 ATTACH_ERRORS: list[tuple[Any, dict[str, Any], str]] = [
-    ("lorra", {}, "unknown method 'lorra'. Did you mean 'lora'?"),
+    ("lorra", {}, "unknown method 'lorra'. Did you mean 'lora'"),
     ("lora", {"ranks": 4}, "method 'lora' has no option 'ranks'. Did you mean 'rank'?"),
     ("lora", {"sharing": "shard"}, "unknown sharing 'shard'. Did you mean 'shared'?"),
     ("full", {"sharing": "per_task"}, "method 'full' trains the backbone's own weights, which all tasks share"),

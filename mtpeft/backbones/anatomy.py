@@ -16,6 +16,7 @@ from torch import nn
 from mtpeft.backbones.attention import attention_family
 from mtpeft.backbones.site import Site
 from mtpeft.backbones.site_builders import block_sites, model_sites
+from mtpeft.backbones.stages import Stage, find_stages
 from mtpeft.errors import ConfigError, UnknownNameError
 
 BLOCK_PARTS = ("norm1", "attn", "norm2", "mlp", "drop_path1", "drop_path2")
@@ -36,7 +37,7 @@ class Call:
 class Anatomy:
     """Where a timm backbone keeps its sites.
 
-    Attributes: `blocks` (paths in the order they run), `sites`, `feature_dim` (width of pooled features), `layout` of
+    Attributes: `blocks` (paths in the order they run), `stages`, `sites`, `feature_dim` (width of pooled features), `layout` of
     `forward_features` ("NLC", "NHWC" or "NCHW"), `grid` (final height and width), `prefix_tokens`, `image_size`,
     `input_size` (channels, height, width). Raises `ConfigError` when the model has no usable structure.
     """
@@ -84,6 +85,7 @@ class Anatomy:
                 raise ConfigError(
                     f"{name} is not supported: {path}.attn ({type(attn).__name__}) has no known projections"
                 )
+        self.stages: tuple[Stage, ...] = find_stages(self)
         self.sites: list[Site] = [*model_sites(self), *block_sites(self)]
 
     def _layout(self, shape: tuple[int, ...]) -> tuple[str, tuple[int, int]]:
@@ -148,6 +150,18 @@ class Anatomy:
             return features
         patches = features[:, self.prefix_tokens :].transpose(1, 2)
         return patches.unflatten(2, self.sites[0].grid_of(patches.shape[2]))
+
+    def finish(self, output: torch.Tensor) -> torch.Tensor:
+        """The last block's output -> what `forward_features` gives: the final norm, in the model's own layout."""
+        last = self.calls[self.backbone.get_submodule(self.blocks[-1])]
+        norms = [s.module for s in self.sites if "norms" in s.tags and s.block is None]
+        for norm in norms:
+            call = self.calls[norm]
+            if call.order > last.order and call.input_shape == last.output_shape:
+                output = norm(output)
+        if self.layout != "NCHW":
+            return output
+        return output.transpose(1, 2).unflatten(2, self.sites[0].grid_of(output.shape[1]))
 
     def parameter(self, name: str | None) -> torch.Tensor | None:
         """A parameter of the backbone by its dotted name, or None."""

@@ -1,12 +1,14 @@
-"""A linear head for dense tasks: one value per channel and pixel."""
+"""Linear heads for dense tasks: one value per channel and pixel."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import nn
 
+from mtpeft.backbones.stages import Stage
 from mtpeft.heads.base import Head, register_head
 
 
@@ -28,3 +30,30 @@ class DenseLinearHead(Head):
         """(B, C, H, W) -> (B, channels, H * stride, W * stride)."""
         out = self.conv(features)
         return nn.functional.interpolate(out, scale_factor=self.stride, mode="bilinear", align_corners=False)
+
+
+@register_head("stage_linear")
+class StageLinearHead(Head):
+    """A 1x1 convolution on the features of every stage, enlarged to the image and added: a linear probe of all scales.
+
+    Hariharan et al., "Hypercolumns for Object Segmentation and Fine-grained Localization", CVPR 2015, section 2.
+    """
+
+    reads: ClassVar[str] = "stages"
+
+    def __init__(self, dim: int, channels: int, stages: Sequence[Stage], image_size: tuple[int, int]) -> None:
+        """`channels` outputs; `dim` is the width of the last stage, after the final norm."""
+        super().__init__()
+        dims = [*(stage.dim for stage in stages[:-1]), dim]
+        self.convs = nn.ModuleList([nn.Conv2d(d, channels, 1, bias=i == 0) for i, d in enumerate(dims)])
+        self.image_size = image_size
+        for conv in self.convs:
+            nn.init.trunc_normal_(conv.weight, std=0.02)  # type: ignore[arg-type]
+        nn.init.zeros_(self.convs[0].bias)  # type: ignore[arg-type]
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Maps (B, C_i, H_i, W_i) -> (B, channels, H, W)."""
+        size = self.image_size
+        maps = [conv(f) for conv, f in zip(self.convs, features, strict=True)]
+        out = [nn.functional.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps]
+        return torch.stack(out).sum(dim=0)

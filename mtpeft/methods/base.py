@@ -8,7 +8,7 @@ no task, no sharing and no engine. Its `forward` must be pure: blocks run twice 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -62,7 +62,7 @@ class SiteModule(nn.Module):
 
     `forward(x, y)` gets the site's input and output and returns the new output, for sites that have an output;
     `forward(x)` returns tokens (B, p, C) at `tokens` and `queries` sites, and keys and values, each (B, m, C), at
-    `prefix` sites; `forward(*taps)` returns features (B, N, C) at the `side` site. Methods with weights at model level
+    `prefix` sites, and what is added to the logits (B, heads, N, N) at `position_table`; `forward(*taps)` returns features (B, N, C) at the `side` site. Methods with weights at model level
     (`model_module`) get that module as keyword argument `model`.
 
     A method of the form y + left @ right may define `factors(x)` instead, which gives left (..., k) and right (k, out),
@@ -106,6 +106,50 @@ class SiteModule(nn.Module):
         return pooled
 
 
+@dataclass(eq=False)
+class Taps:
+    """What a task stream sees of one block of the shared pass.
+
+    `entry` and `output`: the block's input and output. By kind of site: `x` its input, `y` its output before the
+    method acted, `modules` the shared site modules. `unwindow` brings rows of attention windows to the block's layout.
+    """
+
+    entry: torch.Tensor
+    output: torch.Tensor
+    x: dict[str, torch.Tensor]
+    y: dict[str, torch.Tensor]
+    modules: dict[str, Any]
+    unwindow: Callable[[torch.Tensor], torch.Tensor]
+
+
+class TaskStream(nn.Module):
+    """One task's own weights at one block of a method whose other weights all tasks share.
+
+    The shared pass alone feeds the next block; `forward(taps)` gives what the task's features have more than the
+    shared output of this block. Weights of several tasks are stacked and run in one call, so it must be plain torch.
+    """
+
+    #: kinds of sites whose input, output and shared module the stream reads
+    taps: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: Any, block: nn.Module, sites: Mapping[str, Site]) -> None:
+        """Subclasses create one task's weights for `block`; `sites` are its sites of the kinds in `taps`."""
+        super().__init__()
+
+    @staticmethod
+    def blocks(config: Any, ends: Sequence[int], depth: int) -> Sequence[int]:
+        """The blocks that have task weights, `ends` among them: the last of every stage, by default those alone.
+
+        The offsets of a stage's blocks add up.
+        """
+        return ends
+
+    @staticmethod
+    def unsupported(config: Any, block: Any, anatomy: Any) -> str | None:
+        """Why this block cannot have a stream, or None."""
+        return None
+
+
 def wide(tensor: torch.Tensor) -> torch.Tensor:
     """`tensor` in float32, or in its own type where that is wider: the precision weights are merged in."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -121,8 +165,22 @@ class MethodSpec:
     taxonomy: str
     paper: str
     properties: Properties
-    #: trains the backbone's own parameters in place (full fine-tuning)
-    own_weights: bool = False
+    #: which of the backbone's own parameters are trained in place, by name: `owned(config, anatomy)`
+    owned: Callable[[Any, Any], Sequence[str]] | None = None
+    #: weights of each task beside the shared ones
+    stream: type[TaskStream] | None = None
+
+    @property
+    def own_weights(self) -> bool:
+        """Whether some of the backbone's own parameters are trained in place."""
+        return self.owned is not None
+
+    @property
+    def sharings(self) -> tuple[str, ...]:
+        """The plain weight sources the method works with, its default first."""
+        if self.stream is not None:
+            return ("split",)
+        return ("shared",) if self.own_weights else ("per_task", "shared")
 
     def build_config(self, options: dict[str, Any]) -> MethodConfig:
         """The config with `options` set; raises `ConfigError` naming an unknown field and the nearest ones."""
@@ -135,7 +193,9 @@ class MethodSpec:
     @property
     def folds(self) -> bool:
         """Whether `merge` works: the site module defines `merged`, or there is nothing to merge."""
-        return self.module.merged is not SiteModule.merged or self.own_weights or not self.config().sites
+        return self.stream is None and (
+            self.module.merged is not SiteModule.merged or self.own_weights or not self.config().sites
+        )
 
 
 METHODS: Registry[MethodSpec] = Registry("method")
@@ -149,18 +209,21 @@ def register(
     paper: str,
     taxonomy: str | None = None,
     properties: Properties | None = None,
-    own_weights: bool = False,
+    owned: Callable[[Any, Any], Sequence[str]] | None = None,
+    stream: type[TaskStream] | None = None,
 ) -> Callable[[M], M]:
     """Class decorator: registers a `SiteModule` as method `name`.
 
-    `taxonomy` is read off the folder of the file for methods inside the package; others name it.
+    `taxonomy` is read off the folder of the file for methods inside the package; others name it. `owned` names the
+    backbone's own parameters the method trains in place, `stream` holds a task's own weights beside the shared ones.
     """
 
     def decorate(module: M) -> M:
         place = taxonomy or module.__module__.split(".")[-2]
         if place not in TAXONOMY:
             raise ConfigError(f"method {name!r}: taxonomy {place!r} is none of {', '.join(TAXONOMY)}")
-        METHODS.add(name, MethodSpec(name, config, module, place, paper, properties or Properties(), own_weights))
+        claims = properties or Properties()
+        METHODS.add(name, MethodSpec(name, config, module, place, paper, claims, owned, stream))
         return module
 
     return decorate

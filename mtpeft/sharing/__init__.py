@@ -1,7 +1,18 @@
 """Where a method's weights come from: `per_task`, `shared`, ... Importing this package registers all of them."""
 
-from mtpeft.sharing import per_task, shared
-from mtpeft.sharing.bank import Bank
+from mtpeft.sharing import hyperformer, per_task, polyhistor, shared, split
+from mtpeft.sharing.bank import Bank, BankFactory
 from mtpeft.sharing.base import SHARINGS, Sharing, register_sharing
 
-__all__ = ["SHARINGS", "Bank", "Sharing", "per_task", "register_sharing", "shared"]
+__all__ = [
+    "SHARINGS",
+    "Bank",
+    "BankFactory",
+    "Sharing",
+    "hyperformer",
+    "per_task",
+    "polyhistor",
+    "register_sharing",
+    "shared",
+    "split",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,16 +22,50 @@ SLICE_ABOVE = 1.0
 Tensors = torch.Tensor | tuple[torch.Tensor, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class BankFactory:
+    """Builds freshly initialised weights of one attached method: `factory()` a whole bank."""
+
+    spec: MethodSpec
+    config: MethodConfig
+    sites: Sequence[Site]
+    #: the backbone's blocks that have task weights (methods with a task stream)
+    stream_blocks: dict[int, nn.Module] = field(default_factory=dict)
+
+    def __call__(self) -> Bank:
+        """One bank."""
+        return Bank(self)
+
+    def streams(self) -> nn.ModuleDict:
+        """One task's streams, by block."""
+        kind = self.spec.stream
+        assert kind is not None
+        return nn.ModuleDict(
+            {
+                str(block): kind(self.config, module, {s.kind: s for s in self.tapped if s.block == block})
+                for block, module in self.stream_blocks.items()
+            }
+        )
+
+    @property
+    def tapped(self) -> list[Site]:
+        """The sites a task stream reads."""
+        kinds = () if self.spec.stream is None else self.spec.stream.taps
+        return [s for s in self.sites if s.block in self.stream_blocks and s.kind in kinds]
+
+
 class Bank(nn.Module):
     """One set of weights of one method: a module per site, and the method's weights at model level if it has any."""
 
-    def __init__(self, spec: MethodSpec, config: MethodConfig, sites: Sequence[Site]) -> None:
-        """Build every site module of `spec`, freshly initialised."""
+    def __init__(self, factory: BankFactory) -> None:
+        """Build every site module, freshly initialised."""
         super().__init__()
+        spec, config, sites = factory.spec, factory.config, factory.sites
         self.sites = nn.ModuleDict({site.key: spec.module(config, site) for site in sites})
         self.model = spec.module.model_module(config, sites) if spec.module.model_module is not None else None
-        self._ends = {site.key for site in sites if site.fresh}  # outputs nobody else holds
-        self._places = {site.key: self._find(site.key) for site in sites}  # found once: walking modules is slow
+        tapped = {site.key for site in factory.tapped}
+        self._free = {site.key for site in sites if site.fresh} - tapped  # outputs nobody else holds
+        self.places = {site.key: self._find(site.key) for site in sites}  # found once: walking modules is slow
 
     def forward(self, key: str, *inputs: torch.Tensor) -> Tensors:
         """Call the module of site `key`."""
@@ -46,16 +81,16 @@ class Bank(nn.Module):
 
     def add(self, key: str, y: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """y + left @ right; without autograd in place, where y is nobody else's."""
-        free = key in self._ends and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        free = key in self._free and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         return add_product(y, left, right, in_place=free)
 
     def tensors(self, key: str) -> dict[str, torch.Tensor]:
         """The tensors site `key` depends on, by name: its own and those at model level."""
-        return {name: holder[leaf] for name, holder, leaf in self._places[key]}
+        return {name: holder[leaf] for name, holder, leaf in self.places[key]}
 
     def call_with(self, weights: dict[str, torch.Tensor], key: str, *inputs: torch.Tensor) -> Tensors:
         """Call site `key` with `weights` (all of `tensors(key)`) in place of its own: `functional_call`, less its cost."""
-        places, own = self._places[key], self.tensors(key)
+        places, own = self.places[key], self.tensors(key)
         try:
             for name, holder, leaf in places:
                 holder[leaf] = weights[name]
@@ -78,24 +113,27 @@ class Bank(nn.Module):
 
 
 def call_mixed(
-    banks: Sequence[Bank], index: torch.Tensor, key: str, inputs: Sequence[torch.Tensor], cache: dict[Any, Any]
+    template: Bank,
+    sources: Sequence[dict[str, torch.Tensor]],
+    index: torch.Tensor,
+    key: str,
+    inputs: Sequence[torch.Tensor],
+    cache: dict[Any, Any],
 ) -> Tensors:
-    """Site `key` for a batch whose sample b belongs to `banks[index[b]]`.
+    """Site `key` of `template` for a batch whose sample b runs under the weights `sources[index[b]]`.
 
     Inputs have a leading axis of B or of a multiple of it (the windows of each image in a row). `cache` lives for one
     forward and keeps the gathered weights at model level, which several sites share.
     """
-    template = banks[0]
     batch = index.shape[0]
     split = [x.unflatten(0, (batch, x.shape[0] // batch)) for x in inputs]
-    weights_per_sample = sum(tensor.numel() for tensor in template.tensors(key).values())
+    weights_per_sample = sum(tensor.numel() for tensor in sources[0].values())
     # slices depend on the values of index: a compiled graph holds for all of them only where weights are gathered
-    large = weights_per_sample * batch > SLICE_ABOVE * len(banks) * sum(x.numel() for x in split)
+    large = weights_per_sample * batch > SLICE_ABOVE * len(sources) * sum(x.numel() for x in split)
     if large and not torch.compiler.is_compiling():
-        return _by_slices(banks, index, key, split)
-    sources = [bank.tensors(key) for bank in banks]
+        return _by_slices(template, sources, index, key, split)
     # with hardly a task twice, one copy straight from the tasks' weights saves copying all of them once more
-    direct = batch <= 2 * len(banks) and index.device.type == "cpu" and not torch.compiler.is_compiling()
+    direct = batch <= 2 * len(sources) and index.device.type == "cpu" and not torch.compiler.is_compiling()
     if direct:
         sources = [sources[position] for position in index.tolist()]
 
@@ -121,11 +159,17 @@ def call_mixed(
     return tree_map(lambda t: t.flatten(0, 1), call(weights, *split))
 
 
-def _by_slices(banks: Sequence[Bank], index: torch.Tensor, key: str, split: Sequence[torch.Tensor]) -> Tensors:
+def _by_slices(
+    template: Bank,
+    sources: Sequence[dict[str, torch.Tensor]],
+    index: torch.Tensor,
+    key: str,
+    split: Sequence[torch.Tensor],
+) -> Tensors:
     """One call per task on its rows, in the batch's own order afterwards."""
-    rows = [(index == position).nonzero().squeeze(1) for position in range(len(banks))]
-    used = [(bank, r) for bank, r in zip(banks, rows, strict=True) if r.numel()]
-    outs = [bank(key, *(x[r].flatten(0, 1) for x in split)) for bank, r in used]
+    rows = [(index == position).nonzero().squeeze(1) for position in range(len(sources))]
+    used = [(weights, r) for weights, r in zip(sources, rows, strict=True) if r.numel()]
+    outs: list[Any] = [template.call_with(weights, key, *(x[r].flatten(0, 1) for x in split)) for weights, r in used]
     restore = torch.cat([r for _, r in used]).argsort()
 
     def join(*parts: torch.Tensor) -> torch.Tensor:

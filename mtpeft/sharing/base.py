@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtpeft.registry import Registry
-from mtpeft.sharing.bank import Bank, Tensors, call_mixed
+from mtpeft.sharing.bank import Bank, BankFactory, Tensors, call_mixed
 
 SHARINGS: Registry[type[Sharing]] = Registry("sharing")
 S = TypeVar("S", bound="type[Sharing]")
@@ -18,14 +18,16 @@ S = TypeVar("S", bound="type[Sharing]")
 class Sharing(nn.Module):
     """Where a method's weights come from.
 
-    `bank(task)` gives the weights of a task. A source whose weights are computed overrides `call` instead.
-    `isolated` says that training one task leaves every other task's weights as they are.
+    `bank(task)` gives the weights of a task. A source whose weights are computed overrides `prepare` and `call` too.
+    `isolated` says that training one task leaves every other task's weights as they are, `single_pass` that one pass
+    of the backbone serves all tasks.
     """
 
     isolated: ClassVar[bool] = False
+    single_pass: ClassVar[bool] = False
 
-    def __init__(self, factory: Callable[[], Bank]) -> None:
-        """`factory` builds one freshly initialised bank."""
+    def __init__(self, factory: BankFactory) -> None:
+        """`factory` builds one freshly initialised bank. Options of a source are keyword arguments after it."""
         super().__init__()
         self.factory = factory
 
@@ -43,6 +45,18 @@ class Sharing(nn.Module):
         """Every bank, each once."""
         raise NotImplementedError(f"{type(self).__name__}.banks")
 
+    def modules_of(self, task: str) -> list[nn.Module]:
+        """The modules whose weights the task's output depends on."""
+        return [self.bank(task)]
+
+    def own_modules(self, task: str) -> list[nn.Module]:
+        """Those of them that no other task uses."""
+        return self.modules_of(task) if self.isolated else []
+
+    def prepare(self, tasks: Sequence[str]) -> Any:
+        """What is computed once before a forward of `tasks`; `call` finds it in its cache, under the source."""
+        return None
+
     def call(
         self,
         key: str,
@@ -55,7 +69,7 @@ class Sharing(nn.Module):
         banks = [self.bank(task) for task in tasks]
         if index is None or all(bank is banks[0] for bank in banks):
             return banks[0](key, *inputs)
-        return call_mixed(banks, index, key, inputs, cache)
+        return call_mixed(banks[0], [bank.tensors(key) for bank in banks], index, key, inputs, cache)
 
 
 def register_sharing(name: str) -> Callable[[S], S]:

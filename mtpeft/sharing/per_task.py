@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from torch import nn
 
-from mtpeft.sharing.bank import Bank
+from mtpeft.sharing.bank import Bank, BankFactory
 from mtpeft.sharing.base import Sharing, register_sharing
 
 
@@ -17,7 +16,7 @@ class PerTask(Sharing):
 
     isolated: ClassVar[bool] = True
 
-    def __init__(self, factory: Callable[[], Bank]) -> None:
+    def __init__(self, factory: BankFactory) -> None:
         """`factory` builds one freshly initialised bank."""
         super().__init__(factory)
         self.tasks = nn.ModuleDict()

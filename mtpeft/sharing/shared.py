@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import ClassVar
 
-from mtpeft.sharing.bank import Bank
+from mtpeft.sharing.bank import Bank, BankFactory
 from mtpeft.sharing.base import Sharing, register_sharing
 
 
@@ -12,7 +12,9 @@ from mtpeft.sharing.base import Sharing, register_sharing
 class Shared(Sharing):
     """Every task uses, and trains, the same bank: sequential training forgets here."""
 
-    def __init__(self, factory: Callable[[], Bank]) -> None:
+    single_pass: ClassVar[bool] = True
+
+    def __init__(self, factory: BankFactory) -> None:
         """`factory` builds the bank, at once."""
         super().__init__(factory)
         self.common = factory()

@@ -15,18 +15,19 @@ from torch import nn
 
 import mtpeft.sharing.bank
 from mtpeft.attaching import attach
-from mtpeft.attachment import select_sites
+from mtpeft.attachment import select_sites, stream_blocks
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.errors import ConfigError
 from mtpeft.manager import TaskManager
 from mtpeft.methods import METHODS, MethodSpec
 from mtpeft.testing.backbones import IMAGE_SIZE, tiny_backbone
 
-#: the tasks of a case: head options by name, two classifications and a dense one
+#: the tasks of a case: head options by name, two classifications, a dense one, and one that reads all scales
 TASKS: dict[str, dict[str, Any]] = {
     "birds": {"num_classes": 3},
     "cars": {"num_classes": 5},
     "depth": {"head": "dense_linear", "channels": 2},
+    "normals": {"head": "stage_linear", "channels": 3},
 }
 
 
@@ -52,13 +53,15 @@ class Case:
     @property
     def sharings(self) -> tuple[str, ...]:
         """The plain weight sources the method can be used with."""
-        return ("shared",) if self.spec.own_weights else ("per_task", "shared")
+        return self.spec.sharings
 
     def claimed(self) -> bool:
         """Whether the method finds its sites on this anatomy."""
         config = self.spec.build_config(self.options)
         try:
-            select_sites(self.spec, config, Anatomy(self.backbone()))
+            anatomy = Anatomy(self.backbone())
+            select_sites(self.spec, config, anatomy)
+            stream_blocks(self.spec, config, anatomy)
         except ConfigError:
             return False
         return True

@@ -37,7 +37,7 @@ class LinearProbe(SiteModule):
     FullConfig,
     paper="the reference of every paper above",
     properties=Properties(no_added_modules=True, structure_preserving=True, inference_efficient=True),
-    own_weights=True,
+    owned=lambda config, anatomy: [name for name, _ in anatomy.backbone.named_parameters()],
 )
 class Full(SiteModule):
     """The backbone's own parameters are trained, shared by all tasks; `detach` restores what they were."""

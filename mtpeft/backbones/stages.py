@@ -1,0 +1,52 @@
+"""The stages of a backbone: where features of several scales are read, and where task streams leave the shared one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from mtpeft.backbones.anatomy import Anatomy
+
+#: a plain ViT has one scale; its features are read at the ends of its quarters (as DPT and SETR do)
+QUARTERS = 4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The end of one stage: `dim` channels of a map `stride` times smaller than the image, after block `block`."""
+
+    dim: int
+    stride: int
+    block: int
+
+
+def find_stages(anatomy: Anatomy) -> tuple[Stage, ...]:
+    """Stages of a pyramid (a stage ends where width or length changes), or four taps of a plain model, finest first."""
+    shapes = [_shape(anatomy, path) for path in anatomy.blocks]
+    total = len(shapes)
+    ends = [i for i in range(total) if i == total - 1 or shapes[i + 1] != shapes[i]]
+    if len(ends) == 1:
+        ends = sorted({max(0, round((i + 1) * total / QUARTERS) - 1) for i in range(QUARTERS)})
+        stride = anatomy.image_size[0] // anatomy.grid[0]
+        return tuple(Stage(shapes[i][-1], stride, i) for i in ends)
+    height, width = anatomy.image_size
+    strides = [round((height * width / positions) ** 0.5) for positions, _ in (shapes[i] for i in ends)]
+    return tuple(Stage(shapes[i][-1], stride, i) for i, stride in zip(ends, strides, strict=True))
+
+
+def _shape(anatomy: Anatomy, path: str) -> tuple[int, int]:
+    """Positions and width of a block's output."""
+    shape = anatomy.calls[anatomy.backbone.get_submodule(path)].output_shape
+    return shape[1] if len(shape) == 3 else shape[1] * shape[2], shape[-1]
+
+
+def to_map(anatomy: Anatomy, features: torch.Tensor, stage: Stage) -> torch.Tensor:
+    """A block's output, tokens (B, P + N, C) or a map (B, H, W, C) -> (B, C, H, W) without prefix tokens."""
+    if features.ndim == 4:
+        return features.permute(0, 3, 1, 2)
+    patches = features[:, anatomy.prefix_tokens :]
+    sites = [s for s in anatomy.sites if s.block == stage.block]
+    return patches.transpose(1, 2).unflatten(2, sites[0].grid_of(patches.shape[1]))

@@ -1,0 +1,97 @@
+"""One pass of the backbone, and the features heads read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mtpeft.backbones.stages import to_map
+from mtpeft.runtime import Context, Selection
+from mtpeft.stream_hooks import apply_offsets
+
+if TYPE_CHECKING:
+    from mtpeft.manager import TaskManager
+
+#: what a head reads -> the features: pooled (B, C), map (B, C, H, W), or stages, one map per stage, finest first
+Features = dict[str, Any]
+
+
+def extract(
+    manager: TaskManager,
+    images: torch.Tensor,
+    selection: Selection,
+    kinds: Iterable[str],
+    prepared: Mapping[Any, Any] | None = None,
+) -> Features:
+    """Run the backbone once under `selection`; the features of `kinds`.
+
+    With `selection.each` their leading axis is B where no method has task streams, else T B: task after task. `prepared`
+    is what weight sources made for these tasks already.
+    """
+    backbone: Any = manager.backbone
+    kinds, checkpoints = set(kinds), uses_checkpoints(backbone)
+    if prepared is None:
+        prepared = prepare(manager, selection.tasks)
+    context = Context(selection, runs_once=not checkpoints, stages="stages" in kinds, prepared=dict(prepared))
+    manager.runtime.context = context
+    try:
+        raw = backbone.forward_features(images)
+        last = len(manager.anatomy.stages) - 1
+        if selection.each and ("offsets", last) in context.store:
+            own = apply_offsets(context.store["stage", last], context.store["offsets", last], context)
+            raw = manager.anatomy.finish(own)
+        features: Features = {}
+        if "pooled" in kinds:
+            features["pooled"] = _pooled(manager, raw, context)
+        if kinds & {"map", "stages"}:
+            features["map"] = manager.anatomy.feature_map(raw)
+        if "stages" in kinds:
+            features["stages"] = [*_stages(manager, context), features["map"]]
+        if checkpoints:
+            manager.runtime.restore_in_backward(flat(features))
+    finally:
+        manager.runtime.reset()
+    return features
+
+
+def prepare(manager: TaskManager, tasks: Iterable[str]) -> dict[Any, Any]:
+    """What the weight sources compute once for a forward of `tasks`."""
+    made = {attachment: attachment.weights.prepare(tuple(tasks)) for attachment in manager.methods}
+    return {attachment: value for attachment, value in made.items() if value is not None}
+
+
+def rows_of(features: Features, rows: Any) -> Features:
+    """The features of some of the batch's rows (an index tensor or a slice)."""
+    return {k: [f[rows] for f in v] if isinstance(v, list) else v[rows] for k, v in features.items()}
+
+
+def flat(features: Features) -> list[torch.Tensor]:
+    """All tensors of `features`."""
+    return [tensor for value in features.values() for tensor in (value if isinstance(value, list) else [value])]
+
+
+def uses_checkpoints(backbone: torch.nn.Module) -> bool:
+    """Whether blocks run again during backward."""
+    return any(getattr(module, "grad_checkpointing", False) for module in backbone.modules())
+
+
+def _stages(manager: TaskManager, context: Context) -> list[torch.Tensor]:
+    """Maps at the ends of all stages but the last, with the tasks' own share."""
+    maps = []
+    for position, stage in enumerate(manager.anatomy.stages[:-1]):
+        output = context.store["stage", position]
+        if (offsets := context.store.get(("offsets", position))) is not None:
+            output = apply_offsets(output, offsets, context)
+        maps.append(to_map(manager.anatomy, output, stage))
+    return maps
+
+
+def _pooled(manager: TaskManager, raw: torch.Tensor, context: Context) -> torch.Tensor:
+    backbone: Any = manager.backbone
+    pooled = backbone.forward_head(raw, pre_logits=True)
+    for attachment in manager.methods:
+        read = [v for k, v in context.store.items() if k[0] is attachment and k[1] == "queries"]
+        pooled = attachment.spec.module.combine(pooled, read)
+    return pooled

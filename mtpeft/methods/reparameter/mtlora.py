@@ -1,0 +1,163 @@
+"""MTLoRA and MTLoRA+: low-rank updates all tasks share, and at every stage's end some of each task's own.
+
+Agiza, Neseem, Reda, "MTLoRA: A Low-Rank Adaptation Approach for Efficient Multi-Task Learning", CVPR 2024, section 3.
+Shared (task-agnostic) LoRA on qkv, proj, fc1 and fc2 of every block; in the last block of a stage proj, fc1 and fc2 also
+have one LoRA per task, which gives that task a stream of its own through the rest of the block. The frozen product of a task's
+linear layer is that of the shared stream, its low-rank part sees the task's stream, as in the authors' code.
+
+The authors also train the patch embedding, all norms, the relative-position tables and (but for MTLoRA+, which gives it a
+LoRA) the reduction of patch merging; these are the backbone's own weights, shared by the tasks, and `detach` restores them.
+On Swin-T with four tasks: shared 16 r * 4,416, tasks 276,480, own weights 4,896 + 24,576 + 23,322 + 1,548,288, and with
+the HRNet-style decoders 1,946,624 in all 4.95 M, 6.08 M, 8.35 M at r = 16, 32, 64 (published 4.95, 6.08, 8.34).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from timm.layers import Mlp
+from torch import nn
+
+from mtpeft.backbones.site import Site
+from mtpeft.methods.base import MethodConfig, Taps, TaskStream, register
+from mtpeft.methods.reparameter.lora import LoRA
+
+
+@dataclass(frozen=True, kw_only=True)
+class MTLoRAConfig(MethodConfig):
+    """`rank` r of the shared updates, `task_rank` of a task's own; `scale` multiplies both (4 in the authors' configs).
+
+    `dropout` on the input of shared updates and of a task's first one. `train_backbone`: also train the patch embedding, norms,
+    relative-position tables and patch merging, as the authors do.
+    """
+
+    sites: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+    rank: int = 64
+    task_rank: int = 4
+    scale: float = 4.0
+    dropout: float = 0.05
+    train_backbone: bool = True
+
+    @property
+    def alpha(self) -> float:
+        """What LoRA divides by the rank to get the scale."""
+        return self.scale * self.rank
+
+    @property
+    def learnable_scale(self) -> bool:
+        """The scale is a constant."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MTLoRAPlusConfig(MTLoRAConfig):
+    """As MTLoRA, with a shared update on the reduction of patch merging, which stays frozen itself."""
+
+    sites: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2", "reduction")
+
+
+class LowRank(nn.Module):
+    """x (..., in) -> s B A x (..., out); A kaiming-uniform, B zero."""
+
+    def __init__(self, dim: int, dim_out: int, rank: int, scale: float) -> None:
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.empty(rank, dim))
+        self.lora_B = nn.Parameter(torch.zeros(dim_out, rank))
+        self.scale = scale
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in) -> (..., out)."""
+        down = nn.functional.linear(x, self.lora_A)
+        return self.scale * nn.functional.linear(down, self.lora_B)
+
+
+class TaskLoRA(TaskStream):
+    """One task's way through the last block of a stage."""
+
+    taps: ClassVar[tuple[str, ...]] = ("proj", "fc1", "fc2")
+
+    def __init__(self, config: MTLoRAConfig, block: Any, sites: Mapping[str, Site]) -> None:
+        super().__init__(config, block, sites)
+        self.updates = nn.ModuleDict(
+            {k: LowRank(s.dim, s.dim_out, config.task_rank, config.scale) for k, s in sites.items()}
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.parts = [block]  # in a list: the block is the backbone's, not the stream's
+
+    def forward(self, taps: Taps) -> torch.Tensor:
+        """The task's block output less the shared one."""
+        block: Any = self.parts[0]
+        attended = taps.y["proj"] + self.updates["proj"](self.dropout(taps.x["proj"]))
+        entry, branch = taps.entry, taps.unwindow(block.attn.proj_drop(attended))
+        stream = entry + block.drop_path1(_scaled(block, "ls1", branch)).reshape(entry.shape)
+        normed = _call(block.norm2, stream).reshape(taps.x["fc1"].shape)
+        hidden = block.mlp.act(taps.y["fc1"] + self.updates["fc1"](normed))
+        hidden = block.mlp.norm(block.mlp.drop1(hidden))
+        out = block.mlp.drop2(taps.y["fc2"] + self.updates["fc2"](hidden))
+        return stream + block.drop_path2(_scaled(block, "ls2", out)).reshape(entry.shape) - taps.output
+
+    @staticmethod
+    def unsupported(config: Any, block: Any, anatomy: Any) -> str | None:
+        """A stream goes the way of a block that norms first and has a plain MLP."""
+        calls = anatomy.calls
+        norm_first = calls[block.norm2].order < calls[block.mlp].order
+        if norm_first and type(block.mlp) is Mlp and getattr(block, "gamma_1", None) is None:
+            return None
+        return f"its task streams need blocks that norm first, with an MLP of fc1, activation and fc2 ({type(block).__name__})"
+
+
+def _scaled(block: Any, name: str, x: torch.Tensor) -> torch.Tensor:
+    layer = getattr(block, name, None)
+    return x if layer is None else layer(x)
+
+
+def _call(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The norm's own forward: hooks of other methods act on the shared pass alone."""
+    return module.forward(x)
+
+
+def owned(config: MTLoRAConfig, anatomy: Any) -> list[str]:
+    """The backbone's own weights that are trained: patch embedding, norms, position tables, patch merging."""
+    if not config.train_backbone:
+        return []
+    norms = {p for s in anatomy.sites if "norms" in s.tags for p in (s.weight, s.bias)}
+    names = [name for name, _ in anatomy.backbone.named_parameters()]
+    merging = () if "reduction" in config.sites else (".reduction.",)
+    return [
+        name
+        for name in names
+        if name in norms
+        or name.startswith("patch_embed.")
+        or "relative_position" in name
+        or any(m in name for m in merging)
+    ]
+
+
+class _MTLoRA(LoRA):
+    """y + s B A drop(x), shared by all tasks."""
+
+    @staticmethod
+    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
+        """A stream goes through all three layers behind the attention product."""
+        reason = LoRA.unsupported(config, sites)
+        kinds = {site.kind for site in sites}
+        if reason is None and not {"proj", "fc1", "fc2"} <= kinds:
+            reason = "its task streams need the sites proj, fc1 and fc2"
+        return reason
+
+
+@register("mtlora", MTLoRAConfig, paper="Agiza et al., CVPR 2024 (arXiv 2403.20320)", owned=owned, stream=TaskLoRA)
+class MTLoRA(_MTLoRA):
+    """Shared updates in every block, a task's own at the stage ends."""
+
+
+@register(
+    "mtlora_plus", MTLoRAPlusConfig, paper="Agiza et al., CVPR 2024 (arXiv 2403.20320)", owned=owned, stream=TaskLoRA
+)
+class MTLoRAPlus(_MTLoRA):
+    """MTLoRA with a shared update in place of a trained reduction."""
