@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mtpeft.backbones.stages import to_map
+from mtpeft.backbones.stages import find_mergings, to_map
 from mtpeft.runtime import Context, Selection
 from mtpeft.stream_hooks import apply_offsets
 
 if TYPE_CHECKING:
     from mtpeft.manager import TaskManager
 
-#: what a head reads -> the features: pooled (B, C), map (B, C, H, W), or stages, one map per stage, finest first
+#: what a head reads -> the features: pooled (B, C), map (B, C, H, W), stages (one map per stage, finest first), or
+#: merged (the same after the patch merging that follows each stage)
 Features = dict[str, Any]
 
 
@@ -34,7 +35,9 @@ def extract(
     kinds, checkpoints = set(kinds), uses_checkpoints(backbone)
     if prepared is None:
         prepared = prepare(manager, selection.tasks)
-    context = Context(selection, runs_once=not checkpoints, stages="stages" in kinds, prepared=dict(prepared))
+    context = Context(
+        selection, runs_once=not checkpoints, stages=bool(kinds & {"stages", "merged"}), prepared=dict(prepared)
+    )
     manager.runtime.context = context
     try:
         raw = backbone.forward_features(images)
@@ -45,10 +48,14 @@ def extract(
         features: Features = {}
         if "pooled" in kinds:
             features["pooled"] = _pooled(manager, raw, context)
-        if kinds & {"map", "stages"}:
+        if kinds & {"map", "stages", "merged"}:
             features["map"] = manager.anatomy.feature_map(raw)
-        if "stages" in kinds:
+        if kinds & {"stages", "merged"}:
             features["stages"] = [*_stages(manager, context), features["map"]]
+        if "merged" in kinds:
+            mergings = [backbone.get_submodule(path) for path in find_mergings(manager.anatomy)]
+            own = [merge(m.permute(0, 2, 3, 1)) for merge, m in zip(mergings, features["stages"], strict=False)]
+            features["merged"] = [*(m.permute(0, 3, 1, 2) for m in own), features["map"]]
         if checkpoints:
             manager.runtime.restore_in_backward(flat(features))
     finally:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from mtpeft.errors import ConfigError
 from mtpeft.paths import recipes_folder
 from mtpeft.recipe import recipe_names
 
@@ -18,16 +20,25 @@ def method_names() -> list[str]:
     return list(METHODS)
 
 
-def count_on_vit_base(name: str, anatomy: object) -> int:
-    """Weights a method with its default config trains on ViT-B/16 at 224 pixels, heads excluded."""
+def count_on_vit_base(name: str, anatomy: Any) -> int | None:
+    """Weights a method with its default config trains for one task on ViT-B/16 at 224 pixels, heads excluded.
+
+    None where a ViT lacks what the method acts on.
+    """
     from mtpeft.attachment import Attachment
     from mtpeft.methods import METHODS
 
     spec = METHODS.get(name)
-    if spec.own_weights:
-        return sum(p.numel() for p in anatomy.backbone.parameters())  # type: ignore[attr-defined]
-    attachment = Attachment(spec, spec.config(), anatomy, "shared")  # type: ignore[arg-type]
-    return sum(p.numel() for p in attachment.parameters())
+    config = spec.config()
+    try:
+        attachment = Attachment(spec, config, anatomy, spec.sharings[-1])
+    except ConfigError:
+        return None
+    attachment.weights.add_task("one")
+    owned = spec.owned(config, anatomy) if spec.owned is not None else ()
+    modules = attachment.weights.modules_of("one")
+    added = sum(p.numel() for module in modules for p in module.parameters())
+    return added + sum(anatomy.backbone.get_parameter(name).numel() for name in owned)
 
 
 def print_methods() -> None:
@@ -56,7 +67,8 @@ def print_methods() -> None:
             "yes" if flag else ""
             for flag in (p.no_added_modules, p.structure_preserving, spec.folds, p.memory_efficient)
         ]
-        table.add_row(name, spec.taxonomy, f"{count_on_vit_base(name, anatomy):,}", *marks, spec.paper)
+        weights = count_on_vit_base(name, anatomy)
+        table.add_row(name, spec.taxonomy, "no such sites" if weights is None else f"{weights:,}", *marks, spec.paper)
     Console().print(table)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from mtpeft.attachment import Attachment
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.fingerprint import classifier_parameters, fingerprint
+from mtpeft.backbones.stages import merged_stages
 from mtpeft.counting import Counts, count, render_table
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
 from mtpeft.features import Features, extract, prepare, rows_of
@@ -334,8 +335,9 @@ class TaskManager(nn.Module):
         sizes: dict[str, Any] = {}
         if kind.reads == "map":
             options.setdefault("stride", self.anatomy.image_size[0] // self.anatomy.grid[0])
-        elif kind.reads == "stages":
-            sizes = {"stages": self.anatomy.stages, "image_size": self.anatomy.image_size}
+        elif kind.reads in ("stages", "merged"):
+            stages = self.anatomy.stages if kind.reads == "stages" else merged_stages(self.anatomy)
+            sizes = {"stages": stages, "image_size": self.anatomy.image_size}
         try:
             return kind(dim, **sizes, **options), {"name": head, **options}
         except TypeError as error:

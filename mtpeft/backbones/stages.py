@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mtpeft.errors import ConfigError
+
 if TYPE_CHECKING:
     from mtpeft.backbones.anatomy import Anatomy
 
@@ -35,6 +37,28 @@ def find_stages(anatomy: Anatomy) -> tuple[Stage, ...]:
     height, width = anatomy.image_size
     strides = [round((height * width / positions) ** 0.5) for positions, _ in (shapes[i] for i in ends)]
     return tuple(Stage(shapes[i][-1], stride, i) for i, stride in zip(ends, strides, strict=True))
+
+
+def find_mergings(anatomy: Anatomy) -> tuple[str, ...]:
+    """Paths of the patch mergings between the stages, (B, H, W, C) -> (B, H / 2, W / 2, C'), in order; () without."""
+    calls = {p: m for p, m in anatomy.backbone.named_modules() if m in anatomy.calls and hasattr(m, "reduction")}
+    return tuple(sorted(calls, key=lambda path: anatomy.calls[calls[path]].order))
+
+
+def merged_stages(anatomy: Anatomy) -> tuple[Stage, ...]:
+    """The stages after the patch merging that follows each, as some decoders read them; the last has none."""
+    paths = find_mergings(anatomy)
+    if len(paths) != len(anatomy.stages) - 1:
+        name = type(anatomy.backbone).__name__
+        raise ConfigError(
+            f"{name} has no patch merging after each of its stages; take a head that reads the stages themselves"
+        )
+    shapes = [anatomy.calls[anatomy.backbone.get_submodule(path)].output_shape for path in paths]
+    merged = [
+        Stage(shape[-1], 2 * stage.stride, stage.block)
+        for shape, stage in zip(shapes, anatomy.stages[:-1], strict=True)
+    ]
+    return (*merged, anatomy.stages[-1])
 
 
 def _shape(anatomy: Anatomy, path: str) -> tuple[int, int]:

@@ -2,6 +2,27 @@
 
 from mtpeft.heads.base import HEADS, Head, register_head
 from mtpeft.heads.classification import GrowingHead, LinearHead
+from mtpeft.heads.decode import DecodeHead, StagesHead
 from mtpeft.heads.dense import DenseLinearHead
+from mtpeft.heads.hrnet import HRNetHead, HRNetMergedHead
+from mtpeft.heads.multiscale import FCNHead, SegformerHead, UPerHead
+from mtpeft.heads.tokens import DPTHead, SegmenterHead, SETRHead
 
-__all__ = ["HEADS", "DenseLinearHead", "GrowingHead", "Head", "LinearHead", "register_head"]
+__all__ = [
+    "HEADS",
+    "DPTHead",
+    "DecodeHead",
+    "DenseLinearHead",
+    "FCNHead",
+    "GrowingHead",
+    "HRNetHead",
+    "HRNetMergedHead",
+    "Head",
+    "LinearHead",
+    "SETRHead",
+    "SegformerHead",
+    "SegmenterHead",
+    "StagesHead",
+    "UPerHead",
+    "register_head",
+]

@@ -11,9 +11,11 @@ from mtpeft.registry import Registry
 
 
 class Head(nn.Module):
-    """From features to a task's output. `reads` says what it gets: "pooled" (B, C), "map" (B, C, H, W) or "stages".
+    """From features to a task's output. `reads` says what it gets: "pooled" (B, C), "map" (B, C, H, W), "stages" or
+    "merged".
 
-    "stages" are maps (B, C_i, H_i, W_i), finest first: such a head is built with the keyword arguments `stages` (the
+    "stages" are maps (B, C_i, H_i, W_i), finest first, "merged" the same after the patch merging that follows each stage
+    of a Swin: such a head is built with the keyword arguments `stages` (the
     anatomy's) and `image_size` (H, W) besides its options.
 
     Any other `nn.Module` serves as a head too; without a `reads` of its own it gets pooled features.

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtpeft.report.groups import Statistic, Stream
-from mtpeft.report.numbers import count, with_unit
+from mtpeft.report.groups import Comparison, Statistic, Stream
+from mtpeft.report.numbers import count, measured, with_unit
 
 # Each has a contrast of at least 3:1 against the light and the dark page (WCAG 2.1, 1.4.11); markers differ as well.
 PALETTE = ["#2f7ed8", "#c9622a", "#23946b", "#b0529c", "#8d7a1a", "#7468d4", "#c64b55", "#22909f"]
@@ -44,9 +44,9 @@ def accuracy_chart(stream: Stream) -> Chart | None:
     traces = []
     for index, baseline in enumerate(stream.baselines):
         level = baseline.curve or [baseline.average] * total
-        traces.append(_line(range(1, total + 1), level, baseline.label, _baseline_style(index), "lines"))
+        traces.append(line(range(1, total + 1), level, baseline.label, _baseline_style(index), "lines"))
     for index, (group, curve) in enumerate(curves):
-        traces.append(_line(range(1, len(curve) + 1), curve, group.label, _series_style(index)))
+        traces.append(line(range(1, len(curve) + 1), curve, group.label, series_style(index)))
     return chart_of(
         f"{stream.title}: average {stream.metric['metric']} against the number of tasks learned",
         traces,
@@ -63,12 +63,10 @@ def forgetting_charts(stream: Stream) -> list[tuple[str, Chart]]:
     charts = []
     for j, task in enumerate(stream.tasks[:-1]):
         traces = [
-            _line(
-                range(j + 1, total + 1), [group.cell(i, j) for i in range(j, total)], group.label, _series_style(index)
-            )
+            line(range(j + 1, total + 1), [group.cell(i, j) for i in range(j, total)], group.label, series_style(index))
             for index, group in enumerate(stream.groups)
         ]
-        y: dict[str, Any] = {"title": {"text": plain(with_unit(task["metric"], task["unit"]))}}
+        y: dict[str, Any] = {"title": {"text": plain(measured(task))}}
         if limits is not None:
             y["range"] = limits
         label = f"{task['metric']} on task {j + 1}, {task['name']}, after each task from {j + 1} to {total}"
@@ -82,7 +80,7 @@ def learning_chart(stream: Stream) -> Chart | None:
         return None
     total = len(stream.tasks)
     traces = [
-        _line(range(1, total + 1), [group.cell(j, j) for j in range(total)], group.label, _series_style(index))
+        line(range(1, total + 1), [group.cell(j, j) for j in range(total)], group.label, series_style(index))
         for index, group in enumerate(stream.groups)
     ]
     y = {"title": {"text": plain(with_unit(stream.metric["metric"], stream.metric["unit"]))}}
@@ -95,7 +93,7 @@ def loss_chart(stream: Stream) -> Chart | None:
     traces = []
     for index, group in enumerate(stream.groups):
         for run in group.runs:
-            points = _thinned(run["curves"]["train_loss"])
+            points = thinned(run["curves"]["train_loss"])
             if points:
                 steps, losses = zip(*points, strict=True)
                 name = f"{group.label}, seed {run['seed']}"
@@ -108,7 +106,7 @@ def loss_chart(stream: Stream) -> Chart | None:
     return chart_of(label, traces, {"title": {"text": "step"}, "rangemode": "tozero"}, y, height=300)
 
 
-def parameter_chart(stream: Stream, trainable: Sequence[Statistic]) -> Chart:
+def parameter_chart(stream: Comparison, trainable: Sequence[Statistic]) -> Chart:
     """Trainable weights per group, heads not counted; logarithmic when the largest is over 50 times the smallest."""
     values = [statistic.mean or 0.0 for statistic in trainable]
     positive = [value for value in values if value > 0]
@@ -138,7 +136,8 @@ def parameter_chart(stream: Stream, trainable: Sequence[Statistic]) -> Chart:
     return chart
 
 
-def _series_style(index: int) -> dict[str, Any]:
+def series_style(index: int) -> dict[str, Any]:
+    """Line and marker of a series."""
     colour, symbol, _ = palette(index)
     return {"line": {"color": colour, "width": 2}, "marker": {"color": colour, "symbol": symbol, "size": 8}}
 
@@ -147,9 +146,10 @@ def _baseline_style(index: int) -> dict[str, Any]:
     return {"line": {"color": NEUTRAL, "width": 1.75, "dash": BASELINE_DASHES[index % len(BASELINE_DASHES)]}}
 
 
-def _line(
-    x: Sequence[int], values: Sequence[Statistic], name: str, style: dict[str, Any], mode: str = "lines+markers"
+def line(
+    x: Sequence[float], values: Sequence[Statistic], name: str, style: dict[str, Any], mode: str = "lines+markers"
 ) -> dict[str, Any]:
+    """A trace through means, with standard deviations as error bars where there are several runs."""
     trace = {"x": list(x), "y": [value.mean for value in values], "name": plain(name), "mode": mode, **style}
     if any(value.std is not None for value in values):
         spread = [value.std or 0.0 for value in values]
@@ -185,7 +185,7 @@ def _limits(stream: Stream) -> list[float] | None:
     return [min(cells) - margin, max(cells) + margin]
 
 
-def _thinned(points: Sequence[Any]) -> list[tuple[float, float]]:
+def thinned(points: Sequence[Any]) -> list[tuple[float, float]]:
     """Means over blocks of steps, at most LOSS_POINTS blocks; no block crosses from one task into the next."""
     size = max(1, math.ceil(len(points) / LOSS_POINTS))
     blocks: list[list[Any]] = []

@@ -90,18 +90,29 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Stream:
-    """Groups that can be compared: the same scenario and the same tasks."""
+class Comparison:
+    """Groups that can be compared, and the tasks they are compared on."""
 
     title: str
     tasks: tuple[Mapping[str, Any], ...]
     groups: tuple[Group, ...]
-    baselines: tuple[Baseline, ...]
 
     @property
     def runs(self) -> list[tuple[Group, Results]]:
         """Every run with its group."""
         return [(group, run) for group in self.groups for run in group.runs]
+
+    @property
+    def seeded(self) -> bool:
+        """Whether any group has more than one seed."""
+        return any(len(group.runs) > 1 for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Stream(Comparison):
+    """Groups that learned the same tasks one after another, in the same scenario."""
+
+    baselines: tuple[Baseline, ...]
 
     @property
     def metric(self) -> Mapping[str, Any] | None:
@@ -115,11 +126,29 @@ def streams_of(results_list: Sequence[Results]) -> list[Stream]:
 
     Raises `DataError` for an empty list, invalid results, or a recipe and seed given twice.
     """
+    check_results(results_list)
+    return [_stream(runs) for runs in gather(results_list, _stream_key).values()]
+
+
+def check_results(results_list: Sequence[Results]) -> None:
+    """Raise `DataError` for an empty list or invalid results."""
     if not results_list:
         raise DataError("a report needs the results of at least one run")
     for results in results_list:
         validate(results)
-    return [_stream(runs) for runs in _gather(results_list, _stream_key).values()]
+
+
+def kind_of(results_list: Sequence[Results]) -> str:
+    """The engine all results come from: "continual" or "joint". Raises `DataError` when they are mixed."""
+    kinds = [results.get("kind", "continual") for results in results_list]
+    for results, kind in zip(results_list, kinds, strict=True):
+        if kind != kinds[0]:
+            first = results_list[0]
+            raise DataError(
+                f"run {first.get('name')!r} is of kind {kinds[0]!r} and run {results.get('name')!r} of kind {kind!r}; "
+                "they measure different things, so write one report for each kind"
+            )
+    return kinds[0] if kinds else "continual"
 
 
 def recipe_without_seed(results: Results) -> dict[str, Any]:
@@ -153,7 +182,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(numbers) if numbers and len(numbers) == len(values) else None
 
 
-def _gather(items: Iterable[Results], key: Callable[[Results], str]) -> dict[str, list[Results]]:
+def gather(items: Iterable[Results], key: Callable[[Results], str]) -> dict[str, list[Results]]:
+    """Results by their key, in the order given."""
     found: dict[str, list[Results]] = {}
     for item in items:
         found.setdefault(key(item), []).append(item)
@@ -170,16 +200,26 @@ def _group_key(run: Results) -> str:
 
 
 def _stream(runs: list[Results]) -> Stream:
-    groups = [Group(_name(members), tuple(members)) for members in _gather(runs, _group_key).values()]
+    tasks = runs[0]["tasks"]
+    title = f"{SCENARIOS[runs[0]['scenario']]}, {plural(len(tasks), 'task')}"
+    return Stream(title, tuple(tasks), groups_of(runs), tuple(_baselines(runs)))
+
+
+def groups_of(runs: Sequence[Results]) -> tuple[Group, ...]:
+    """Runs of one recipe, backbone and input together. Raises `DataError` for a seed given twice."""
+    groups = [Group(_name(members), tuple(members)) for members in gather(runs, _group_key).values()]
     for group in groups:
         twice = sorted({seed for seed in group.seeds if group.seeds.count(seed) > 1})
         if twice:
             raise DataError(
                 f"run {group.label!r} with seed {twice[0]} was given twice; the mean over seeds would count it twice"
             )
-    tasks = runs[0]["tasks"]
-    title = f"{SCENARIOS[runs[0]['scenario']]}, {len(tasks)} task{'s' if len(tasks) > 1 else ''}"
-    return Stream(title, tuple(tasks), tuple(_distinct(groups)), tuple(_baselines(runs)))
+    return tuple(_distinct(groups))
+
+
+def plural(amount: int, noun: str) -> str:
+    """An amount with its noun: "1 task", "2 tasks"."""
+    return f"{amount} {noun}{'' if amount == 1 else 's'}"
 
 
 def _name(runs: list[Results]) -> str:
@@ -207,7 +247,7 @@ def _distinct(groups: list[Group]) -> list[Group]:
 
 def _baselines(runs: list[Results]) -> list[Baseline]:
     """Both baselines of every backbone and input; runs of one seed share theirs, so equal observations count once."""
-    backbones = _gather(runs, lambda run: json.dumps([run["backbone"], run["input"]], sort_keys=True))
+    backbones = gather(runs, lambda run: json.dumps([run["backbone"], run["input"]], sort_keys=True))
     result = []
     for members in backbones.values():
         for key, title in BASELINES.items():

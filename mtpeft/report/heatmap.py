@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mtpeft.report.charts import Chart, chart_of, plain
 from mtpeft.report.groups import Group, Results, Stream
-from mtpeft.report.numbers import number
+from mtpeft.report.numbers import number, with_unit
 
 # One hue from light to dark: readable on a light and a dark page, in grey, and for the colour-blind.
-SCALE = ["#e6eef8", "#b4cdea", "#74a3d6", "#3a74b5", "#1f4a80"]
+SCALE: Sequence[str] = ["#e6eef8", "#b4cdea", "#74a3d6", "#3a74b5", "#1f4a80"]
 DARK_TEXT, LIGHT_TEXT = "#10161d", "#ffffff"
 
 
@@ -28,7 +29,7 @@ def matrix_chart(stream: Stream, group: Group, run: Results) -> Chart:
         "z": shades,
         "zmin": 0,
         "zmax": 1,
-        "colorscale": [[step / (len(SCALE) - 1), colour] for step, colour in enumerate(SCALE)],
+        "colorscale": colorscale(),
         "showscale": False,
         "hovertext": hover,
         "hovertemplate": "%{hovertext}<extra></extra>",
@@ -45,26 +46,32 @@ def matrix_chart(stream: Stream, group: Group, run: Results) -> Chart:
         if shade is not None
     ]
     ticks = {"tickmode": "array", "tickvals": positions, "showgrid": False}
-    x = {**ticks, "title": {"text": "on task"}}
+    columns = [plain(str(j) if stream.metric else with_unit(str(j), t["unit"])) for j, t in enumerate(tasks, 1)]
+    x = {**ticks, "ticktext": columns, "title": {"text": "on task"}}
     y = {**ticks, "title": {"text": "after task"}, "autorange": "reversed"}
     label = f"accuracy matrix of {group.label}, seed {run['seed']}"
     return chart_of(label, [trace], x, y, height=max(250, 70 + 34 * total), annotations=notes)
 
 
-def text_colour(shade: float) -> str:
+def text_colour(shade: float, scale: Sequence[str] = SCALE) -> str:
     """Of dark and light text the one that stands out more on a shade of 0..1 (contrast ratio of WCAG 2.1)."""
-    cell = luminance(colour_at(shade))
+    cell = luminance(colour_at(shade, scale))
     on_dark = (luminance(LIGHT_TEXT) + 0.05) / (cell + 0.05)
     on_light = (cell + 0.05) / (luminance(DARK_TEXT) + 0.05)
     return LIGHT_TEXT if on_dark > on_light else DARK_TEXT
 
 
-def colour_at(shade: float) -> str:
+def colour_at(shade: float, scale: Sequence[str] = SCALE) -> str:
     """The colour of a shade of 0..1, interpolated in RGB as plotly does it."""
-    position = shade * (len(SCALE) - 1)
-    step = min(int(position), len(SCALE) - 2)
-    pairs = zip(_rgb(SCALE[step]), _rgb(SCALE[step + 1]), strict=True)
+    position = shade * (len(scale) - 1)
+    step = min(int(position), len(scale) - 2)
+    pairs = zip(_rgb(scale[step]), _rgb(scale[step + 1]), strict=True)
     return "#" + "".join(f"{round(a + (b - a) * (position - step)):02x}" for a, b in pairs)
+
+
+def colorscale(scale: Sequence[str] = SCALE) -> list[list[Any]]:
+    """A scale as plotly takes it."""
+    return [[step / (len(scale) - 1), colour] for step, colour in enumerate(scale)]
 
 
 def luminance(colour: str) -> float:

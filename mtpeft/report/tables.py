@@ -1,70 +1,56 @@
-"""The tables of the report as HTML. Every text is escaped; only `Raw` is taken as it is."""
+"""The tables of the page about continual runs, and those that any run has."""
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from mtpeft.evaluation.results import measures_of
-from mtpeft.report.charts import NEUTRAL, palette
-from mtpeft.report.groups import Group, Results, Statistic, Stream, differences
-from mtpeft.report.numbers import MISSING, count, number, statistic, with_unit
+from mtpeft.report.groups import Baseline, Comparison, Group, Results, Statistic, Stream, differences
+from mtpeft.report.markup import Cell, Raw, baseline_key, escape, key, table
+from mtpeft.report.numbers import MISSING, count, measured, number, statistic, with_unit
 
 HEADLINE = ["average_accuracy", "average_forgetting", "backward_transfer", "forward_transfer"]
-
-
-class Raw(str):
-    """HTML that is already safe."""
-
-
-Cell = str | Raw
-
-
-def escape(text: object) -> str:
-    """Text as HTML, quotes included."""
-    return text if isinstance(text, Raw) else html.escape(str(text))
-
-
-def table(caption: str, head: Sequence[Cell], rows: Sequence[Sequence[Cell]], text_columns: int = 1) -> str:
-    """A table that scrolls sideways inside its box; the first cell of a row heads it, numbers stand right."""
-    columns = "".join(
-        f'<th scope="col"{_align(index, text_columns)}>{escape(title)}</th>' for index, title in enumerate(head)
-    )
-    body = []
-    for row in rows:
-        first = f'<th scope="row">{escape(row[0])}</th>'
-        rest = "".join(f"<td{_align(i, text_columns)}>{escape(cell)}</td>" for i, cell in enumerate(row[1:], start=1))
-        body.append(f"<tr>{first}{rest}</tr>")
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{columns}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _align(index: int, text_columns: int) -> str:
-    return "" if index < text_columns else ' class="n"'
-
-
-def key(index: int, label: str) -> Raw:
-    """A group's label with its colour and marker in the charts."""
-    colour, _, glyph = palette(index)
-    return Raw(f'<span class="key" style="color:{colour}" aria-hidden="true">{glyph}</span> {escape(label)}')
-
-
-def baseline_key(index: int, label: str) -> Raw:
-    """A baseline's label with its dash in the charts."""
-    dash = ("dashed", "dotted")[index % 2]
-    return Raw(
-        f'<span class="key dash" style="border-top:2px {dash} {NEUTRAL}" aria-hidden="true"></span> {escape(label)}'
-    )
+RELATIVE = ["average_relative_forgetting", "multi_task_delta"]
 
 
 def headline_measures(stream: Stream) -> list[str]:
-    """Measures of the headline table; a class-incremental stream also has the accuracy over all seen samples."""
+    """Measures of the headline table: relative ones where tasks are measured differently, so that no mean exists.
+
+    A class-incremental stream also has the accuracy over all seen samples.
+    """
+    if stream.metric is None:
+        return [name for name in RELATIVE if any(group.measure(name).mean is not None for group in stream.groups)]
     extra = ["sample_weighted_accuracy"] if stream.runs[0][1]["scenario"] == "class_incremental" else []
     return [HEADLINE[0], *extra, *HEADLINE[1:]]
+
+
+def known_measures(stream: Stream) -> dict[str, Any]:
+    """Every measure that any run has, by name; titles and units are the same in all of them."""
+    return {name: measure for _, run in stream.runs for name, measure in measures_of(run).items()}
+
+
+def final_columns(stream: Stream) -> list[str]:
+    """Titles of columns for the last row of R: one per task where tasks are measured differently, else none."""
+    return [] if stream.metric else [f"{task['name']}: {measured(task)}" for task in stream.tasks]
+
+
+def final_cells(stream: Stream, group: Group) -> list[str]:
+    """Cells for `final_columns`: each task at the end of the stream."""
+    if stream.metric:
+        return []
+    last = len(stream.tasks) - 1
+    return [statistic(group.cell(last, j), task["unit"]) for j, task in enumerate(stream.tasks)]
+
+
+def baseline_cells(stream: Stream, baseline: Baseline, measures: Sequence[str]) -> list[str]:
+    """Cells of a baseline for `final_columns` and `measures`: it has levels only, as it learns nothing in turn."""
+    others = [MISSING] * len(measures)
+    if stream.metric:
+        return [statistic(baseline.average, stream.metric["unit"]), *others[1:]]
+    levels = [Statistic.of([values[j] for values in baseline.values]) for j in range(len(stream.tasks))]
+    return [*(statistic(v, task["unit"]) for v, task in zip(levels, stream.tasks, strict=True)), *others]
 
 
 def trainable(group: Group) -> Statistic:
@@ -75,24 +61,24 @@ def trainable(group: Group) -> Statistic:
 def headline_table(stream: Stream) -> str:
     """One row per group and per baseline: mean ± standard deviation over seeds."""
     names = headline_measures(stream)
-    known = measures_of(stream.runs[0][1])
-    titles = [with_unit(known[name]["title"], known[name]["unit"]) for name in names]
+    known = known_measures(stream)
+    titles = final_columns(stream) + [with_unit(known[name]["title"], known[name]["unit"]) for name in names]
     rows: list[list[Cell]] = []
     for index, group in enumerate(stream.groups):
         measures = [statistic(group.measure(name), known[name]["unit"]) for name in names]
-        rows.append([key(index, group.label), _seeds(group.seeds), *measures, *_parameter_cells(group)])
-    unit = known[names[0]]["unit"]
+        cells = [*final_cells(stream, group), *measures, *parameter_cells(group)]
+        rows.append([key(index, group.label), seed_list(group.seeds), *cells])
     for index, baseline in enumerate(stream.baselines):
-        level = statistic(baseline.average, unit) if stream.metric else MISSING
         # The averages of a baseline are over tasks, not over samples, and it is not trained along the stream.
-        others = [MISSING] * (len(names) - 1)
-        seeds = _seeds(baseline.seeds) or "not measured"
-        rows.append([baseline_key(index, baseline.label), seeds, level, *others, "0", "0 %", MISSING])
+        seeds = seed_list(baseline.seeds) or "not measured"
+        levels = baseline_cells(stream, baseline, names)
+        rows.append([baseline_key(index, baseline.label), seeds, *levels, "0", "0 %", MISSING])
     head = ["Method", "Seeds", *titles, "Trainable weights", "of the backbone", "Heads"]
     return table(f"{stream.title}: methods compared", head, rows, text_columns=2)
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def seed_list(seeds: Sequence[int]) -> str:
+    """Seeds in one cell."""
     return ", ".join(map(str, seeds))
 
 
@@ -100,7 +86,8 @@ def _parameters(group: Group, kind: str) -> float | None:
     return group.over(lambda run: run["parameters"][kind]).mean
 
 
-def _parameter_cells(group: Group) -> list[str]:
+def parameter_cells(group: Group) -> list[str]:
+    """Trained weights without heads, their share of the backbone, and the weights of the heads."""
     mean = trainable(group).mean
     backbone = group.runs[0]["parameters"]["backbone"]
     share = MISSING if mean is None or not backbone else f"{100 * mean / backbone:.2f} %"
@@ -112,7 +99,7 @@ def runs_table(stream: Stream) -> str:
     scalars = [
         m for m in stream.runs[0][1]["measures"] if not isinstance(m["value"], list) and "curve" not in m["name"]
     ]
-    scalars = [m for m in scalars if m["name"] != "forgetting_per_task"]
+    scalars = [m for m in scalars if not m["name"].endswith("_per_task")]
     head = ["Run", "Seed", *(with_unit(m["title"], m["unit"]) for m in scalars)]
     rows, reasons = [], {}
     for group, run in stream.runs:
@@ -167,22 +154,40 @@ def matrix_table(run: Results, title: str) -> str:
     return table(f"Accuracy matrix of {title}", ["", *map(with_unit, names, units)], rows)
 
 
-def forgetting_table(stream: Stream) -> str:
-    """Forgetting of each task at the end of the stream, per group."""
-    head = ["Method", *(f"{j + 1}. {task['name']}" for j, task in enumerate(stream.tasks[:-1]))]
+def forgetting_tables(stream: Stream) -> str:
+    """Forgetting of each task at the end of the stream, per group: in its own metric, and relative to its value."""
+    tasks = stream.tasks[:-1]
+    units = ["points" if task["unit"] == "%" else task["unit"] for task in tasks]
+    titles = [f"{j + 1}. {task['name']}" for j, task in enumerate(tasks)]
+    if stream.metric is None:
+        heads = [
+            with_unit(f"{title}: {task['metric']}", u) for title, task, u in zip(titles, tasks, units, strict=True)
+        ]
+    else:
+        heads = [with_unit(title, unit) for title, unit in zip(titles, units, strict=True)]
+    caption = f"{stream.title}: forgetting of each task at the end"
+    absolute = _per_task(stream, "forgetting_per_task", caption, heads, units)
+    percent = ["%"] * len(tasks)
+    heads = [with_unit(title, "%") for title in titles]
+    caption = f"{stream.title}: forgetting of each task at the end, in percent of its value when it was learned"
+    return absolute + _per_task(stream, "relative_forgetting_per_task", caption, heads, percent)
+
+
+def _per_task(stream: Stream, measure: str, caption: str, heads: list[str], units: list[str]) -> str:
+    curves = [group.curve(measure) for group in stream.groups]
+    if not any(curves):
+        return ""
     rows = []
-    for index, group in enumerate(stream.groups):
-        per_task = group.curve("forgetting_per_task")[: len(stream.tasks) - 1]
-        units = ["points" if task["unit"] == "%" else task["unit"] for task in stream.tasks]
-        cells = [statistic(value, unit) for value, unit in zip(per_task, units, strict=False)]
-        rows.append([key(index, group.label), *cells])
-    return table(f"{stream.title}: forgetting of each task at the end", head, rows)
+    for index, (group, values) in enumerate(zip(stream.groups, curves, strict=True)):
+        cells = [statistic(value, unit) for value, unit in zip(values, units, strict=False)]
+        rows.append([key(index, group.label), *(cells or [MISSING] * len(units))])
+    return table(caption, ["Method", *heads], rows)
 
 
-def parameters_table(stream: Stream) -> str:
+def parameters_table(stream: Comparison) -> str:
     """Numbers of weights by kind, and per task."""
     kinds = {
-        "method": "Method",
+        "method": "Method's own",
         "norm_bias": "Norms and biases",
         "head": "Heads",
         "buffers": "Buffers",
@@ -205,7 +210,7 @@ def parameters_table(stream: Stream) -> str:
     return table(f"{stream.title}: weights by kind", ["Method", *kinds.values(), "Used by one task"], rows) + rules
 
 
-def differences_table(stream: Stream) -> str:
+def differences_table(stream: Comparison) -> str:
     """Recipe keys in which the groups differ; empty for one group."""
     rows = [[name, *map(_recipe_value, row)] for name, row in differences(stream.groups).items()]
     if not rows:
@@ -218,7 +223,7 @@ def _recipe_value(value: Any) -> str:
     return MISSING if value is ... else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def frozen_table(stream: Stream) -> str:
+def frozen_table(stream: Comparison) -> str:
     """The hash of the backbone before and after each run."""
     rows = [
         [
@@ -236,7 +241,7 @@ def frozen_table(stream: Stream) -> str:
     )
 
 
-def environment_table(stream: Stream) -> str:
+def environment_table(stream: Comparison) -> str:
     """Versions, and what the images are turned into."""
     rows = []
     for group, run in stream.runs:

@@ -1,14 +1,21 @@
-"""The summary a run ends with in the terminal: the comparison table and each accuracy matrix."""
+"""The summary a run ends with in the terminal: the comparison table, and each matrix of a continual run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtpeft.evaluation.results import measures_of
-from mtpeft.report.groups import Group, Results, Stream, streams_of
-from mtpeft.report.numbers import MISSING, count, number, statistic, with_unit
-from mtpeft.report.tables import headline_measures, trainable
+from mtpeft.report.groups import Group, Results, Stream, kind_of, streams_of
+from mtpeft.report.joint_summary import print_joint_summary
+from mtpeft.report.numbers import count, number, statistic, with_unit
+from mtpeft.report.tables import (
+    baseline_cells,
+    final_cells,
+    final_columns,
+    headline_measures,
+    known_measures,
+    trainable,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +27,8 @@ SHORT = {
     "average_forgetting": "forgetting",
     "backward_transfer": "BWT",
     "forward_transfer": "FWT",
+    "average_relative_forgetting": "relative forgetting",
+    "multi_task_delta": "delta",
 }
 
 
@@ -28,6 +37,9 @@ def print_summary(results_list: Sequence[Results], console: Console) -> None:
 
     Raises `MtpeftError` like `mtpeft.report.write_report`.
     """
+    if kind_of(results_list) == "joint":
+        print_joint_summary(results_list, console)
+        return
     for stream in streams_of(results_list):
         for group, run in stream.runs:
             console.print(_matrix(group, run))
@@ -58,24 +70,24 @@ def _comparison(stream: Stream) -> Table:
     from rich.text import Text
 
     names = headline_measures(stream)
-    known = measures_of(stream.runs[0][1])
+    known = known_measures(stream)
     table = Table(title=Text(stream.title), title_justify="left")
     table.add_column("method", no_wrap=True)
     table.add_column("seeds")
+    for title in final_columns(stream):
+        table.add_column(Text(title), justify="right")
     for name in names:
         table.add_column(Text(with_unit(SHORT[name], known[name]["unit"])), justify="right")
     table.add_column("trainable weights", justify="right")
     for group in stream.groups:
-        values = [statistic(group.measure(name), known[name]["unit"]) for name in names]
+        values = final_cells(stream, group) + [statistic(group.measure(name), known[name]["unit"]) for name in names]
         seeds = ", ".join(map(str, group.seeds))
         table.add_row(Text(group.label), seeds, *values, count(trainable(group).mean))
     for baseline in stream.baselines:
-        level = statistic(baseline.average, known[names[0]]["unit"]) if stream.metric else MISSING
         table.add_row(
             Text(baseline.label),
             ", ".join(map(str, baseline.seeds)) or "not measured",
-            level,
-            *[MISSING] * (len(names) - 1),
+            *baseline_cells(stream, baseline, names),
             "0",
             style="dim",
         )
