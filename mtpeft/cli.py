@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     recipes = commands.add_parser("recipes", help="the recipes that come with mtpeft")
     recipes.set_defaults(run=_recipes)
 
-    train = commands.add_parser("train", help="run a recipe with the engine its folder names (continual, pretrain)")
+    train = commands.add_parser(
+        "train", help="run a recipe with the engine its folder names (joint, continual, pretrain)"
+    )
     _recipe_options(train)
     train.set_defaults(run=_train)
 
@@ -62,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folders", type=Path, nargs="+", metavar="RUN")
     report.add_argument("--out", type=Path, help="the page (default: report.html in the first run's folder)")
     report.set_defaults(run=_report)
+
+    check = commands.add_parser("check-data", help="read all labels of a task: histogram, missing files, wrong values")
+    check.add_argument("task", metavar="TASK", help="a file of tasks/, by name (scenes/depth) or path")
+    check.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="data.root=/data/NYUD_MT")
+    check.set_defaults(run=_check_data)
 
     doctor = commands.add_parser("doctor", help="check the environment against known traps")
     doctor.add_argument("--runs", type=Path, default=Path(), help="where runs will be written")
@@ -97,7 +104,7 @@ def _recipes(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from mtpeft.recipe import find_recipe
+    from mtpeft.recipe import find_recipe, load_recipe
 
     recipe = find_recipe(options.recipe)
     if recipe.parent.name == "pretrain":  # the folder of a recipe is its engine
@@ -105,6 +112,13 @@ def _train(options: argparse.Namespace) -> int:
 
         changes = ["--set", *options.set] if options.set else []
         return pretrain([str(recipe), *changes])
+    values = load_recipe(str(recipe), options.set)
+    if (
+        recipe.parent.name == "joint" or "tasks" in values or "rows" in values
+    ):  # a file of the user's own may lie anywhere
+        from mtpeft.joint.command import run
+
+        return run(values, options.out, resume=options.resume, fresh=options.fresh)
     return _continual(options)
 
 
@@ -123,6 +137,12 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from mtpeft.run_folder import read_recipe
+
+    if "tasks" in read_recipe(options.folder):
+        from mtpeft.joint.command import evaluate as evaluate_joint
+
+        return evaluate_joint(options.folder)
     from mtpeft.continual.command import evaluate
 
     return evaluate(options.folder)
@@ -133,10 +153,15 @@ def _report(options: argparse.Namespace) -> int:
     from mtpeft.report import write_report
 
     results = [read(folder / "results.json" if folder.is_dir() else folder) for folder in options.folders]
-    first = options.folders[0]
-    target = options.out or (first if first.is_dir() else first.parent) / "report.html"
-    print(write_report(results, target))
+    folders = [folder if folder.is_dir() else folder.parent for folder in options.folders]
+    print(write_report(results, options.out or folders[0] / "report.html", folders))
     return 0
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    from mtpeft.data.dense.check import main as check
+
+    return check(options.task, options.set)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from mtpeft.errors import ConfigError
 from mtpeft.heads.base import register_head
 from mtpeft.heads.decode import Stage, StagesHead, enlarge
 
@@ -32,6 +33,8 @@ class HRNetHead(StagesHead):
     ) -> None:
         """`widths` per scale; the hidden layer has `expansion` times their sum."""
         super().__init__(stages, image_size, channels, pyramid=True)
+        if len(widths) != len(stages):
+            raise ConfigError(f"hrnet: {len(widths)} widths, and the backbone gives {len(stages)} scales; one for each")
         self.project = nn.ModuleList(
             nn.Conv2d(stage.dim, width, 1, bias=False) for stage, width in zip(stages, widths, strict=True)
         )

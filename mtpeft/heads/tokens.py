@@ -38,6 +38,8 @@ class SETRHead(DecodeHead):
 
         One convolution of kernel 1 enlarging by 4 is SETR-Naive.
         """
+        if up_scale < 2:
+            raise ConfigError(f"setr: up_scale={up_scale}; each convolution enlarges by 2 or more")
         if num_convs is None:
             num_convs = min(4, max(1, round(math.log(stages[-1].stride, up_scale))))
         config = {

@@ -1,0 +1,89 @@
+"""Dense samples as torch items and batches. An item is a function of (seed, epoch, index) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from mtpeft.data.dense.labels import layout
+from mtpeft.data.dense.sample import DenseDataset
+from mtpeft.data.dense.transforms import Transform
+from mtpeft.errors import DataError
+
+
+class DenseView(Dataset[dict[str, Any]]):
+    """A data set seen through transforms, as normalised tensors.
+
+    An item: `image` float32 (3, H, W), `labels` {task: tensor} (see `labels.LAYOUTS`; missing labels are absent
+    keys), `index` and `name`. The random numbers of item i in epoch e come from (seed, e, i): neither order nor
+    workers nor a restart changes them. Raises `DataError` for labels whose size is not the image's.
+    """
+
+    def __init__(
+        self,
+        dataset: DenseDataset,
+        transforms: Transform | None,
+        seed: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        tasks: Sequence[str] | None = None,
+    ) -> None:
+        """`mean` and `std` per channel, of pixels from 0 to 1; `tasks` are the labels to give (None: all)."""
+        self.dataset, self.transforms, self.seed = dataset, transforms, seed
+        self.kinds = {task: info.kind for task, info in dataset.tasks.items() if tasks is None or task in tasks}
+        self.epoch = 0
+        self._mean = torch.tensor(mean, dtype=torch.float32)[:, None, None]
+        self._std = torch.tensor(std, dtype=torch.float32)[:, None, None]
+        self._layouts = {task: layout(kind, task) for task, kind in self.kinds.items()}
+        self.collate_fn = collate
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other random numbers from now on."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.dataset[index]
+        sample.labels = {task: label for task, label in sample.labels.items() if task in self.kinds}
+        sample.check_sizes()
+        if self.transforms is not None:
+            rng = np.random.default_rng([self.seed, self.epoch, index])
+            sample = self.transforms(sample, self.kinds, rng)
+        pixels = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1))).float() / 255
+        return {
+            "image": (pixels - self._mean) / self._std,
+            "labels": {task: self._layouts[task].tensor(label) for task, label in sample.labels.items()},
+            "index": index,
+            "name": sample.name,
+        }
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch: `images` (B, 3, H, W), `labels` {task: (rows (n,), labels (n, ...))}, `index` (B,) and `names`.
+
+    `rows` are the positions of the images that have the task's label; a task without any is absent. Raises
+    `DataError` for images of different sizes.
+    """
+    sizes = {tuple(item["image"].shape[1:]): item["name"] for item in items}
+    if len(sizes) > 1:
+        (first, one), (second, other) = list(sizes.items())[:2]
+        raise DataError(
+            f"images of different sizes in one batch: {one} is {first[0]} x {first[1]}, {other} {second[0]} x "
+            f"{second[1]}; end the transforms with dict(name='crop', size=...) or dict(name='resize', size=...)"
+        )
+    labels = {}
+    for task in dict.fromkeys(task for item in items for task in item["labels"]):
+        rows = [row for row, item in enumerate(items) if task in item["labels"]]
+        labels[task] = (torch.tensor(rows), torch.stack([items[row]["labels"][task] for row in rows]))
+    return {
+        "images": torch.stack([item["image"] for item in items]),
+        "labels": labels,
+        "index": torch.tensor([item["index"] for item in items]),
+        "names": [item["name"] for item in items],
+    }

@@ -1,0 +1,122 @@
+"""Rendered scenes on disk: files of 50 scenes with a manifest of checksums, written by several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mtpeft.data.dense.scenes.render import render_shard
+from mtpeft.errors import DataError
+from mtpeft.files import sha256, write_atomic
+
+Array = np.ndarray
+Job = tuple[int, str, range, int, str]
+
+VERSION = 2
+"""Part of the cache's name: raise it when a scene changes its image or labels."""
+SHARD = 50
+MANIFEST = "manifest.json"
+
+
+def load_scenes(
+    cache: str, seed: int, split: str, count: int, size: int, workers: int | None = None
+) -> dict[str, Array]:
+    """The first `count` scenes of a split as stacked arrays, rendered where the cache lacks them.
+
+    A scene is a function of (seed, split, index) alone, so a file whose checksum differs from the manifest is named in
+    a warning and rendered again. Every finished file counts: after an interruption only the missing ones are rendered.
+    """
+    folder = Path(cache).expanduser() / f"scenes-v{VERSION}-seed{seed}-{size}px"
+    shards = {
+        f"{split}-{start:06d}-{min(start + SHARD, count) - 1:06d}.npz": range(start, min(start + SHARD, count))
+        for start in range(0, count, SHARD)
+    }
+    loaded: dict[str, dict[str, Array]] = {}
+    missing = {}
+    manifest = _read_manifest(folder)
+    for name, indices in shards.items():
+        content = _verified(folder / name, manifest.get(name))
+        if content is None:
+            missing[name] = indices
+        else:
+            loaded[name] = content
+    if missing:
+        digests = _render(folder, missing, seed, split, size, workers)
+        for name, digest in digests.items():
+            content = _verified(folder / name, digest)
+            if content is None:
+                raise DataError(
+                    f"{folder / name} is not what was written a moment ago; is another program changing it?"
+                )
+            loaded[name] = content
+    return {key: np.concatenate([loaded[name][key] for name in shards]) for key in loaded[next(iter(shards))]}
+
+
+def _verified(path: Path, digest: str | None) -> dict[str, Array] | None:
+    """The arrays of a file; None when it is absent, unfinished or damaged."""
+    if digest is None or not path.is_file():
+        return None
+    if sha256(path.read_bytes()) != digest:
+        warnings.warn(
+            f"{path} is damaged (its checksum is not {digest[:12]}...): its scenes are rendered again", stacklevel=4
+        )
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def _render(
+    folder: Path, missing: dict[str, range], seed: int, split: str, size: int, workers: int | None
+) -> dict[str, str]:
+    """Render the missing files; returns their checksums, which are in the manifest as well."""
+    total = sum(len(indices) for indices in missing.values())
+    jobs = {name: (seed, split, indices, size, str(folder / name)) for name, indices in missing.items()}
+    digests: dict[str, str] = {}
+    with tqdm(total=total, desc=f"rendering {split} scenes", unit="scene", disable=total < SHARD) as progress:
+        for name, digest in _finished(jobs, workers):
+            digests[name] = digest
+            _enter(folder, digests)
+            progress.update(len(missing[name]))
+    return digests
+
+
+def _finished(jobs: dict[str, Job], workers: int | None) -> Iterator[tuple[str, str]]:
+    """Name and checksum of each file, when it is done."""
+    if len(jobs) == 1 or workers == 1:
+        for name, job in jobs.items():
+            yield name, render_shard(*job)
+        return
+    # Fresh processes: forking a process that runs torch's threads can hang.
+    pool = ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(jobs)), mp_context=get_context("spawn"))
+    try:
+        futures = {pool.submit(render_shard, *job): name for name, job in jobs.items()}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        entries = json.loads(path.read_text())
+        return {str(name): str(digest) for name, digest in entries.items()}
+    except (ValueError, AttributeError):
+        warnings.warn(f"{path} is damaged: all scenes below {folder} are rendered again", stacklevel=4)
+        return {}
+
+
+def _enter(folder: Path, digests: dict[str, str]) -> None:
+    """Add to the manifest. All of this process's entries each time: another that writes at once may drop the last."""
+    entries = {**_read_manifest(folder), **digests}
+    write_atomic(folder / MANIFEST, json.dumps(dict(sorted(entries.items())), indent=1) + "\n")

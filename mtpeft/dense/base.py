@@ -1,0 +1,176 @@
+"""What a kind of dense task is: its outputs, its loss, its measures, the check and the picture of a label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from mtpeft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
+from mtpeft.registry import Registry
+
+IGNORED = 255
+"""Label of a pixel that counts neither in the loss nor in a measure, for kinds whose labels are integers."""
+
+
+class Metric(NamedTuple):
+    """Unit and direction of one measure."""
+
+    unit: str
+    higher_is_better: bool
+
+
+PERCENT_UP = Metric("%", True)
+
+
+class Measure:
+    """A measure computed from sums over all pixels or images seen, so that parts of a data set can be added up.
+
+    `totals` holds the sums, plain tensors on the CPU; `update` adds a batch, `compute` gives the values. A value that is
+    undefined, because no valid pixel was seen, is None.
+    """
+
+    def __init__(self, **totals: torch.Tensor) -> None:
+        """`totals` are the sums at their start, zeros."""
+        self.totals = totals
+
+    def update(self, output: torch.Tensor, label: torch.Tensor) -> None:
+        """Add a batch: output (n, channels, H, W) as the head gives it, and its labels."""
+        raise NotImplementedError
+
+    def compute(self) -> dict[str, float | None]:
+        """Every value, by name."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """A copy of the sums."""
+        return {name: total.clone() for name, total in self.totals.items()}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from `state`. Raises `CheckpointError` when it belongs to another measure."""
+        self._check(state)
+        self.totals = {name: state[name].clone() for name in self.totals}
+
+    def merge(self, other: dict[str, torch.Tensor]) -> None:
+        """Add what another process has seen: its `state`."""
+        self._check(other)
+        for name, total in self.totals.items():
+            total += other[name]
+
+    def _check(self, state: dict[str, torch.Tensor]) -> None:
+        ours, theirs = ({k: (tuple(t.shape), t.dtype) for k, t in s.items()} for s in (self.totals, state))
+        if ours != theirs:
+            raise CheckpointError(f"state of another measure: it has {theirs}, {type(self).__name__} has {ours}")
+
+
+class Kind:
+    """One kind of dense task. Subclasses are registered by name and take their options as keywords.
+
+    `channels` is the number of outputs, `metrics` every measure with unit and direction, `metric` the main one, and
+    `default_weight` the weight of the loss in published joint training (PASCAL-Context, NYUD-v2).
+    """
+
+    name: ClassVar[str]
+    channels: int
+    metrics: ClassVar[dict[str, Metric]]
+    default_weight: ClassVar[float] = 1.0
+
+    def __init__(self, metric: str | None = None) -> None:
+        """`metric` names another main measure than the first."""
+        self.metric = next(iter(self.metrics)) if metric is None else metric
+        if self.metric not in self.metrics:
+            raise UnknownNameError("metric", metric, self.metrics, f"kind {self.name}")
+
+    @property
+    def unit(self) -> str:
+        """Unit of the main metric: "%", "m", "deg" or ""."""
+        return self.metrics[self.metric].unit
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the main metric."""
+        return self.metrics[self.metric].higher_is_better
+
+    def valid(self, label: torch.Tensor) -> torch.Tensor:
+        """Which pixels count: label (n, ...) -> bool (n, H, W)."""
+        raise NotImplementedError
+
+    def loss(self, output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Mean loss over valid pixels: output (n, channels, H, W), label -> scalar; zero where no pixel is valid."""
+        valid = self.valid(label)
+        if not bool(valid.any()):
+            return output.sum() * 0
+        return self.pixel_loss(output, label, valid)
+
+    def pixel_loss(self, output: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """The loss where at least one pixel is valid."""
+        raise NotImplementedError
+
+    def measure(self) -> Measure:
+        """A fresh measure."""
+        raise NotImplementedError
+
+    def check(self, label: np.ndarray, where: str) -> None:
+        """Raise `DataError` that names `where` and the value when a label, channels last, has a value out of range."""
+        raise NotImplementedError
+
+    def picture(self, sample: torch.Tensor, reference: torch.Tensor | None = None) -> np.ndarray:
+        """A label or an output of one image, without batch axis -> uint8 (H, W, 3). Invalid pixels are black.
+
+        `reference` is the label whose range of values the colours span, so that an output can be set beside it.
+        """
+        raise NotImplementedError
+
+
+KINDS: Registry[type[Kind]] = Registry("task kind")
+K = TypeVar("K", bound=type[Kind])
+
+
+def register_kind(name: str) -> Callable[[K], K]:
+    """Class decorator: registers a kind of dense task."""
+
+    def decorate(kind: K) -> K:
+        kind.name = name
+        KINDS.add(name, kind)
+        return kind
+
+    return decorate
+
+
+def build_kind(name: str, **options: Any) -> Kind:
+    """A kind by name. Raises `UnknownNameError` or, for options it does not take, `ConfigError`."""
+    kind = KINDS.get(name)
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise ConfigError(f"kind {name!r}: {str(error).split('__init__() ')[-1]}") from None
+
+
+def check_shape(label: np.ndarray, where: str, depth: int | None = None) -> None:
+    """Raise `DataError` unless `label` is (H, W), or (H, W, depth)."""
+    wanted = "(H, W)" if depth is None else f"(H, W, {depth})"
+    if label.ndim != (2 if depth is None else 3) or (depth is not None and label.shape[2] != depth):
+        raise DataError(f"{where}: the label has shape {label.shape}, not {wanted}")
+
+
+def check_integers(label: np.ndarray, where: str, limit: int) -> None:
+    """Raise `DataError` unless `label` (H, W) holds integers of 0 to limit - 1, or 255 for ignored pixels."""
+    check_shape(label, where)
+    if not np.issubdtype(label.dtype, np.integer) and label.dtype != bool:
+        raise DataError(f"{where}: the label is {label.dtype}; it must be of whole numbers, one class per pixel")
+    wrong = [int(v) for v in np.unique(label) if not (0 <= v < limit or v == IGNORED)]
+    if wrong:
+        shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+        raise DataError(f"{where}: label values {shown} are out of range: 0 to {limit - 1}, and {IGNORED} for ignored")
+
+
+def mean_or_none(total: torch.Tensor, count: torch.Tensor, scale: float = 1.0) -> float | None:
+    """scale * total / count, or None where nothing was counted."""
+    return None if int(count) == 0 else scale * float(total) / float(count)
+
+
+def zeros(*shape: int) -> torch.Tensor:
+    """Sums start here: float64, in which counts are exact up to 2^53."""
+    return torch.zeros(shape, dtype=torch.float64)
