@@ -57,7 +57,20 @@ def object_category(index: int, rng: np.random.Generator, instances: int, size: 
 
     Raises `DataError` when pybullet is not installed or the index is not below `MAX_OBJECTS`.
     """
-    name = object_name(index)
+    return _category(object_name(index), rng, instances, size)[..., :3]
+
+
+def random_object_category(index: int, rng: np.random.Generator, instances: int, size: int) -> Array:
+    """(instances, size, size, 4) uint8: the same of pybullet's random object `index` (0 to 999), and its relief.
+
+    The relief is 0 where the object is not seen, and from 1 at the far to 255 at the near end of its bounding sphere.
+    """
+    if not 0 <= index < RANDOM_OBJECTS:
+        raise DataError(f"random object {index} does not exist; pybullet_data has 0 to {RANDOM_OBJECTS - 1}")
+    return _category(object_name(len(NAMED_OBJECTS) + index), rng, instances, size)
+
+
+def _category(name: str, rng: np.random.Generator, instances: int, size: int) -> Array:
     bullet, folder = _pybullet()
     client = bullet.connect(bullet.DIRECT)
     try:
@@ -88,12 +101,14 @@ def _render(bullet: Any, client: int, body: int, rng: np.random.Generator, size:
     low, high = boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)
     radius = float(np.linalg.norm(high - low)) / 2
     yaw, pitch, roll = rng.uniform(0, 360), rng.uniform(-60, 60), rng.normal(0, 25)
-    view = bullet.computeViewMatrixFromYawPitchRoll(((low + high) / 2).tolist(), radius * 3.2, yaw, pitch, roll, 2)
+    distance, near, far = radius * 3.2, radius * 0.5, radius * 8
+    view = bullet.computeViewMatrixFromYawPitchRoll(((low + high) / 2).tolist(), distance, yaw, pitch, roll, 2)
     # A sphere of the radius fits the field of view: 2 * atan(1 / 3.2) is 35 degrees.
-    projection = bullet.computeProjectionMatrixFOV(40, 1, radius * 0.5, radius * 8)
-    _, _, pixels, _, segments = bullet.getCameraImage(
-        RENDER_SIZE,
-        RENDER_SIZE,
+    projection = bullet.computeProjectionMatrixFOV(40, 1, near, far)
+    side = max(RENDER_SIZE, 2 * size)
+    _, _, pixels, buffer, segments = bullet.getCameraImage(
+        side,
+        side,
         view,
         projection,
         lightDirection=rng.normal(size=3).tolist(),
@@ -105,26 +120,33 @@ def _render(bullet: Any, client: int, body: int, rng: np.random.Generator, size:
         renderer=bullet.ER_TINY_RENDERER,
         physicsClientId=client,
     )
-    shape = (RENDER_SIZE, RENDER_SIZE)
+    shape = (side, side)
     colour = np.asarray(pixels, dtype=np.uint8).reshape(*shape, 4)[..., :3]
     cover = np.asarray(segments).reshape(shape) >= 0
-    return _framed(colour, cover, backdrop(rng, background, size), rng)
+    depth = far * near / (far - (far - near) * np.asarray(buffer, dtype=np.float64).reshape(shape))
+    nearness = np.clip(0.5 + (distance - depth) / (2 * radius), 0, 1) * 255
+    return _framed(np.dstack([colour, nearness]), cover, backdrop(rng, background, size), rng)
 
 
-def _framed(colour: Array, cover: Array, behind: Array, rng: np.random.Generator) -> Array:
-    """Cut the object out with a random margin, shrink it to the size of `behind` (S, S, 3) and lay it on top."""
+def _framed(layers: Array, cover: Array, behind: Array, rng: np.random.Generator) -> Array:
+    """Cut the object out with a random margin, shrink it to the size of `behind` (S, S, 3) and lay it on top.
+
+    `layers` are colour and nearness (H, W, 4), 0 to 255; gives colour and relief uint8 (S, S, 4).
+    """
     size = len(behind)
     rows, columns = np.nonzero(cover.any(axis=1))[0], np.nonzero(cover.any(axis=0))[0]
     if not len(rows):
-        return to_uint8(behind)
+        return to_uint8(np.dstack([behind, np.zeros((size, size))]))
     half = max(int(np.ptp(rows)), int(np.ptp(columns)), 4) / 2 * rng.uniform(1.0, 1.5)
     middle = np.array([columns[0] + columns[-1], rows[0] + rows[-1]]) / 2 + rng.normal(0, 0.06, 2) * half
-    # Alpha and premultiplied colour are shrunk together, so that no background of the renderer bleeds in at edges.
-    layers = np.dstack([colour * cover[..., None], cover * 255]).astype(np.uint8)
-    margin = RENDER_SIZE
+    # Alpha and premultiplied values are shrunk together, so that no background of the renderer bleeds in at edges.
+    layers = np.dstack([layers * cover[..., None], cover * 255]).astype(np.uint8)
+    margin = len(cover)
     padded = np.pad(layers, ((margin, margin), (margin, margin), (0, 0)))
     (left, top), (right, bottom) = middle - half + margin, middle + half + margin
     box = (float(left), float(top), float(right), float(bottom))
-    planes = [Image.fromarray(padded[..., k]).resize((size, size), Image.Resampling.BOX, box=box) for k in range(4)]
+    planes = [Image.fromarray(padded[..., k]).resize((size, size), Image.Resampling.BOX, box=box) for k in range(5)]
     small = np.stack([np.asarray(plane) for plane in planes], axis=-1) / 255.0
-    return to_uint8(compose(small[..., 3], 0.0, behind) + small[..., :3])
+    alpha = small[..., 4]
+    relief = np.where(alpha >= 0.5, np.clip(small[..., 3] / np.maximum(alpha, 0.5), 1 / 255, 1), 0)
+    return to_uint8(np.dstack([compose(alpha, 0.0, behind) + small[..., :3], relief]))

@@ -6,7 +6,7 @@ import argparse
 import ast
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import timm
 import torch
 from mmengine.config import Config
 from safetensors.torch import save
+from timm.models.vision_transformer import VisionTransformer
 
 from mtpeft.errors import ConfigError, MtpeftError, UnknownNameError
 from mtpeft.files import sha256, write_atomic
-from mtpeft.pretraining import probe
-from mtpeft.pretraining.card import ProbeResult, write_card
+from mtpeft.pretraining import dense_probe, probe
+from mtpeft.pretraining.card import DenseResult, ProbeResult, write_card
 from mtpeft.pretraining.config import PretrainConfig, parse
 from mtpeft.pretraining.synthetic import load_synthetic
 from mtpeft.pretraining.trainer import Trainer, build_backbone, check_model
@@ -74,9 +75,12 @@ def pretrain(config: PretrainConfig, command: str) -> Path:
     `command` is only quoted in the card. The state of an unfinished run is `MODEL.resume.pt` in the output folder.
     """
     folder = Path(config.output).expanduser()
-    check_model(config.model)
+    check_model(config.model, config.train)
     torch.set_num_threads(config.train.threads)
     probes = _probe_data(config)
+    scenes = None
+    if config.probe.scenes is not None:
+        scenes = dense_probe.scenes(*config.probe.scenes, config.data.size, config.data.cache)
     images, labels = load_synthetic(config.data, config.seed)
     trainer = Trainer(config, torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels))
     checkpoint = folder / f"{config.model}.resume.pt"
@@ -86,13 +90,17 @@ def pretrain(config: PretrainConfig, command: str) -> Path:
     trainer.fit(checkpoint)
     half = {name: value.half().contiguous() for name, value in trainer.backbone.state_dict().items()}
     content = save(half)
+    plain = isinstance(trainer.backbone, VisionTransformer)
     if len(content) > MAX_BYTES:
         raise ConfigError(f"the weights of {config.model} take {len(content):,} bytes, more than {MAX_BYTES:,}")
     stored = build_backbone(config.model)
     stored.load_state_dict(half)  # the probe measures what the file holds, rounding included
     results = [_measure(config, stored, data) for data in probes]
+    dense = None if scenes is None else _measure_maps(config, stored, scenes)
     facts = {
         "command": command,
+        "kind": "ViT" if plain else "Swin",
+        "output": "class token" if plain else "mean of the last map",
         "bytes": len(content),
         "sha256": sha256(content),
         "parameters": sum(value.numel() for value in half.values()),
@@ -105,7 +113,7 @@ def pretrain(config: PretrainConfig, command: str) -> Path:
     }
     weights = folder / f"{config.model}.safetensors"
     write_atomic(weights, content)
-    write_atomic(weights.with_suffix(".md"), write_card(config, facts, trainer.history[-1], results))
+    write_atomic(weights.with_suffix(".md"), write_card(config, facts, trainer.history[-1], results, dense))
     checkpoint.unlink()
     return weights
 
@@ -120,11 +128,7 @@ def _probe_data(config: PretrainConfig) -> list[probe.ProbeData]:
 
 def _measure(config: PretrainConfig, trained: torch.nn.Module, data: probe.ProbeData) -> ProbeResult:
     inputs = probe.to_input(data.images, config.data.size)
-    random = []
-    for seed in config.probe.random_seeds:
-        torch.manual_seed(seed)
-        untrained = build_backbone(config.model)
-        random.append(probe.accuracy(probe.features(untrained, inputs), data))
+    random = [probe.accuracy(probe.features(untrained, inputs), data) for untrained in _untrained(config)]
     return ProbeResult(
         name=data.name,
         fitted=data.fitted,
@@ -133,6 +137,26 @@ def _measure(config: PretrainConfig, trained: torch.nn.Module, data: probe.Probe
         random=tuple(random),
         pixels=probe.accuracy(data.images.reshape(len(data.images), -1).astype(float), data),
     )
+
+
+def _measure_maps(config: PretrainConfig, trained: torch.nn.Module, data: dense_probe.DenseData) -> DenseResult:
+    def regress(model: torch.nn.Module) -> dict[str, float]:
+        return dense_probe.measure(dense_probe.map_features(model, data.images), data)
+
+    return DenseResult(
+        fitted=data.fitted,
+        tested=len(data.images) - data.fitted,
+        trained=regress(trained),
+        random=tuple(regress(untrained) for untrained in _untrained(config)),
+        pixels=dense_probe.measure(dense_probe.patches(data.images), data),
+    )
+
+
+def _untrained(config: PretrainConfig) -> Iterator[torch.nn.Module]:
+    """The network as timm initialises it, once per seed of the recipe."""
+    for seed in config.probe.random_seeds:
+        torch.manual_seed(seed)
+        yield build_backbone(config.model)
 
 
 def _value(text: str) -> Any:

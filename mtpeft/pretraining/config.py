@@ -26,9 +26,11 @@ class DataSection:
 class TrainSection:
     """AdamW; linear warm-up, then a cosine to zero.
 
-    `warmup` is a share of all steps, `patch_drop` the share of patch tokens left out in training. The loss is the sum
-    of `classification` x cross-entropy, `thumbnail` x the error of the redrawn thumbnail and `gradients` x the error of
-    the predicted gradient histograms.
+    `warmup` is a share of all steps, `patch_drop` the share of patch tokens left out in training, `gray` the share of
+    images turned gray, `paste` the share of images that get the object of another one. The loss is the sum of
+    `classification` x cross-entropy, `thumbnail` x the error of the redrawn thumbnail, `gradients` x the error of the
+    predicted gradient histograms and `relief` x the error of the relief of objects. `paste` and `relief` need a pyramid
+    and images of the family random_objects; both are 0 otherwise.
     """
 
     epochs: int
@@ -38,17 +40,25 @@ class TrainSection:
     warmup: float
     label_smoothing: float
     patch_drop: float
+    gray: float
+    paste: float
     classification: float
     thumbnail: float
     gradients: float
+    relief: float
     threads: int
 
 
 @dataclass(frozen=True)
 class ProbeSection:
-    """`fashion_mnist` is the folder of the four idx.gz files, or None to leave this measurement out of the card."""
+    """What the card measures; None leaves a measurement out.
+
+    `fashion_mnist` is the folder of the four idx.gz files; `scenes` are how many rendered scenes of each split serve
+    to fit and to test the regression from the maps.
+    """
 
     fashion_mnist: str | None
+    scenes: tuple[int, int] | None
     random_seeds: tuple[int, ...]
 
 
@@ -83,6 +93,11 @@ def parse(values: dict[str, Any], where: str) -> PretrainConfig:
             raise ConfigError(f"{where}: {key} is {value}, it must be above 0")
     if not 0 <= train.patch_drop < 1:
         raise ConfigError(f"{where}: train.patch_drop is {train.patch_drop}, it must be at least 0 and below 1")
+    for key, share in {"train.gray": train.gray, "train.paste": train.paste}.items():
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{where}: {key} is {share}, it must be a share from 0 to 1")
+    if (train.paste or train.relief) and not config.data.categories.get("random_objects"):
+        raise ConfigError(f"{where}: train.paste and train.relief need images of the family random_objects, or be 0")
     return config
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mtpeft.data.fractals import ifs_category
 from mtpeft.data.patterns import contour_category, parts_category, strokes_category, texture_category
-from mtpeft.data.rendered import object_category
+from mtpeft.data.rendered import object_category, random_object_category
 from mtpeft.errors import DataError, UnknownNameError
 from mtpeft.files import write_atomic
 from mtpeft.pretraining.config import DataSection
@@ -27,14 +27,16 @@ FORMULAS = {
     "textures": texture_category,
     "strokes": strokes_category,
 }
-FAMILIES = (*FORMULAS, "objects")
+RENDERED = {"objects": object_category, "random_objects": random_object_category}
+FAMILIES = (*FORMULAS, *RENDERED)
 VERSION = 1
 """Part of the cache's name: raise it when a generator changes its images."""
 
 
 def load_synthetic(data: DataSection, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, size, size, 3) and labels int64 (N,), from the cache or generated into it.
+    """Images uint8 (N, size, size, C) and labels int64 (N,), from the cache or generated into it.
 
+    C is 3; with random objects 4, the last being their relief (0 in the images of all other families).
     The images depend on `seed` and the section, not on the number of workers. Raises `DataError`.
     """
     path = cache_path(data, seed)
@@ -55,11 +57,11 @@ def cache_path(data: DataSection, seed: int) -> Path:
 
 
 def draw_category(job: tuple[str, int], seed: int, instances: int, size: int) -> np.ndarray:
-    """One category of a family as uint8 (instances, size, size, 3); every category has a generator of its own."""
+    """One category of a family as uint8 (instances, size, size, 3 or 4); every category has a generator of its own."""
     family, index = job
     rng = np.random.default_rng([seed, FAMILIES.index(family), index])
-    if family == "objects":
-        return object_category(index, rng, instances, size)
+    if family in RENDERED:
+        return RENDERED[family](index, rng, instances, size)
     return FORMULAS[family](rng, instances, size)
 
 
@@ -75,6 +77,8 @@ def _generate(data: DataSection, seed: int, path: Path) -> None:
     with ProcessPoolExecutor(data.workers, mp_context=get_context("spawn")) as pool:
         results = pool.map(draw, jobs, chunksize=4)
         images = list(tqdm(results, total=len(jobs), desc="generating categories", unit="category"))
+    channels = max(part.shape[-1] for part in images)
+    images = [np.pad(part, ((0, 0), (0, 0), (0, 0), (0, channels - part.shape[-1]))) for part in images]
     buffer = io.BytesIO()
     np.savez(buffer, images=np.concatenate(images), labels=np.repeat(np.arange(len(jobs)), data.instances))
     write_atomic(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""What is predicted from a token beside the category: a gray thumbnail and histograms of oriented gradients."""
+"""What is predicted beside the category: a gray thumbnail, histograms of oriented gradients, the relief of objects."""
 
 from __future__ import annotations
 
@@ -6,33 +6,22 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 REDUCTION = 4
 """Pixels of the input per pixel of the thumbnail, along a side."""
 CELL = 8
 """Side of a histogram's cell in pixels."""
 ORIENTATIONS = 8
+NEARNESS = 0.2
+"""About the standard deviation of the nearness inside of an object's bounding sphere."""
+SLOPE = 4.0
+"""Weight of the errors of the slopes."""
 
 
-class Heads(nn.Module):
-    """Three small heads on one token."""
-
-    def __init__(self, width: int, size: int, categories: int) -> None:
-        """`width` of the token, `size` of the images."""
-        super().__init__()
-        self.category = nn.Linear(width, categories)
-        self.thumbnail = _perceptron(width, (size // REDUCTION) ** 2)
-        self.gradients = _perceptron(width, ORIENTATIONS * (size // CELL) ** 2)
-
-    def forward(self, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, width) to logits (B, categories), thumbnails (B, T) and gradient histograms (B, G)."""
-        return self.category(token), self.thumbnail(token), self.gradients(token)
-
-
-def thumbnails(gray: Tensor) -> Tensor:
+def thumbnails(gray: Tensor, reduction: int = REDUCTION) -> Tensor:
     """(B, 1, H, W) in [0, 1] to (B, H * W / 16), means of 4 x 4 pixels, centred and scaled to about unit variance."""
-    return (F.avg_pool2d(gray, REDUCTION).flatten(1) - 0.5) / 0.25
+    return (F.avg_pool2d(gray, reduction).flatten(1) - 0.5) / 0.25
 
 
 def gradient_histograms(gray: Tensor) -> Tensor:
@@ -40,17 +29,41 @@ def gradient_histograms(gray: Tensor) -> Tensor:
 
     The target of MaskFeat (Wei et al., CVPR 2022), with cells of one size and the square root as its compression.
     """
+    return pooled_votes(orientation_votes(gray), CELL)
+
+
+def orientation_votes(gray: Tensor) -> Tensor:
+    """(B, 1, H, W) to (B, 8, H, W): each pixel's gradient length, shared by its two nearest unsigned orientations."""
     padded = F.pad(gray, (1, 1, 1, 1), mode="replicate")
     across = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
     down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
     angle = torch.atan2(down, across) / math.pi * ORIENTATIONS
     bins = torch.arange(ORIENTATIONS).view(1, -1, 1, 1)
-    # Distance on a circle of ORIENTATIONS bins; a pixel is shared by its two nearest bins.
+    # Distance on a circle of ORIENTATIONS bins.
     distance = (angle - bins + ORIENTATIONS / 2) % ORIENTATIONS - ORIENTATIONS / 2
-    votes = (1 - distance.abs()).clamp(min=0) * torch.hypot(across, down)
-    cells = F.avg_pool2d(votes, CELL).flatten(1).sqrt()
+    return (1 - distance.abs()).clamp(min=0) * torch.hypot(across, down)
+
+
+def pooled_votes(votes: Tensor, cell: int) -> Tensor:
+    """(B, 8, H, W) to (B, 8 * H/cell * W/cell): square roots of the cells' means, standardised in each image."""
+    cells = F.avg_pool2d(votes, cell).flatten(1).sqrt()
     return F.layer_norm(cells, cells.shape[1:], eps=1e-4)
 
 
-def _perceptron(width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, outputs))
+def relief_error(predicted: Tensor, relief: Tensor) -> Tensor:
+    """Error of `predicted` (B, 2, H, W), logits of the outline and nearness, against `relief` (B, H, W), 0 for nothing.
+
+    Cross-entropy of the outline, and inside of it the absolute errors of the nearness and of its differences between
+    neighbouring pixels (the slopes of the surface), in units that make the three alike. Images without any relief do
+    not count; 0 when no image has any.
+    """
+    cover = relief > 0
+    seen = cover.flatten(1).any(dim=1)
+    if not seen.any():
+        return predicted.sum() * 0
+    logits, nearness = predicted[seen].unbind(dim=1)
+    cover, error = cover[seen], nearness - (relief[seen] - 0.5) / NEARNESS
+    outline = F.binary_cross_entropy_with_logits(logits, cover.float())
+    across = error.diff(dim=2)[cover[:, :, 1:] & cover[:, :, :-1]].abs()
+    down = error.diff(dim=1)[cover[:, 1:] & cover[:, :-1]].abs()
+    return outline + error[cover].abs().mean() + SLOPE * torch.cat([across, down]).mean()

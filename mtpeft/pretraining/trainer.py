@@ -1,7 +1,7 @@
 """The training loop: name the synthetic category, redraw a thumbnail, predict gradient histograms of the whole image.
 
-All three are read from the class token, and by the same heads from the mean of the patch tokens, which makes the early
-steps quicker. Part of the patches is left out in each step: cheaper, and the image must be completed, not copied.
+A pyramid also predicts the relief of rendered objects. Part of the patches of a plain transformer is left out in each
+step: cheaper, and the image must be completed, not copied.
 An epoch depends on the seed, its number and the state before it, so a resumed run equals an uninterrupted one.
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -26,22 +26,25 @@ from tqdm import tqdm
 from mtpeft.backbones import embedded  # noqa: F401  (registers the models)
 from mtpeft.errors import CheckpointError, ConfigError, UnknownNameError
 from mtpeft.files import write_atomic
-from mtpeft.pretraining.augment import move, recolour, to_gray
+from mtpeft.pretraining.augment import move, move_relief, paste, recolour
 from mtpeft.pretraining.config import PretrainConfig, TrainSection
-from mtpeft.pretraining.targets import Heads, gradient_histograms, thumbnails
+from mtpeft.pretraining.heads import Batch, build_heads
+
+Backbone = VisionTransformer | SwinTransformer
 
 
 class Trainer:
-    """Model, two heads, optimiser and the numbers of the run so far."""
+    """Model, heads, optimiser and the numbers of the run so far."""
 
     def __init__(self, config: PretrainConfig, images: Tensor, labels: Tensor) -> None:
-        """`images` uint8 (N, 3, S, S), `labels` int64 (N,)."""
+        """`images` uint8 (N, 3, S, S), or (N, 4, S, S) with the relief; `labels` int64 (N,)."""
         self.config, self.images, self.labels = config, images, labels
         train = config.train
         torch.manual_seed(config.seed)
-        self.backbone = build_backbone(config.model, patch_drop_rate=train.patch_drop)
+        drop = {"patch_drop_rate": train.patch_drop} if train.patch_drop else {}
+        self.backbone = build_backbone(config.model, **drop)
         initialise(self.backbone)
-        self.heads = Heads(int(self.backbone.num_features), config.data.size, int(labels.max()) + 1)
+        self.heads = build_heads(self.backbone, config.data.size, int(labels.max()) + 1)
         self.modules = nn.ModuleDict({"backbone": self.backbone, "heads": self.heads})
         self.optimizer = _optimizer(self.modules, train)
         self.steps_per_epoch = max(1, len(images) // train.batch_size)
@@ -90,28 +93,35 @@ class Trainer:
 
     def _step(self, chosen: Tensor, step: int, generator: torch.Generator) -> dict[str, float]:
         train = self.config.train
-        moved = move(self.images[chosen].float() / 255, generator)
-        images = recolour(moved, generator)
-        labels = self.labels[chosen]
-        shapes = gradient_histograms(to_gray(moved))
-        small = thumbnails(to_gray(images))
-        tokens = self.backbone.forward_features((images - 0.5) / 0.5)
-        loss = images.new_zeros(())
-        numbers: dict[str, Tensor] = {}
-        for token in (tokens[:, 1:].mean(dim=1), tokens[:, 0]):
-            logits, redrawn, histograms = self.heads(token)
-            entropy = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
-            thumbnail, gradients = F.mse_loss(redrawn, small), F.mse_loss(histograms, shapes)
-            loss = loss + train.classification * entropy + train.thumbnail * thumbnail + train.gradients * gradients
-            right = (logits.argmax(dim=1) == labels).float().mean()
-            numbers = {"entropy": entropy, "thumbnail": thumbnail, "gradients": gradients, "accuracy": right}
+        batch = self._batch(chosen, generator)
+        readings = self.heads.losses(self.backbone, batch, train.label_smoothing)
+        weights = {
+            "entropy": train.classification,
+            "thumbnail": train.thumbnail,
+            "gradients": train.gradients,
+            "relief": train.relief,
+        }
+        loss = torch.stack([weights[k] * v for numbers in readings for k, v in numbers.items() if k in weights]).sum()
         for group in self.optimizer.param_groups:
             group["lr"] = train.learning_rate * self._schedule(step)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
         self.optimizer.step()
-        return {name: value.item() for name, value in numbers.items()}
+        return {name: value.item() for name, value in readings[-1].items()}
+
+    def _batch(self, chosen: Tensor, generator: torch.Generator) -> Batch:
+        train = self.config.train
+        stored = self.images[chosen].float() / 255
+        relief = None
+        if stored.shape[1] == 4:
+            layers = move_relief(stored, generator)
+            for _ in range(2 if train.paste else 0):
+                layers = paste(layers, train.paste, generator)
+            moved, relief = layers[:, :3], layers[:, 3]
+        else:
+            moved = move(stored, generator)
+        return Batch(recolour(moved, generator, train.gray), moved, self.labels[chosen], relief)
 
     def _schedule(self, step: int) -> float:
         """Share of the learning rate: linear warm-up, then half a cosine to zero."""
@@ -141,22 +151,28 @@ class Trainer:
         return buffer.getvalue()
 
 
-def build_backbone(name: str, **arguments: Any) -> VisionTransformer:
+def build_backbone(name: str, **arguments: Any) -> Backbone:
     """A timm model without head and without trained weights."""
     model = timm.create_model(name, num_classes=0, **arguments)
-    assert isinstance(model, VisionTransformer)
+    assert isinstance(model, Backbone)
     return model
 
 
-def check_model(name: str) -> None:
-    """Raise `ConfigError` when `name` is not a timm model, or not one that can be trained here."""
+def check_model(name: str, train: TrainSection) -> None:
+    """Raise `ConfigError` when `name` is not a timm model, or not one that can be trained so."""
     if not timm.is_model(name):
         raise UnknownNameError("model", name, timm.list_models(), "recipe key model")
-    if not isinstance(timm.create_model(name, num_classes=0), VisionTransformer):
-        raise ConfigError(f"recipe key model: {name} is not a timm VisionTransformer")
+    model = timm.create_model(name, num_classes=0)
+    if not isinstance(model, Backbone):
+        raise ConfigError(f"recipe key model: {name} is not a timm VisionTransformer or SwinTransformer")
+    plain = isinstance(model, VisionTransformer)
+    if train.patch_drop and not plain:
+        raise ConfigError(f"recipe key train.patch_drop: {name} cannot leave patches out; set it to 0")
+    if train.relief and plain:
+        raise ConfigError(f"recipe key train.relief: {name} is no pyramid and predicts no relief; set it to 0")
 
 
-def initialise(backbone: VisionTransformer) -> None:
+def initialise(backbone: Backbone) -> None:
     """Uniform Xavier matrices, and a position embedding that starts as sines and cosines of row and column.
 
     With timm's start (positions of 0.02) the class token takes far longer to learn where in the image something is.
@@ -164,6 +180,8 @@ def initialise(backbone: VisionTransformer) -> None:
     for module in backbone.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
+    if isinstance(backbone, SwinTransformer):
+        return
     rows, columns = backbone.patch_embed.grid_size
     positions = build_sincos2d_pos_embed([rows, columns], int(backbone.num_features), interleave_sin_cos=False)
     assert backbone.pos_embed is not None
@@ -177,4 +195,4 @@ def _optimizer(modules: nn.Module, train: TrainSection) -> torch.optim.AdamW:
         {"params": [p for p in modules.parameters() if p.ndim > 1], "weight_decay": train.weight_decay},
         {"params": [p for p in modules.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, 0.95))
+    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, 0.95), fused=True)

@@ -25,10 +25,13 @@ train = dict(
     warmup=0.1,
     label_smoothing=0.1,
     patch_drop=0.5,
+    gray=0.7,
+    paste=0.0,
     classification=0.3,
     thumbnail=1.0,
     gradients=1.0,
+    relief=0.0,
     threads=2,
 )
 
-probe = dict(fashion_mnist="/usr/share/datasets/fashion-mnist", random_seeds=(0, 1, 2))
+probe = dict(fashion_mnist="/usr/share/datasets/fashion-mnist", scenes=None, random_seeds=(0, 1, 2))

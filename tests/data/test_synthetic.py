@@ -11,23 +11,23 @@ import pytest
 from mtpeft.data import fractals, patterns, rendered
 from mtpeft.errors import DataError, MtpeftError
 from mtpeft.pretraining.config import DataSection
-from mtpeft.pretraining.synthetic import FORMULAS, cache_path, draw_category, load_synthetic
+from mtpeft.pretraining.synthetic import FAMILIES, cache_path, draw_category, load_synthetic
 
 
-@pytest.mark.parametrize("family", [*FORMULAS, "objects"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_same_seed_gives_the_same_images_and_another_seed_others(family: str) -> None:
     first = draw_category((family, 3), seed=5, instances=3, size=32)
-    assert first.shape == (3, 32, 32, 3) and first.dtype == np.uint8
+    assert first.shape == (3, 32, 32, 4 if family == "random_objects" else 3) and first.dtype == np.uint8
     np.testing.assert_array_equal(first, draw_category((family, 3), seed=5, instances=3, size=32))
     assert (first != draw_category((family, 3), seed=6, instances=3, size=32)).any()
     assert (first != draw_category((family, 4), seed=5, instances=3, size=32)).any()
     assert (first[0] != first[1]).any()
 
 
-@pytest.mark.parametrize("family", [*FORMULAS, "objects"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_images_are_not_empty(family: str) -> None:
     images = draw_category((family, 20), seed=0, instances=12, size=32).astype(float)
-    assert (images.std(axis=(1, 2, 3)) > 3).mean() > 0.9
+    assert (images[..., :3].std(axis=(1, 2, 3)) > 3).mean() > 0.9
 
 
 def test_chaos_game_reaches_the_sierpinski_triangle() -> None:
@@ -84,6 +84,25 @@ def test_object_categories_end_at_the_last_object() -> None:
     assert rendered.object_name(rendered.MAX_OBJECTS - 1) == "random_urdfs/999/999.urdf"
     with pytest.raises(DataError, match="does not exist"):
         rendered.object_name(rendered.MAX_OBJECTS)
+
+
+def test_random_objects_are_never_the_named_ones_and_bring_their_relief() -> None:
+    images = rendered.random_object_category(7, np.random.default_rng(0), 8, 48)
+    plain = rendered.object_category(len(rendered.NAMED_OBJECTS) + 7, np.random.default_rng(0), 8, 48)
+    np.testing.assert_array_equal(images[..., :3], plain)
+    relief = images[..., 3].astype(int)
+    share = (relief > 0).mean(axis=(1, 2))
+    assert (share > 0.05).all() and (share < 0.9).all()
+    assert (relief.max(axis=(1, 2)) - np.where(relief > 0, relief, 255).min(axis=(1, 2)) > 10).all()
+    with pytest.raises(DataError, match="random object 1000 does not exist"):
+        rendered.random_object_category(1000, np.random.default_rng(0), 1, 48)
+
+
+def test_images_without_relief_get_an_empty_one_beside_random_objects(tmp_path: Path) -> None:
+    section = DataSection({"contours": 1, "random_objects": 1}, instances=2, size=32, workers=1, cache=str(tmp_path))
+    images, labels = load_synthetic(section, seed=0)
+    assert images.shape == (4, 32, 32, 4) and labels.tolist() == [0, 0, 1, 1]
+    assert not images[:2, ..., 3].any() and images[2:, ..., 3].any()
 
 
 def test_textures_fill_the_frame_and_strokes_leave_most_of_it() -> None:
