@@ -41,6 +41,7 @@ EXTRAS = {
         "decord>=0.6; sys_platform == 'linux' and platform_machine == 'x86_64'",
         "decord2>=3.4; sys_platform != 'linux' or platform_machine != 'x86_64'",  # same import name, more platforms
     ],
+    "mtl": ["torchjd[cagrad]>=0.18"],  # gradient weightings of joint training; its CAGrad needs cvxpy
     "bench": ["peft>=0.13"],
     "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "mypy>=1.13"],
 }

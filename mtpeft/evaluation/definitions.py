@@ -223,11 +223,16 @@ def _forward_transfer(inputs: Inputs) -> Value:
 def _multi_task_delta(inputs: Inputs) -> Value:
     if inputs.single_task is None:
         raise Undefined("no single-task values to compare with")
-    single = _complete(inputs.single_task, "single-task values")
+    return multi_task_delta(inputs.values[-1], inputs.single_task, inputs.matrix.signs)
+
+
+def multi_task_delta(values: np.ndarray, single_task: np.ndarray, signs: np.ndarray) -> float:
+    """100/T · Σ_j s[j]·(values[j] - q[j]) / q[j] in percent, all (T,); raises `Undefined` where that has no value."""
+    single = _complete(single_task, "single-task values")
     if not (single > 0).all():
         raise Undefined("a relative difference needs single-task values above zero")
-    final = _complete(inputs.values[-1], "the last row of R")
-    return float(100.0 * (inputs.matrix.signs * (final - single) / single).mean())
+    final = _complete(values, "the last row of R")
+    return float(100.0 * (signs * (final - single) / single).mean())
 
 
 @_measure(
@@ -263,6 +268,38 @@ def _accuracy_curve(inputs: Inputs) -> Value:
 def _forgetting_per_task(inputs: Inputs) -> Value:
     _several(inputs)
     return [*_optional(_forgetting_after(inputs, inputs.total - 1)), None]
+
+
+def _relative_forgetting(inputs: Inputs) -> np.ndarray:
+    """(T-1,) what each earlier task lost since it was learned, in percent of its value then; NaN where undefined."""
+    learned = np.diag(inputs.values)[:-1]
+    lost = (np.diag(inputs.scores) - inputs.scores[-1])[:-1]
+    return np.divide(100.0 * lost, np.abs(learned), out=np.full(len(lost), np.nan), where=learned != 0)
+
+
+@_measure(
+    "average_relative_forgetting",
+    "Average relative forgetting",
+    "percent",
+    "1/(T-1) · Σ_{j<T} g_j, with g_j = 100 · s[j]·(R[j, j] - R[T, j]) / |R[j, j]|",
+    GEM.format(3) + ", with the other sign and relative as in Maninis et al. 2019 (CVPR), average per-task drop",
+)
+def _average_relative_forgetting(inputs: Inputs) -> Value:
+    _several(inputs)
+    what = "the diagonal and the last row of R, or a value of zero on the diagonal"
+    return float(_complete(_relative_forgetting(inputs), what).mean())
+
+
+@_measure(
+    "relative_forgetting_per_task",
+    "Relative forgetting per task",
+    "percent",
+    "g_j = 100 · s[j]·(R[j, j] - R[T, j]) / |R[j, j]| for each j < T",
+    GEM.format(3) + ", per task, with the other sign and relative as in Maninis et al. 2019 (CVPR)",
+)
+def _relative_forgetting_per_task(inputs: Inputs) -> Value:
+    _several(inputs)
+    return [*_optional(_relative_forgetting(inputs)), None]
 
 
 @_measure(

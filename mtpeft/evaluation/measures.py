@@ -78,7 +78,7 @@ def _has_none(value: list[Any]) -> bool:
 
 
 def _holes(definition: Definition) -> str:
-    if definition.kind == "difference":
+    if definition.kind in ("difference", "percent"):
         return "undefined for the last task, after which nothing is learned, and where an evaluation is missing"
     return "undefined where an evaluation is missing"
 

@@ -10,7 +10,7 @@ no NaN (an entry that was not evaluated is null). Version 1, T tasks in the orde
     recipe       the full resolved recipe: nested plain types, no file paths
     backbone     name (timm), fingerprint (SHA-256 of the frozen weights)
     input        size, mean, std, interpolation: what the images are turned into
-    scenario     "task_incremental", "class_incremental" or "domain_incremental"
+    scenario     "task_incremental", "class_incremental", "domain_incremental" or "dense_incremental"
     tasks        T x {name, metric, unit, higher_is_better, classes, train_samples, test_samples}
     matrix       values (T x T, R[i][j] = metric on task j after training on task i), samples (T x T)
     reference    random_init (T: metric of the untrained model), single_task (T, optional: tasks trained alone)
@@ -22,7 +22,7 @@ no NaN (an entry that was not evaluated is null). Version 1, T tasks in the orde
     curves       train_loss: list of {task, step (of the stream, counted from 1), loss}
     environment  python, torch, timm, mtpeft, threads
 
-SCHEMA.md beside this file describes each key.
+SCHEMA.md beside this file describes each key. Results of kind "joint" have keys of their own: SCHEMA_JOINT.md.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from typing import Any
 from mtpeft.errors import CheckpointError, DataError, MtpeftError
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.schema import RESULTS, check
+from mtpeft.evaluation.schema_joint import validate_joint
 from mtpeft.files import write_atomic
 
 SCHEMA_VERSION = 1
@@ -53,6 +54,9 @@ def validate(results: Mapping[str, Any]) -> None:
     if isinstance(results, Mapping) and results.get("schema", SCHEMA_VERSION) != SCHEMA_VERSION:
         found = results["schema"]
         raise DataError(f"schema must be {SCHEMA_VERSION}, got {found!r}: written by another version of mtpeft")
+    if isinstance(results, Mapping) and results.get("kind") == "joint":
+        validate_joint(results)
+        return
     check(results, RESULTS, "")
     names = [task["name"] for task in results["tasks"]]
     matrix = matrix_of(results)

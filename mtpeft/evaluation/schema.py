@@ -73,7 +73,7 @@ RESULTS: dict[str, Any] = {
     "recipe": MapOf(PLAIN),
     "backbone": {"name": TEXT, "fingerprint": TEXT},
     "input": {"size": VALUE, "mean": [NUMBER], "std": [NUMBER], "interpolation": TEXT},
-    "scenario": one_of("task_incremental", "class_incremental", "domain_incremental"),
+    "scenario": one_of("task_incremental", "class_incremental", "domain_incremental", "dense_incremental"),
     "tasks": [
         {
             "name": TEXT,

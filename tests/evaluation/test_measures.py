@@ -34,6 +34,9 @@ GOLDEN = {
     "forward_transfer": 15.0,  # ((20 - 10) + (30 - 10)) / 2
     # single-task 100, 100, 90: (-30 % - 15 % + 10 %) / 3 = -35 / 3
     "multi_task_delta": -11.666666666666666,
+    # task 1: 20 of 90; task 2: 10 of 95; 2000 / 90 = 22.2222, 1000 / 95 = 10.5263, half their sum
+    "average_relative_forgetting": 16.374269005847953,
+    "relative_forgetting_per_task": [22.22222222222222, 10.526315789473685, None],
     "learning_curve": [90.0, 95.0, 99.0],
     "accuracy_curve": [90.0, 93.5, 84.66666666666667],
     "forgetting_per_task": [22.0, 10.0, None],
@@ -97,6 +100,9 @@ def test_signs_for_a_metric_where_lower_is_better():
     assert found["forgetting_per_task"].value == [2.0, -0.5, None]
     assert found["average_forgetting"].value == pytest.approx(0.75)
     assert found["backward_transfer"].value == pytest.approx(-0.75)  # ((1 - 3) + (1.5 - 1)) / 2
+    # task 1: 2 of 1, task 2: -0.5 of 1.5
+    assert found["relative_forgetting_per_task"].value == [pytest.approx(200.0), pytest.approx(-100 / 3), None]
+    assert found["average_relative_forgetting"].value == pytest.approx(250 / 3)
     assert found["forward_transfer"].value == pytest.approx(1.5)  # ((7 - 5) + (7 - 6)) / 2
     assert found["multi_task_delta"].value == pytest.approx(-50 / 3)  # (-50 % + 0 + 0) / 3
     assert found["average_accuracy"].value == pytest.approx(2.0)  # (3 + 1 + 2) / 3, in metres

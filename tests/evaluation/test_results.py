@@ -59,7 +59,7 @@ def change(results, path, value):
     ("path", "value", "message"),
     [
         (["schema"], 7, "schema must be 1, got 7: written by another version of mtpeft"),
-        (["kind"], "joint", "kind must be one of 'continual', got 'joint'"),
+        (["kind"], "federated", "kind must be one of 'continual', got 'federated'"),
         (["seed"], ..., "key 'seed' is missing"),
         (["seed"], True, "seed must be an integer, got True"),
         (["sceneario"], "x", "unknown key 'sceneario'. Did you mean 'scenario'"),

@@ -1,0 +1,1 @@
+"""Joint training: one backbone predicts several dense tasks together, driven by MMEngine's `Runner`."""

@@ -1,0 +1,143 @@
+"""From the recipe's data sections to batches: which data set serves which task, and the loader of planned steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mtpeft.data.dense import TaskInfo, build_dense_dataset
+from mtpeft.data.dense.batch import DenseView, collate
+from mtpeft.data.dense.transforms import build_transforms
+from mtpeft.errors import ConfigError, UnknownNameError
+from mtpeft.joint.sampler import Draw, Plan, TaskSampler
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a task's labels come from: label `label` of data set `source`."""
+
+    source: int
+    label: str
+
+
+class JointData:
+    """The data sets of a run. `train` and `val` hold one view per data set, `places` says which serves which task.
+
+    Data sets with the same description are one. Raises `UnknownNameError` for a task whose label its data set lacks.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        tasks: Mapping[str, Mapping[str, Any]],
+        transforms: Mapping[str, Sequence[Mapping[str, Any]]],
+        seed: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        """`data` is the recipe's section; a task may have a `data` section and a `label` name of its own."""
+        self.mean, self.std = list(mean), list(std)
+        self.places: dict[str, Place] = {}
+        self.infos: dict[str, TaskInfo] = {}
+        configs: list[dict[str, Any]] = []
+        labels: list[list[str]] = []
+        for task, section in tasks.items():
+            config = dict(section.get("data") or data)
+            if config not in configs:
+                configs.append(config)
+                labels.append([])
+            source, label = configs.index(config), str(section.get("label", task))
+            labels[source].append(label)
+            self.places[task] = Place(source, label)
+        self.train, self.val = (
+            [
+                DenseView(
+                    _build(config, split), build_transforms(transforms.get(split, ())), seed, mean, std, tasks=own
+                )
+                for config, own in zip(configs, labels, strict=True)
+            ]
+            for split in ("train", "val")
+        )
+        for task, place in self.places.items():
+            infos = self.train[place.source].dataset.tasks
+            if place.label not in infos:
+                where = f"recipe key tasks.{task}, data set {configs[place.source]['name']!r}"
+                raise UnknownNameError("label", place.label, infos, where)
+            self.infos[task] = infos[place.label]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Training samples of each data set."""
+        return [len(view) for view in self.train]
+
+    def samples(self, task: str, split: str) -> int:
+        """Samples of the task's data set."""
+        return len((self.train if split == "train" else self.val)[self.places[task].source])
+
+    def tasks_of(self, source: int) -> tuple[str, ...]:
+        """The tasks a data set serves."""
+        return tuple(task for task, place in self.places.items() if place.source == source)
+
+    def item(self, view: Any, index: int, tasks: Sequence[str]) -> dict[str, Any]:
+        """One sample of a view with the labels of `tasks`, under the tasks' names."""
+        item = view[index]
+        labels = item["labels"]
+        own = {t: labels[self.places[t].label] for t in tasks if self.places[t].label in labels}
+        return {**item, "labels": own}
+
+    def batch(self, draws: Sequence[Draw]) -> Batch:
+        """The planned samples of the training views as one batch."""
+        items = []
+        for draw in draws:
+            view = self.train[draw.source]
+            view.set_epoch(draw.epoch)
+            items.append(self.item(view, draw.index, draw.tasks))
+        return collate(items)
+
+    def batches(self, split: str, source: int, indices: Sequence[int], size: int) -> Iterator[Batch]:
+        """Samples of one data set with all its tasks' labels, in the given order, as they are in epoch 0."""
+        view = (self.train if split == "train" else self.val)[source]
+        view.set_epoch(0)
+        tasks = self.tasks_of(source)
+        for start in range(0, len(indices), size):
+            yield collate([self.item(view, i, tasks) for i in indices[start : start + size]])
+
+
+class PlannedSteps(Dataset[dict[str, Any]]):
+    """The "index" is a `Plan`: its parts as batches, with the sampler's state after it."""
+
+    def __init__(self, data: JointData) -> None:
+        self.data = data
+
+    def __getitem__(self, plan: Plan) -> dict[str, Any]:
+        return {"parts": [self.data.batch(part) for part in plan.parts], "after": plan.after}
+
+
+def build_loader(data: JointData, sampler: TaskSampler, workers: int) -> DataLoader[dict[str, Any]]:
+    """An endless loader of steps. The batches are the same for any number of workers."""
+    generator = torch.Generator().manual_seed(0)  # else the workers' base seed is drawn from the run's generator
+    return DataLoader(
+        PlannedSteps(data),
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        generator=generator,
+        collate_fn=_as_is,
+    )
+
+
+def _as_is(step: Any) -> Any:
+    return step
+
+
+def _build(config: Mapping[str, Any], split: str) -> Any:
+    options = {k: v for k, v in config.items() if k != "name"}
+    if "name" not in config:
+        raise ConfigError("recipe key data.name is missing: the name of a dense data set")
+    return build_dense_dataset(config["name"], split, **options)

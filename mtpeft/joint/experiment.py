@@ -1,0 +1,280 @@
+"""A joint run from recipe to results: builds, trains through MMEngine's Runner, evaluates, saves, resumes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+from mtpeft.attaching import attach, create_backbone, resolve_methods
+from mtpeft.codec import read_state, write_state
+from mtpeft.continual.progress import Progress
+from mtpeft.dense.kinds import Kind, build_kind
+from mtpeft.errors import ConfigError, MtpeftError
+from mtpeft.evaluation.results import write
+from mtpeft.joint import evaluation
+from mtpeft.joint.conflict import gradient_conflict
+from mtpeft.joint.data import JointData, build_loader
+from mtpeft.joint.distributed import average_buffers, gather, rank, start, world
+from mtpeft.joint.hooks import CurveHook, EvaluateHook, LossCurve, RateHook, StateHook
+from mtpeft.joint.loop import build_runner
+from mtpeft.joint.model import JointModel
+from mtpeft.joint.optim import AutocastOptimWrapper, NonFiniteLossError
+from mtpeft.joint.pictures import FOLDER, write_pictures
+from mtpeft.joint.sampler import TaskSampler
+from mtpeft.joint.settings import Training
+from mtpeft.joint.summary import summarise
+from mtpeft.joint.weighting import REGRESSION, build_weighting
+from mtpeft.recipe import Section
+from mtpeft.run_folder import RunFolder
+from mtpeft.user_code import import_user_code
+
+
+class JointExperiment:
+    """Everything a recipe describes, built; `run` trains it to the end, from wherever the folder's checkpoint stands."""
+
+    def __init__(self, recipe: dict[str, Any], progress: Progress | None = None) -> None:
+        """Build data, backbone, manager and model. Raises `ConfigError` and `DataError` naming recipe and key."""
+        self.recipe, self.progress = recipe, progress or Progress()
+        top = Section(recipe, recipe["name"])
+        import_user_code(top.take("imports", []))
+        self.name, self.seed = top.take("name"), int(top.take("seed", 0))
+        self.device = torch.device(top.take("device", "cpu"))
+        start(self.device)
+        backbone, method, sharing = top.section("backbone"), top.take("method"), top.take("sharing", None)
+        data, transforms = top.take("data", {}), top.section("transforms")
+        tasks, head = top.take("tasks"), top.take("head", None)
+        training = top.section("training")
+        training.known |= set(Training.keys())
+        training.finish()
+        self.training = Training(**training.values)
+        sampler, weighting = top.take("sampler", {}), top.take("weighting", {})
+        self.reference = top.take("single_task", None)
+        checkpoint = top.section("checkpoint")
+        self.interval = int(checkpoint.take("interval", 50))
+        checkpoint.finish()
+        self.visualizer = top.take("visualizer", [])
+        self.pictures, self.conflict_batches = int(top.take("pictures", 3)), int(top.take("gradient_conflict", 4))
+        top.finish()
+        if self.training.threads:
+            torch.set_num_threads(self.training.threads)
+        resolve_methods(method, sharing)
+        sections = self._sections(tasks, head)
+        self.single_task = evaluation.single_task_values(self.reference, list(sections))
+        self._seed_all()
+        self.backbone_name = backbone.take("name")
+        model = create_backbone(self.backbone_name, backbone.take("pretrained", True), **backbone.take("options", {}))
+        backbone.finish()
+        self.data_config = timm.data.resolve_model_data_config(model)
+        views = {split: transforms.take(split, []) for split in ("train", "val")}
+        transforms.finish()
+        mean, std = self.data_config["mean"], self.data_config["std"]
+        self.data = JointData(data, sections, views, self.seed, mean, std)
+        kinds = {task: self._kind(task, section) for task, section in sections.items()}
+        self.manager = attach(model, method, sharing=sharing)
+        for task, section in sections.items():
+            options = {k: v for k, v in section["head"].items() if k != "name"}
+            self.manager.add_task(task, head=section["head"]["name"], **{"channels": kinds[task].channels, **options})
+        weights = {task: float(s.get("weight", kinds[task].default_weight)) for task, s in sections.items()}
+        discrete = [task for task, kind in kinds.items() if kind.name not in REGRESSION]
+        self.model = JointModel(self.manager, kinds, build_weighting(weighting, weights, discrete), self.seed)
+        self.model.to(self.device)
+        self.optim_wrapper = self._optim_wrapper()
+        self.sampler = self._sampler(dict(sampler))
+        self.curve = LossCurve(self.training.log_every)
+        self.sampled: dict[str, Any] = self.sampler.state
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+
+    # running ------------------------------------------------------------------------------------------------------
+
+    def run(self, folder: RunFolder | None, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
+        """Train to the end and write results; returns them, or None when `stop` said to stop (the state is saved).
+
+        `folder` is None in the processes that do not write; they get None.
+        """
+        self.folder, self.stop = folder, stop
+        state = gather(read_state(folder.checkpoints) if folder is not None else None)[0]
+        if state is not None:
+            self.restore(state)
+        if folder is not None:
+            folder.log("start" if state is None else "resume", recipe=self.name, seed=self.seed, step=self.model.step)
+        if state is not None:
+            self.progress.message(f"resuming at step {self.model.step + 1} of {self.training.steps}")
+        begun = self.model.step
+        self.progress.stage("training", self.training.steps - begun)
+        if begun < self.training.steps:
+            try:
+                self._train(begun)
+            except NonFiniteLossError as error:
+                raise NonFiniteLossError(self._explain(error)) from None
+        if self.model.step < self.training.steps:
+            return None
+        return self._finish() if rank() == 0 else None
+
+    def _train(self, begun: int) -> None:
+        hooks = [RateHook(self.training.set_rate), CurveHook(self), EvaluateHook(self, self.training.eval_every)]
+        with TemporaryDirectory() as nowhere:  # for the processes that do not write
+            runner = build_runner(
+                model=self.model,
+                loader=build_loader(self.data, self.sampler, self.training.workers),
+                optim_wrapper=self.optim_wrapper,
+                hooks=[*hooks, StateHook(self, self.interval)],
+                steps=self.training.steps,
+                start=begun,
+                work_dir=Path(nowhere) if self.folder is None else self.folder.path / "mmengine",
+                visualizer=self.visualizer if self.folder is not None else [],
+                seed=self.seed,
+            )
+            runner.train()
+
+    def _explain(self, error: NonFiniteLossError) -> str:
+        """One line for the user: what happened where, what is left, what to do."""
+        state = None if self.folder is None else read_state(self.folder.checkpoints)
+        kept = "there is no checkpoint yet" if state is None else f"the checkpoint of step {state['step']} is kept"
+        return f"step {self.model.step + 1}: {error}; {kept}: lower training.learning_rate or set training.clip"
+
+    def stopping(self, due: bool) -> bool:
+        """Whether to stop after this step. Several processes agree where a checkpoint is due only."""
+        if world() == 1:
+            return self.stop()
+        return due and any(gather(self.stop()))
+
+    def evaluate(self, step: int) -> dict[str, Any]:
+        """Evaluate on the validation samples; an entry of the history. Keeps the weights with the best delta."""
+        self.progress.message(f"step {step}: evaluating")
+        average_buffers(self.model)
+        values = evaluation.evaluate(self.model, self.data, self.training.eval_batch_size, self.device)
+        delta = evaluation.delta(self.model, values, self.single_task)
+        entry = {"step": step, "values": values, "delta": delta}
+        self.history.append(entry)
+        if delta is not None and (self.best is None or delta > self.best["delta"]):
+            self.best = {"step": step, "delta": delta}
+            if self.folder is not None:
+                self.manager.save(self.folder.path / "best")
+        if self.folder is not None:
+            main = evaluation.main_values(self.model, values)
+            self.folder.log("evaluate", step=step, main=main, delta=delta)
+        return entry
+
+    def _finish(self) -> dict[str, Any]:
+        assert self.folder is not None
+        if not self.manager.own_weights and not self.manager.backbone_unchanged():
+            raise MtpeftError("the frozen backbone changed while the tasks were trained; results are not written")
+        self.progress.stage("pictures, gradients, operations", 0)
+        size = self.training.eval_batch_size
+        if self.pictures:
+            write_pictures(self.model, self.data, self.folder.path / FOLDER, self.pictures, size, self.device)
+        conflict = None
+        if self.conflict_batches:
+            size = self.training.batch_size
+            conflict = gradient_conflict(self.model, self.data, size, self.conflict_batches, self.device)
+        self.manager.save(self.folder.path / "model")
+        results = summarise(self, conflict)
+        write(self.folder.results, results)
+        self.folder.log("done")
+        return results
+
+    # state --------------------------------------------------------------------------------------------------------
+
+    def save(self, step: int) -> None:
+        """Write everything needed to go on after `step` steps; the first process does."""
+        if self.folder is None:
+            return
+        scaler = self.optim_wrapper.scaler
+        state = {
+            "step": step,
+            "weights": self.manager.trained_state(),
+            "weighting": self.model.weighting.state(),
+            "optimizer": self.optim_wrapper.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler.is_enabled() else None,
+            "sampler": self.sampled,
+            "curve": vars(self.curve),
+            "history": self.history,
+            "best": self.best,
+            "skipped": self.model.skipped,
+        }
+        write_state(self.folder.checkpoints, state)
+        self.folder.log("checkpoint", step=step)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `save` wrote."""
+        self.model.step = state["step"]
+        self.manager.load_state_dict(state["weights"], strict=False)
+        self.model.weighting.load(state["weighting"])
+        self.optim_wrapper.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] is not None:
+            self.optim_wrapper.scaler.load_state_dict(state["scaler"])
+        self.sampler.state = self.sampled = state["sampler"]
+        self.curve = LossCurve(**state["curve"])
+        self.history, self.best, self.model.skipped = state["history"], state["best"], state["skipped"]
+
+    def evaluate_final(self, folder: RunFolder) -> evaluation.Values:
+        """The final values, measured again on the state a finished run left."""
+        state = read_state(folder.checkpoints)
+        if state is None or state["step"] != self.training.steps:
+            raise ConfigError(f"{folder.path} has no saved state of a finished run")
+        self.restore(state)
+        return evaluation.evaluate(self.model, self.data, self.training.eval_batch_size, self.device)
+
+    # building -----------------------------------------------------------------------------------------------------
+
+    def _seed_all(self) -> None:
+        random.seed(self.seed)
+        np.random.seed(self.seed)
+        torch.manual_seed(self.seed)
+
+    def _sections(self, tasks: Any, head: Any) -> dict[str, dict[str, Any]]:
+        """The recipe's task sections, each with a head."""
+        if not isinstance(tasks, Mapping) or not tasks:
+            raise ConfigError(f"recipe {self.name}: tasks must be a mapping of at least one task, got {tasks!r}")
+        found = {}
+        for task, values in tasks.items():
+            section = Section(values, self.name, f"tasks.{task}.")
+            for key in ("kind", "options", "metric", "label", "data", "weight", "head"):
+                section.take(key, None)
+            section.finish()
+            given = section.take("head", None) or head
+            if not isinstance(given, Mapping) or "name" not in given:
+                raise ConfigError(
+                    f"recipe {self.name}: give tasks.{task}.head, or head for all tasks, as dict(name=...)"
+                )
+            found[task] = {**{k: v for k, v in section.values.items() if v is not None}, "head": dict(given)}
+        return found
+
+    def _kind(self, task: str, section: Mapping[str, Any]) -> Kind:
+        info = self.data.infos[task]
+        metric = {"metric": section["metric"]} if "metric" in section else {}
+        options = {**section.get("options", {}), **metric}
+        if section.get("kind", info.kind) == info.kind:
+            options = {**info.options, **options}
+        return build_kind(section.get("kind", info.kind), **options)
+
+    def _optim_wrapper(self) -> AutocastOptimWrapper:
+        settings = self.training
+        if settings.amp == "float16" and self.model.weighting.combines_gradients:
+            raise ConfigError("training.amp float16 scales losses, which a weighting of gradients cannot use: bfloat16")
+        optimizer = settings.build_optimizer(self.model.trained())
+        return AutocastOptimWrapper(optimizer, self.device.type, settings.dtype, settings.clip)
+
+    def _sampler(self, config: dict[str, Any]) -> TaskSampler:
+        known = {"name", "temperature", "group"}
+        section = Section(config, self.name, "sampler.")
+        section.known |= known
+        section.finish()
+        return TaskSampler(
+            self.data.sizes,
+            {task: place.source for task, place in self.data.places.items()},
+            self.training.batch_size,
+            parts=self.training.accumulate,
+            seed=self.seed,
+            rank=rank(),
+            world=world(),
+            **config,
+        )

@@ -1,0 +1,220 @@
+"""The model MMEngine's Runner trains: a task manager, the kinds of its tasks, and the weighting of their losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from torch import nn
+
+from mtpeft.dense.kinds import Kind
+from mtpeft.errors import UnknownNameError
+from mtpeft.joint.distributed import rank, sum_gradients, sum_tensors, total
+from mtpeft.joint.optim import AutocastOptimWrapper, NonFiniteLossError
+from mtpeft.joint.sampler import mix
+from mtpeft.joint.weighting import Weighting
+from mtpeft.manager import TaskManager
+
+#: {task: (rows (n,) into the batch, labels (n, ...))}
+Labels = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+@MODELS.register_module(force=True)
+class JointModel(BaseModel):
+    """Losses and predictions of several tasks.
+
+    A batch is `{"images": (B, 3, H, W), "labels": {task: (rows, labels)}}`: a sample without a label for a task is not
+    among that task's rows, and the loss is that of the rows alone.
+    """
+
+    def __init__(self, manager: TaskManager, kinds: Mapping[str, Kind], weighting: Weighting, seed: int = 0) -> None:
+        """`kinds` of all tasks of `manager`."""
+        super().__init__()
+        self.manager, self.kinds, self.weighting, self.seed = manager, dict(kinds), weighting, seed
+        self.step = 0
+        self.skipped = dict.fromkeys(self.kinds, 0)
+
+    def init_weights(self) -> None:
+        """Nothing: weights are ready when the model is built (MMEngine would call every `init_weights` below)."""
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters that the optimiser updates."""
+        own = [(f"weighting.{name}", p) for name, p in self.weighting.named_parameters()]
+        return [*self.manager.trainable_parameters(), *own]
+
+    # forward ------------------------------------------------------------------------------------------------------
+
+    def forward(self, images: torch.Tensor, labels: Labels | None = None, mode: str = "loss") -> dict[str, Any]:
+        """mode "loss": {task: loss}; "predict": {task: (rows, output)} for the tasks in `labels`, without them for all."""
+        if mode == "loss":
+            return self.losses(images, labels or {})
+        rows = {task: r for task, (r, _) in labels.items()} if labels is not None else None
+        return self.outputs(images, rows)
+
+    def outputs(
+        self, images: torch.Tensor, rows: Mapping[str, torch.Tensor] | None = None
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """{task: (rows, output of those rows)} in as few passes as there can be; `rows` None: all tasks for all images.
+
+        Raises `UnknownNameError` for a task the model does not have.
+        """
+        batch = images.shape[0]
+        everything = torch.arange(batch, device=images.device)
+        wanted = dict.fromkeys(self.manager.tasks, everything) if rows is None else rows
+        for task in wanted:
+            if task not in self.kinds:
+                raise UnknownNameError("task", task, self.kinds, "in the batch")
+        wanted = {task: r for task, r in wanted.items() if r.numel()}
+        tasks = list(wanted)
+        if not tasks:
+            return {}
+        if all(r.numel() == batch for r in wanted.values()):
+            found = self.manager.forward_tasks(images, tasks)
+            return {task: (r, found[task][r]) if not _in_order(r) else (r, found[task]) for task, r in wanted.items()}
+        if one_pass(self.manager):
+            found = self.manager.forward_tasks(images, tasks)
+            return {task: (r, found[task][r]) for task, r in wanted.items()}
+        chosen = torch.cat(list(wanted.values()))
+        names = [task for task, r in wanted.items() for _ in range(r.numel())]
+        mixed = self.manager(images[chosen], names)
+        return {task: (r, mixed[task][1]) for task, r in wanted.items()}
+
+    def losses(self, images: torch.Tensor, labels: Labels) -> dict[str, torch.Tensor]:
+        """The mean loss over the valid pixels of each task, without its weight; tasks without any are left out."""
+        valid = {task: int(counts.sum()) for task, counts in self.valid_pixels(labels).items()}
+        outputs = self.outputs(images, {task: labels[task][0] for task, number in valid.items() if number})
+        return {task: self.kinds[task].loss(output.float(), labels[task][1]) for task, (_, output) in outputs.items()}
+
+    def valid_pixels(self, labels: Labels) -> dict[str, torch.Tensor]:
+        """(n,) the number of pixels with a label in each of a task's samples, by task."""
+        for task in labels:
+            if task not in self.kinds:
+                raise UnknownNameError("task", task, self.kinds, "in the batch")
+        return {task: self.kinds[task].valid(y).flatten(1).sum(1) for task, (_, y) in labels.items() if len(y)}
+
+    # training -----------------------------------------------------------------------------------------------------
+
+    def train_step(self, data: dict[str, Any], optim_wrapper: AutocastOptimWrapper) -> dict[str, torch.Tensor]:
+        """One update from the parts of a step; returns {task: loss} over all processes.
+
+        A part counts by its share of the step's valid pixels, so that neither the number of parts nor that of processes
+        changes the update. Raises `NonFiniteLossError`, before anything is changed, naming the tasks.
+        """
+        parts = [self.data_preprocessor(part, True) for part in data["parts"]]
+        torch.manual_seed(mix(self.seed, "step", self.step, rank()))  # dropout: a resumed step draws the same
+        shares, tasks = self._shares([part["labels"] for part in parts])
+        update = _CombinedGradients if self.weighting.combines_gradients else _Sum
+        accumulated = update(self, optim_wrapper, tasks)
+        values = dict.fromkeys(self.kinds, 0.0)
+        for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
+            with optim_wrapper.optim_context(self):
+                found = self.losses(part["images"], part["labels"])
+            partial = {task: share[task] * loss for task, loss in found.items()}
+            for task, loss in partial.items():
+                values[task] += float(loss.detach())
+            accumulated.add(partial, penalties=number == 0 and rank() == 0)
+        summed = total(torch.tensor(list(values.values()), device=parts[0]["images"].device, dtype=torch.float64))
+        losses = {t: v for t, v in zip(values, summed.tolist(), strict=True) if t in tasks}
+        wrong = [t for t, v in losses.items() if not torch.isfinite(torch.tensor(v))]
+        if wrong:
+            raise NonFiniteLossError(f"the loss of task {', '.join(map(repr, wrong))} is {losses[wrong[0]]}")
+        accumulated.finish(mix(self.seed, "aggregate", self.step))
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+        self.weighting.observe({t: v * self.weighting.weights[t] for t, v in losses.items()})
+        self.step += 1
+        return losses
+
+    def _shares(self, labels: Sequence[Labels]) -> tuple[list[dict[str, float]], list[str]]:
+        """Each part's share of every task's valid pixels in the whole step, and the tasks that have any.
+
+        Counts the samples whose label has no valid pixel at all: they are skipped.
+        """
+        counts = [self.valid_pixels(part) for part in labels]
+        own = [[int(c[task].sum()) for c in counts if task in c] for task in self.kinds]
+        empty = [[int((c[task] == 0).sum()) for c in counts if task in c] for task in self.kinds]
+        device = next(self.manager.parameters()).device
+        sums = total(torch.tensor([[sum(x) for x in own], [sum(x) for x in empty]], dtype=torch.float64, device=device))
+        valid, skipped = (dict(zip(self.kinds, row, strict=True)) for row in sums.tolist())
+        for task, number in skipped.items():
+            self.skipped[task] += int(number)
+        shares = [{t: int(c.sum()) / valid[t] for t, c in count.items() if valid[t]} for count in counts]
+        return shares, [task for task, number in valid.items() if number]
+
+
+class _Sum:
+    """The plain update: one backward pass per part on the weighted sum of losses."""
+
+    def __init__(self, model: JointModel, optim_wrapper: AutocastOptimWrapper, tasks: list[str]) -> None:
+        self.model, self.optim_wrapper, self.tasks = model, optim_wrapper, tasks
+
+    def add(self, losses: Mapping[str, torch.Tensor], penalties: bool) -> None:
+        weighting = self.model.weighting
+        terms = [weighting.factor(task) * loss for task, loss in losses.items()]
+        if penalties:
+            terms += [p for p in (weighting.penalty(t) for t in self.tasks) if isinstance(p, torch.Tensor)]
+        if terms:
+            self.optim_wrapper.backward(torch.stack([t.reshape(()) for t in terms]).sum())
+
+    def finish(self, seed: int) -> None:
+        sum_gradients([p for _, p in self.model.trained()])
+
+
+class _CombinedGradients:
+    """A gradient per task; those on weights that several tasks use are combined by the weighting."""
+
+    def __init__(self, model: JointModel, optim_wrapper: AutocastOptimWrapper, tasks: list[str]) -> None:
+        self.model, self.tasks = model, tasks
+        self.parameters = [p for _, p in model.trained()]
+        self.rows: dict[str, list[torch.Tensor | None]] = {task: [None] * len(self.parameters) for task in tasks}
+
+    def add(self, losses: Mapping[str, torch.Tensor], penalties: bool) -> None:
+        for task, row in task_gradients(losses, self.parameters).items():
+            factor = float(self.model.weighting.factor(task))
+            old = self.rows[task]
+            self.rows[task] = [
+                o if g is None else factor * g if o is None else o + factor * g for o, g in zip(old, row, strict=True)
+            ]
+
+    def finish(self, seed: int) -> None:
+        rows = [sum_tensors(self.rows[task], self.parameters) for task in self.tasks]
+        users = [[row[i] for row in rows if row[i] is not None] for i in range(len(self.parameters))]
+        shared = [i for i, found in enumerate(users) if len(found) > 1]
+        for parameter, found in zip(self.parameters, users, strict=True):
+            parameter.grad = found[0] if found else None
+        if shared:
+            flat = torch.stack([flatten(row, self.parameters, shared) for row in rows])
+            pieces = self.model.weighting.aggregate(flat, seed).split([self.parameters[i].numel() for i in shared])
+            for i, piece in zip(shared, pieces, strict=True):
+                self.parameters[i].grad = piece.view_as(self.parameters[i])
+
+
+def task_gradients(
+    losses: Mapping[str, torch.Tensor], parameters: Sequence[nn.Parameter]
+) -> dict[str, list[torch.Tensor | None]]:
+    """The gradient of each loss for each parameter; None where the loss does not depend on it."""
+    names = list(losses)
+    return {
+        task: list(torch.autograd.grad(losses[task], parameters, retain_graph=task != names[-1], allow_unused=True))
+        for task in names
+    }
+
+
+def flatten(row: Sequence[torch.Tensor | None], like: Sequence[torch.Tensor], places: Sequence[int]) -> torch.Tensor:
+    """The gradients at `places` in one vector, zeros where there is none."""
+    parts = [row[i] for i in places]
+    return torch.cat(
+        [torch.zeros_like(like[i]).flatten() if g is None else g.flatten() for i, g in zip(places, parts, strict=True)]
+    )
+
+
+def one_pass(manager: TaskManager) -> bool:
+    """Whether one pass of the backbone over an image serves all tasks."""
+    return all(a.weights.single_pass or not a.selected for a in manager.methods)
+
+
+def _in_order(rows: torch.Tensor) -> bool:
+    return bool((rows == torch.arange(len(rows), device=rows.device)).all())

@@ -1,0 +1,22 @@
+"""Ways to share weights between tasks, under one budget: each recipe is run in turn, in a folder of its own.
+
+Command:  python tools/train.py recipes/joint/compare_sharing.py
+          (the same command again goes on; `--set common.training.steps=100` changes all rows)
+Result:   a table of trained weights, each task's metric and the multi-task delta, and one report
+"""
+
+reference = "joint/scenes_single_full"
+rows = [
+    "joint/scenes_decoder_only",
+    "joint/scenes_single_full",
+    "joint/scenes_full",
+    "joint/scenes_adaptformer",
+    "joint/scenes_adaptformer_shared",
+    "joint/scenes_hyperformer",
+    "joint/scenes_polyhistor",
+    "joint/scenes_polyhistor_lite",
+    "joint/scenes_vmt",
+    "joint/scenes_vmt_lite",
+    "joint/scenes_mtlora",
+]
+common = dict(training=dict(steps=200, eval_every=100))

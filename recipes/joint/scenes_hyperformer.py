@@ -1,0 +1,9 @@
+"""Seven tasks of rendered scenes with adapters made by a plain hypernetwork (HyperFormer).
+
+Command:  python tools/train.py recipes/joint/scenes_hyperformer.py
+"""
+
+_base_ = "_scenes.py"
+method = dict(name="adaptformer", bottleneck_dim=16)
+sharing = dict(name="hyperformer", embedding_dim=16, hidden_dim=32)
+training = dict(learning_rate=2e-3, head_rate=5e-3)

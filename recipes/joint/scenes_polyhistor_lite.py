@@ -1,0 +1,9 @@
+"""Seven tasks of rendered scenes with adapters made by decomposed hypernetworks that layers share (Polyhistor-Lite).
+
+Command:  python tools/train.py recipes/joint/scenes_polyhistor_lite.py
+"""
+
+_base_ = "_scenes.py"
+method = dict(name="adaptformer", bottleneck_dim=16)
+sharing = dict(name="polyhistor_lite", rank=8, embedding_dim=32, hidden_dim=32)
+training = dict(learning_rate=2e-3, head_rate=5e-3)
