@@ -154,7 +154,6 @@ class Installation:
     def _queries(self, attachment: Attachment, site: Site) -> None:
         assert site.attention is not None
         instrument = self.instrument(site.attention)
-        instrument.recording = True
         self._hook(site.module, QueryHook(attachment, site, self.runtime, instrument), kwargs=True)
 
     def _block(self, index: int) -> nn.Module:

@@ -53,9 +53,11 @@ def _modules(classifier: Any) -> list[nn.Module]:
     return list(classifier.modules())
 
 
-def _read(plain: nn.Module, site: Site) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The site's rows of weight and bias, copied."""
-    assert site.weight is not None
+def _read(plain: nn.Module, site: Site) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The site's rows of weight and bias, copied; a table of logit biases has no weight."""
+    if site.weight is None:
+        assert site.bias is not None
+        return None, plain.get_parameter(site.bias).detach().clone()
     weight = plain.get_parameter(site.weight).detach()
     bias: torch.Tensor | None = None
     if site.bypassed:
@@ -68,8 +70,10 @@ def _read(plain: nn.Module, site: Site) -> tuple[torch.Tensor, torch.Tensor | No
     return weight.clone(), None if bias is None else bias.clone()
 
 
-def _write(plain: Any, site: Site, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-    assert site.weight is not None
+def _write(plain: Any, site: Site, weight: torch.Tensor | None, bias: torch.Tensor | None) -> None:
+    if weight is None:
+        plain.get_parameter(site.bias).copy_(bias)
+        return
     rows = slice(None) if site.rows is None else slice(*site.rows)
     module = plain.get_submodule(site.path)
     module.weight[rows] = weight

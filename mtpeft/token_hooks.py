@@ -63,6 +63,8 @@ class TokenHook:
         """Forward pre-hook with keyword arguments."""
         context = self.runtime.context
         if context is None:
+            if self.instrument is not None:  # checkpointing may have stopped a block before its end
+                self.instrument.extra_tokens = 0
             return args, kwargs
         x = args[0]
         prompts = [source.tokens(context, x) for source in self.sources]
@@ -101,6 +103,7 @@ class WindowTokenHook:
         self.runtime, self.instrument = runtime, instrument
         self.sources: list[TokenSource] = []
         instrument.prefix_sources.append(self)
+        instrument.recorders.append(self.record)
 
     def insert(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook with keyword arguments."""
@@ -111,7 +114,6 @@ class WindowTokenHook:
         prompts = [source.tokens(context, x) for source in self.sources]
         context.store[self, "prompts"] = prompts
         context.store[self, "pair"] = self.instrument.keys_values(block.norm1(torch.cat(prompts, dim=1)))
-        self.instrument.recording = any(source.keep for source in self.sources)
 
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Windows (B nW, A, C), an image's in a row -> the prompts' keys and values, each (B nW, p, C)."""
@@ -123,20 +125,25 @@ class WindowTokenHook:
         windows = x.shape[0] // keys.shape[0]
         return keys.repeat_interleave(windows, dim=0), values.repeat_interleave(windows, dim=0)
 
+    def record(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Keep the windows' pass for prompts that go on. In the store: checkpointing may stop a block before its end."""
+        context = self.runtime.context
+        if context is not None and any(source.keep for source in self.sources):
+            context.store[self, "windows"] = x, k, v
+
     def remove(self, block: Any, args: tuple[Any, ...], output: torch.Tensor) -> None:
         """Forward hook; the block's output stays as it is."""
         context = self.runtime.context
         if context is None:
             return
         prompts = context.store.pop((self, "prompts"))
-        if self.instrument.recording:
+        if (windows := context.store.pop((self, "windows"), None)) is not None:
             tokens = torch.cat(prompts, dim=1)
-            tokens = tokens + block.drop_path1(self.instrument.read(block.norm1(tokens)))
+            tokens = tokens + block.drop_path1(self.instrument.read(block.norm1(tokens), *windows))
             tokens = tokens + block.drop_path2(block.mlp(block.norm2(tokens)))
             for source, part in zip(self.sources, tokens.split([p.shape[1] for p in prompts], dim=1), strict=True):
                 source.leave(context, part)
         del context.store[self, "pair"]
-        self.instrument.recording, self.instrument.recorded = False, None
 
 
 def merging_before(anatomy: Anatomy, block: int) -> nn.Module | None:
@@ -160,8 +167,15 @@ class QueryHook:
     """
 
     def __init__(self, attachment: Attachment, site: Site, runtime: Runtime, instrument: InstrumentedAttention) -> None:
-        """`instrument` records the keys and values of the main pass."""
+        """`instrument` tells this hook of the keys and values of the main pass."""
         self.attachment, self.site, self.runtime, self.instrument = attachment, site, runtime, instrument
+        instrument.recorders.append(self.record)
+
+    def record(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Keep the main pass's keys and values. In the store: checkpointing may stop a block before its end."""
+        context = self.runtime.context
+        if context is not None:
+            context.store[self, "pair"] = k, v
 
     def __call__(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
         """Forward hook with keyword arguments; the outputs wait in the store until features are pooled."""
@@ -169,10 +183,9 @@ class QueryHook:
         if context is None:
             return
         queries = self.attachment(self.site.key, context, args[0])
-        self.instrument.query_only = True
+        self.instrument.reading = context.store.pop((self, "pair"))
         try:
             read = block.forward(queries, *args[1:], **kwargs)
         finally:
-            self.instrument.query_only = False
-            self.instrument.recorded = None
+            self.instrument.reading = None
         context.store[self.attachment, "queries", self.site.block] = read

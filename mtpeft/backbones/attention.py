@@ -27,6 +27,12 @@ ProjectionHook = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], t
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
+#: attention input (rows, N, C) -> what is added to the logits, (1 or rows, heads, N, N), or None
+LogitSource = Callable[[torch.Tensor], torch.Tensor | None]
+#: is told of attention input x, keys and values of a pass, for tokens that read them afterwards
+Recorder = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
+
+
 class PrefixSource(Protocol):
     """Gives keys and values (B, m, C) for attention input x (B, N, C)."""
 
@@ -73,10 +79,10 @@ class InstrumentedAttention:
         self.prefix_tokens = prefix_tokens
         self.projection_hooks: list[ProjectionHook] = []
         self.prefix_sources: list[PrefixSource] = []
+        self.logit_sources: list[LogitSource] = []
         self.extra_tokens = 0  # prompts behind the prefix tokens, without a position
-        self.recording = False  # keep keys and values of the pass for a query-only pass
-        self.recorded: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.query_only = False
+        self.recorders: list[Recorder] = []
+        self.reading: tuple[torch.Tensor, torch.Tensor] | None = None  # keys and values of a query-only pass
 
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The native signature of the family; returns what the native forward would, plus what is attached."""
@@ -96,25 +102,25 @@ class InstrumentedAttention:
         gate = attn.gate(x).sigmoid() if getattr(attn, "gate", None) is not None else None
         q, k, v = self._project(x)
         q = self._norm("q_norm", q)
-        if self.query_only:
-            assert self.recorded is not None
-            k, v = self.recorded
-            return self._finish(F.scaled_dot_product_attention(q, k, v), gate)
+        if self.reading is not None:
+            return self._finish(F.scaled_dot_product_attention(q, *self.reading), gate)
         k = self._norm("k_norm", k)
         if rope is not None:
             q, k = self._rotate(q, rope).type_as(v), self._rotate(k, rope).type_as(v)
         groups = getattr(attn, "num_kv_groups", 1)
         if groups > 1:
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        if self.recording:
-            self.recorded = (k, v)
-        bias = self._position_bias(shared_rel_pos_bias, attn_mask)
+        for record in self.recorders:
+            record(x, k, v)
+        bias = self._position_bias(x, shared_rel_pos_bias, attn_mask)
         attend = partial(self._attend, is_causal=is_causal)
         return self._finish(self._mix(x, q, k, v, bias, attend), gate)
 
     def _window(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         q, k, v = self._project(x)
-        bias = self._window_bias(self.attn._get_rel_pos_bias(), mask, x.shape[0])
+        for record in self.recorders:
+            record(x, k, v)
+        bias = self._window_bias(self._table_bias(x), mask, x.shape[0])
         return self._finish(self._mix(x, q, k, v, bias, self._attend), None)
 
     def _cosine_window(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -137,6 +143,23 @@ class InstrumentedAttention:
             reduced = reduced if attn.pool is None else attn.act(reduced)
         k, v = (self._heads(part) for part in attn.kv(reduced).chunk(2, dim=-1))
         return self._finish(self._mix(x, q, k, v, None, self._attend), None)
+
+    # prompts of windows -------------------------------------------------------------------------------------------
+
+    def keys_values(self, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normed prompts (B, p, C) -> their keys and values, each (B, p, heads * head_dim)."""
+        _, k, v = (part.transpose(1, 2).flatten(2) for part in self._project(prompts))
+        return k, v
+
+    def read(self, prompts: torch.Tensor, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Normed prompts (B, p, C) -> the same shape: each reads every window of a recorded pass, on average.
+
+        The rows of prompts carry no positional bias and no mask. The mean comes before the projection, which is linear.
+        """
+        windows = x.shape[0] // prompts.shape[0]
+        q = self._project(prompts)[0].repeat_interleave(windows, dim=0)
+        out = self._mix(x, q, k, v, None, self._attend)
+        return self._finish(out.unflatten(0, (-1, windows)).mean(dim=1), None)
 
     # steps --------------------------------------------------------------------------------------------------------
 
@@ -170,11 +193,21 @@ class InstrumentedAttention:
         half = getattr(self.attn, "rotate_half", False)
         return torch.cat([x[:, :, :fixed], apply_rot_embed_cat(x[:, :, fixed:], rope, half=half)], dim=2)
 
-    def _position_bias(self, shared: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor | None:
+    def _table_bias(self, x: torch.Tensor) -> torch.Tensor:
+        """Relative-position bias (1, heads, N, N) of the module's own table, with one per row where a method adds to it."""
+        bias: torch.Tensor = self.attn._get_rel_pos_bias()
+        for source in self.logit_sources:
+            added = source(x)
+            bias = bias if added is None else bias + added
+        return bias
+
+    def _position_bias(
+        self, x: torch.Tensor, shared: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
         """Additive logit bias of BEiT (own and shared) or the caller's mask; zero on rows and columns of prompts."""
         bias = mask
         if getattr(self.attn, "relative_position_bias_table", None) is not None:
-            bias = self.attn._get_rel_pos_bias()
+            bias = self._table_bias(x)
         if shared is not None:
             bias = shared if bias is None else bias + shared
         if bias is None or not self.extra_tokens:
@@ -187,7 +220,7 @@ class InstrumentedAttention:
         return bias
 
     def _window_bias(self, bias: torch.Tensor, mask: torch.Tensor | None, windows: int) -> torch.Tensor:
-        """Relative-position bias (1, heads, A, A) plus the shift mask (nW, A, A) for `windows` = B * nW windows."""
+        """Relative-position bias (1 or B * nW, heads, A, A) plus the shift mask (nW, A, A) for `windows` = B * nW."""
         if mask is None:
             return bias
         count, area, _ = mask.shape

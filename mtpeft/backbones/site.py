@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +11,9 @@ from torch import nn
 from mtpeft.errors import ConfigError
 
 #: How a site is reached. `output` and `input` change the output or the input of one module; `parallel` adds to a
-#: residual branch and sees the branch's input; the others are described in `mtpeft/hooks.py`.
-STYLES = ("output", "input", "parallel", "tokens", "prefix", "queries", "side")
+#: residual branch and sees the branch's input; the others are described in `mtpeft/site_hooks.py`
+#: and `mtpeft/token_hooks.py`.
+STYLES = ("output", "input", "parallel", "tokens", "prefix", "queries", "logits", "side")
 
 
 @dataclass(eq=False)
@@ -49,6 +49,8 @@ class Site:
     grid: tuple[int, int] = (0, 0)
     prefix_tokens: int = 0
     patch_size: int = 16
+    #: width of what leaves the patch embedding
+    embed_dim: int = 0
     image_size: tuple[int, int] = (0, 0)
     in_channels: int = 3
     tags: frozenset[str] = field(default_factory=frozenset)
@@ -61,13 +63,13 @@ class Site:
         return self.style == "parallel" or (self.style == "output" and self.weight is not None)
 
     def own_bias(self) -> torch.Tensor | None:
-        """The backbone's own bias at this site, (dim_out,), or None."""
+        """The backbone's own bias at this site, (dim_out,), or its table of logit biases (entries, heads), or None."""
         if self.bias is None:
             return None
+        name = self.bias.rsplit(".", 1)[-1]
         if self.bypassed:
-            return getattr(self.attention, self.bias.rsplit(".", 1)[-1])
-        module: Any = self.module
-        bias: torch.Tensor = module.bias
+            return getattr(self.attention, name)
+        bias: torch.Tensor = getattr(self.module, name)
         return bias if self.rows is None else bias[slice(*self.rows)]
 
     def broadcast(self, vector: torch.Tensor) -> torch.Tensor:

@@ -46,6 +46,7 @@ class _Builder:
             "grid": anatomy.grid,
             "prefix_tokens": anatomy.prefix_tokens,
             "patch_size": anatomy.patch_size,
+            "embed_dim": anatomy.calls[self.backbone.patch_embed.proj].output_shape[1],
             "image_size": anatomy.image_size,
             "in_channels": anatomy.input_size[0],
         }
@@ -129,11 +130,15 @@ def block_sites(anatomy: Anatomy) -> Iterator[Site]:
 
 
 def _token_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
-    """Prompts and query-only tokens need one flat sequence; keys and values can be extended in every family."""
+    """Query-only tokens need one flat sequence, prompts that or Swin's windows; keys and values can always be extended.
+
+    SwinV2 has no prompts: it norms after its branches, and VPT says nothing of that.
+    """
     dim = build.anatomy.calls[block].input_shape[-1]
     family = attention_family(block.attn)
-    if family == "plain":
+    if family in ("plain", "window"):
         yield build.site("tokens", "tokens", block, dim, dim, attention=block.attn, **common)
+    if family == "plain":
         yield build.site("queries", "queries", block, dim, dim, attention=block.attn, **common)
     yield build.site("prefix", "prefix", block.attn, dim, block.attn.proj.in_features, attention=block.attn, **common)
 
@@ -170,6 +175,10 @@ def _attention_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Ite
         width = attn.kv.out_features // 2
         for kind, rows in (("k", (0, width)), ("v", (width, 2 * width))):
             yield build.operation(kind, attn.kv, rows=rows, **common)
+    if isinstance(getattr(attn, "relative_position_bias_table", None), nn.Parameter):
+        heads = common["num_heads"]
+        table = f"{path}.relative_position_bias_table"
+        yield build.site("position_table", "logits", attn, heads, heads, attention=attn, bias=table, **common)
     yield build.operation("proj", attn.proj, **common)
     known = {getattr(attn, n, None) for n in ("qkv", "q_proj", "k_proj", "v_proj", "q", "kv", "proj")}
     for module in attn.modules():

@@ -62,8 +62,9 @@ class SiteModule(nn.Module):
 
     `forward(x, y)` gets the site's input and output and returns the new output, for sites that have an output;
     `forward(x)` returns tokens (B, p, C) at `tokens` and `queries` sites, and keys and values, each (B, m, C), at
-    `prefix` sites, and what is added to the logits (B, heads, N, N) at `position_table`; `forward(*taps)` returns features (B, N, C) at the `side` site. Methods with weights at model level
-    (`model_module`) get that module as keyword argument `model`.
+    `prefix` sites, and what is added to the logits, (B, heads, N, N), at `position_table` sites; `forward(*taps)` returns
+    features (B, N, C) at the `side` site. Methods with weights at model level (`model_module`) get that module as keyword
+    argument `model`.
 
     A method of the form y + left @ right may define `factors(x)` instead, which gives left (..., k) and right (k, out),
     and set `factored`: the product is then added to y in one pass over it.

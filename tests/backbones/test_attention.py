@@ -138,10 +138,10 @@ def test_extra_tokens_have_no_position() -> None:
 def test_relative_positions_are_zero_for_extra_tokens() -> None:
     backbone: Any = tiny_backbone("beit")
     instrumented = InstrumentedAttention(backbone.blocks[0].attn, prefix_tokens=1)
-    own = instrumented._position_bias(None, None)
+    own = instrumented._position_bias(torch.zeros(1), None, None)
     assert own is not None and own.shape[-2:] == (17, 17)
     instrumented.extra_tokens = 2
-    wide = instrumented._position_bias(None, None)
+    wide = instrumented._position_bias(torch.zeros(1), None, None)
     assert wide is not None
     keep = [0, *range(3, 19)]
     torch.testing.assert_close(wide[..., keep, :][..., keep], own)

@@ -18,7 +18,8 @@ NAMES = [name for name in METHODS if METHODS.get(name).module.__module__.startsw
 PAIRS = [(name, anatomy) for name in NAMES for anatomy in TINY]
 
 #: where each method of the library belongs, when it needs more than any transformer has
-NEEDS_ONE_SEQUENCE = {"lst", "vpt_deep", "vpt_shallow", "vqt"}
+NEEDS_ONE_SEQUENCE = {"lst", "vqt"}
+NEEDS_ONE_SEQUENCE_OR_SWIN = {"vpt_deep", "vpt_shallow"}
 NEEDS_ONE_WIDTH = {"fact_tt", "fact_tk"}
 PYRAMIDS = {"swin", "swinv2", "pvt_v2"}
 
@@ -26,6 +27,8 @@ PYRAMIDS = {"swin", "swinv2", "pvt_v2"}
 def expected_claim(name: str, anatomy: str) -> bool:
     if name in NEEDS_ONE_SEQUENCE:
         return anatomy not in PYRAMIDS
+    if name in NEEDS_ONE_SEQUENCE_OR_SWIN:
+        return anatomy not in PYRAMIDS - {"swin"}
     if name in NEEDS_ONE_WIDTH:
         return anatomy not in PYRAMIDS | {"eva02"}  # EVA-02's MLP is 8/3 of its width
     return True
@@ -70,6 +73,9 @@ OPTIONS = [
     ("vqt", "eva", {"num_tokens": 3, "blocks": (1,)}),
     ("fact_tt", "vit", {"sites": ("q", "fc2"), "rank": 4, "scale": 0.1}),
     ("bitfit", "swin", {"blocks": (0, -1)}),
+    ("bitfit", "swin", {"tables": True}),
+    ("bitfit", "beit", {"tables": True, "blocks": (1,)}),
+    ("vpt_shallow", "swin", {"blocks": (1,), "num_tokens": 3}),
 ]
 
 

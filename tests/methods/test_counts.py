@@ -1,4 +1,4 @@
-"""Numbers of trained weights on ViT-B/16, as the papers give them."""
+"""Numbers of trained weights on ViT-B/16 and Swin-T, as the papers give them."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("full", {}, 85_798_656),
 ]
 
+#: per task; the published tables give four tasks together: 0.883 M, 0.019 M and (with the position tables) 0.302 M
+SWIN_COUNTS: list[tuple[str, dict[str, Any], int]] = [
+    ("vpt_deep", {"num_tokens": 50}, 220_800),
+    ("vpt_shallow", {"num_tokens": 50}, 4_800),
+    ("bitfit", {}, 52_224),
+    ("bitfit", {"tables": True}, 75_546),
+]
+
 
 @pytest.fixture(scope="module")
 def vit_b() -> Iterator[nn.Module]:
@@ -55,5 +63,25 @@ def test_trained_weights_without_the_head(
         assert manager.num_trainable("birds", heads=False) == expected
         assert manager.num_trainable("birds") == expected + 10 * (manager.feature_dim + 1)
         assert manager.counts("birds").frozen + manager.counts("birds").backbone == 85_798_656
+    finally:
+        manager.detach()
+
+
+@pytest.fixture(scope="module")
+def swin_t() -> Iterator[nn.Module]:
+    """One Swin-T with random weights."""
+    yield timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, num_classes=0)
+
+
+@pytest.mark.parametrize(("method", "options", "expected"), SWIN_COUNTS)
+def test_trained_weights_of_four_tasks_on_swin(
+    swin_t: nn.Module, method: str, options: dict[str, Any], expected: int
+) -> None:
+    manager = mtpeft.attach(swin_t, method, **options)
+    try:
+        for task in ("semseg", "parts", "saliency", "normals"):
+            manager.add_task(task, num_classes=2)
+            assert manager.num_trainable(task, heads=False) == expected
+        assert manager.num_trainable(heads=False) == 4 * expected
     finally:
         manager.detach()

@@ -3,6 +3,13 @@
 Jia et al., "Visual Prompt Tuning", ECCV 2022 (arXiv 2203.12119), sections 3.2 (shallow, equations 4 and 5; deep,
 equation 7). Prompts carry no position. Shallow prompts flow through all blocks; deep prompts are thrown away after each
 block and replaced by the next block's own.
+
+On Swin every window sees the same prompts, without relative position and whatever the shift mask says.
+What shallow prompts read is averaged over the windows, and patch merging sees each prompt four times along the channels.
+With 50 tokens on Swin-T a task has 220,800 weights (deep) or 4,800 (shallow). Two differences to the authors' code: a
+prompt meets the windows of its own image only (theirs mixes the images of a batch), and features are pooled over the
+patches alone, not over patches and prompts. Under drop path, which is off by default, prompts and patches are dropped
+independently of each other. SwinV2 and PVTv2 have no place for prompts.
 """
 
 from __future__ import annotations
@@ -38,11 +45,11 @@ class VPTDeepConfig(MethodConfig):
 
 
 class PromptTokens(SiteModule):
-    """p tokens (p, d), uniform in +-sqrt(6 / (3 P^2 + d)) for patch size P."""
+    """p tokens (p, d), uniform in +-sqrt(6 / (3 P^2 + e)) for patch size P and width e of the patch embedding."""
 
     def __init__(self, config: VPTShallowConfig | VPTDeepConfig, site: Site) -> None:
         super().__init__(config, site)
-        bound = math.sqrt(6 / (3 * site.patch_size**2 + site.dim))
+        bound = math.sqrt(6 / (3 * site.patch_size**2 + site.embed_dim))
         self.prompts = nn.Parameter(torch.empty(config.num_tokens, site.dim).uniform_(-bound, bound))
         self.dropout = nn.Dropout(config.dropout)
 
@@ -70,4 +77,4 @@ class VPTShallow(PromptTokens):
     properties=Properties(structure_preserving=True, identity_at_init=False),
 )
 class VPTDeep(PromptTokens):
-    """Fresh prompts at every block."""
+    """Fresh prompts at every block, of the block's own width."""
