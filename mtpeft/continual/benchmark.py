@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from mtpeft.data.dense.stream import DenseStream, DenseTask
 from mtpeft.data.images import Images
-from mtpeft.data.streams import Stream
+from mtpeft.data.streams import TASK_KNOWN, Stream
 
 with warnings.catch_warnings():
     # Avalanche imports packages that warn about themselves (JAXopt's end of life, distutils in GPUtil).
     warnings.simplefilter("ignore")
     from avalanche.benchmarks import CLScenario, benchmark_from_datasets, with_classes_timeline, with_task_labels
-    from avalanche.benchmarks.utils import TaskAwareSupervisedClassificationDataset
+    from avalanche.benchmarks.utils import AvalancheDataset, TaskAwareSupervisedClassificationDataset
     from avalanche.benchmarks.utils.data_attribute import DataAttribute, TaskLabels
     from avalanche.benchmarks.utils.flat_data import ConstantSequence
 
@@ -74,25 +75,43 @@ class _RawItems(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return self.images.raw(index), self.images.targets[index]
 
 
-def to_avalanche(stream: Stream) -> CLScenario:
+def to_avalanche(stream: Stream | DenseStream) -> CLScenario:
     """A benchmark with `train_stream` and `test_stream`, one experience per task of the stream.
 
-    Task labels are 0, 1, ... for a task-incremental stream and 0 for the others. Experiences have
-    `classes_in_this_experience` (and the rest of the classes timeline), `task_label`, `task_labels` and `task_name`.
+    Task labels are 0, 1, ... for a stream whose tasks are known at test time and 0 for the others. Experiences have
+    `task_label`, `task_labels` and `task_name`, and unless they are dense `classes_in_this_experience` and the rest of
+    the classes timeline.
     """
-    by_task = stream.kind == "task_incremental"
-    labels = [index if by_task else 0 for index in range(len(stream))]
+    if isinstance(stream, DenseStream):
+        return _dense(stream)
+    labels = [index if stream.kind in TASK_KNOWN else 0 for index in range(len(stream))]
     parts = {
         "train": [_dataset(task.train, label) for task, label in zip(stream, labels, strict=True)],
         "test": [_dataset(task.test, label) for task, label in zip(stream, labels, strict=True)],
     }
     benchmark = with_task_labels(with_classes_timeline(benchmark_from_datasets(**parts)))
     for part in benchmark.streams.values():
+        for experience in part:
+            # Avalanche makes it a set, but its own multi-head classifier indexes a tensor with it.
+            experience.classes_in_this_experience = sorted(experience.classes_in_this_experience)
+    return _named(benchmark, stream)
+
+
+def _dense(stream: DenseStream) -> CLScenario:
+    def dataset(task: DenseTask, part: str, label: int) -> AvalancheDataset:
+        view = getattr(task, part)
+        labels = TaskLabels(ConstantSequence(label, len(view)))
+        return AvalancheDataset([view], data_attributes=[labels], collate_fn=view.collate_fn)
+
+    parts = {part: [dataset(task, part, i) for i, task in enumerate(stream)] for part in ("train", "test")}
+    return _named(with_task_labels(benchmark_from_datasets(**parts)), stream)
+
+
+def _named(benchmark: CLScenario, stream: Stream | DenseStream) -> CLScenario:
+    for part in benchmark.streams.values():
         part.benchmark = benchmark
         for experience, name in zip(part, stream.task_names, strict=True):
             experience.task_name = name
-            # Avalanche makes it a set, but its own multi-head classifier indexes a tensor with it.
-            experience.classes_in_this_experience = sorted(experience.classes_in_this_experience)
     return benchmark
 
 

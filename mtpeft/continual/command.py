@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mtpeft.console import interrupts, open_console, progress_bar
 from mtpeft.continual.experiment import Experiment
-from mtpeft.continual.progress import Progress as Callbacks
 from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read
 from mtpeft.recipe import load_recipe
@@ -34,7 +30,7 @@ DEMO = (
 
 def run(recipe: dict[str, Any], out: Path | None = None, resume: bool = False, fresh: bool = False) -> int:
     """Run a recipe to the end in its folder, or go on where the folder's checkpoint stands; prints the summary."""
-    console = _console()
+    console = open_console()
     path = out or default_folder(recipe)
     if resume and not (path / "checkpoints" / "state.json").is_file():
         raise ConfigError(f"{path} has no checkpoint to resume from; leave --resume out to start")
@@ -55,7 +51,7 @@ def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = F
         results = read(folder.results)
     else:
         console.print(f"{recipe['name']}: {path}", soft_wrap=True)
-        with _progress(console) as callbacks, _interrupts() as stop:
+        with progress_bar(console) as callbacks, interrupts() as stop:
             found = Experiment(recipe, callbacks).run(folder, lambda: bool(stop))
         if found is None:
             return None
@@ -67,7 +63,7 @@ def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = F
 
 def demo(out: Path, overrides: Sequence[str] = ()) -> int:
     """Run all recipes of the demo, print the comparison, write the common report."""
-    console = _console()
+    console = open_console()
     collected = []
     for name in DEMO:
         recipe = load_recipe(name, overrides)
@@ -84,7 +80,7 @@ def demo(out: Path, overrides: Sequence[str] = ()) -> int:
 
 def evaluate(path: Path) -> int:
     """Evaluate the final state of a run on all its tasks; 1 when the numbers are not those of results.json."""
-    console = _console()
+    console = open_console()
     folder = RunFolder(path, read_recipe(path))
     if not folder.results.is_file():
         raise ConfigError(f"{path} is not complete: it has no results.json; run its recipe to the end first")
@@ -96,47 +92,3 @@ def evaluate(path: Path) -> int:
         note = "" if new == old else f"  (results.json: {old:.2f})"
         console.print(f"{task['name']}: {task['metric']} {new:.2f} {task['unit']}{note}", highlight=False)
     return 0 if row == stored else 1
-
-
-def _console() -> Console:
-    """The terminal; a pipe or a file gets lines wide enough for the tables."""
-    return Console() if sys.stdout.isatty() else Console(width=116)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Callbacks]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("building", total=None)
-
-        def stage(text: str, steps: int) -> None:
-            bar.reset(task, total=steps or None, description=text)
-
-        yield Callbacks(stage=stage, step=lambda: bar.advance(task), message=lambda text: bar.console.print(text))
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[bool]]:
-    """Ctrl-C asks for a stop after the running step, which saves the state; a second one stops at once."""
-    asked: list[bool] = []
-
-    def handler(number: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(True)
-
-    try:
-        previous = signal.signal(signal.SIGINT, handler)
-    except ValueError:  # not the main thread: nothing can be caught here
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -13,6 +13,7 @@ import torch
 from mtpeft.attaching import attach, create_backbone, resolve_methods
 from mtpeft.codec import read_state, write_state
 from mtpeft.continual.model import ContinualModel
+from mtpeft.continual.objectives import objectives_of
 from mtpeft.continual.plugins import (
     build_plugins,
     granularity,
@@ -22,13 +23,14 @@ from mtpeft.continual.plugins import (
     set_random_state,
 )
 from mtpeft.continual.progress import Curve, Position, Progress
+from mtpeft.continual.scenario import build_scenario, single_task_values, wants_baselines
 from mtpeft.continual.strategy import ContinualStrategy
 from mtpeft.continual.summary import summarise
 from mtpeft.continual.training import Training
-from mtpeft.data.streams import Stream, build_stream
+from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines
-from mtpeft.evaluation.matrix import AccuracyMatrix, TaskMetric
+from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
 from mtpeft.recipe import Section
 from mtpeft.run_folder import RunFolder
@@ -53,17 +55,21 @@ class Experiment:
         self.interval = int(checkpoint.take("interval", 100))
         checkpoint.finish()
         self.device = torch.device(top.take("device", "cpu"))
-        self.with_baselines = bool(top.take("baselines", True))
+        baselines, single_task = top.take("baselines", None), top.take("single_task", None)
         top.finish()
         resolve_methods(method, sharing)
         self._seed_all()
         model, self.backbone_name = self._build_backbone(backbone)
         self.data_config = timm.data.resolve_model_data_config(model)
-        self.stream: Stream = build_stream(stream, self.data_config, augment)
+        self.stream = build_scenario(stream, self.data_config, augment, self.seed, self.name)
+        self.with_baselines = wants_baselines(baselines, self.stream, self.name)
         self.manager = attach(model, method, sharing=sharing)
         self.manager.to(self.device)
-        tasks = [(task.name, len(task.labels) or len(task.classes)) for task in self.stream]
-        self.model = ContinualModel(self.manager, self.stream.kind, tasks)
+        objectives = objectives_of(self.stream)
+        self.metrics = [objective.metric for objective in objectives]
+        heads = [(objective.metric.name, objective.head) for objective in objectives]
+        self.model = ContinualModel(self.manager, self.stream.kind, heads)
+        self.model.to(self.device)
         self.strategy = ContinualStrategy(
             model=self.model,
             stream=self.stream,
@@ -73,8 +79,8 @@ class Experiment:
             device=self.device,
         )
         self.granularity = granularity(plugins)
-        self.metrics = [TaskMetric(task.name) for task in self.stream]
         self.matrix = AccuracyMatrix(self.metrics)
+        self.single_task = single_task_values(single_task, [metric.name for metric in self.metrics])
         self.reference: list[float | None] = [None] * len(self.stream)
         self.baselines: dict[str, Any] = {}
         self.curve = Curve(self.training.log_every)
@@ -113,13 +119,13 @@ class Experiment:
     def _before_training(self) -> None:
         self.progress.stage("baselines", 0)
         if self.with_baselines:
-            features = self._frozen_features()
-            found = frozen_baselines(self.stream, features)
+            assert isinstance(self.stream, Stream)
+            found = frozen_baselines(self.stream, self._frozen_features())
             self.baselines = {
                 name: {"values": [100.0 * b.per_task[t.name] for t in self.stream]} for name, b in found.items()
             }
         if self.stream.kind != "class_incremental":
-            self.reference = [self._accuracy(j)[0] for j in range(len(self.stream))]
+            self.reference = [self._measure(j)[0] for j in range(len(self.stream))]
         self._save()
 
     def _train_experience(self, index: int, state: Any | None) -> None:
@@ -163,21 +169,21 @@ class Experiment:
         self.progress.stage("evaluating", 0)
         total = len(self.stream)
         last = total if self.stream.kind != "class_incremental" else i + 1
-        carry = self.manager.isolated and self.stream.kind == "task_incremental" and not self._ensembles()
+        carry = self.manager.isolated and self.stream.kind in TASK_KNOWN and not self._ensembles()
         for j in range(last):
             if carry and j != i:
                 source = self.matrix[i - 1, j] if j < i else self.reference[j]
                 assert source is not None
                 self.matrix.set(i, j, source, len(self.stream[j].test))
             else:
-                self.matrix.set(i, j, *self._accuracy(j))
+                self.matrix.set(i, j, *self._measure(j))
 
     def _ensembles(self) -> bool:
         return any(type(p).__name__ == "LAEPlugin" for p in self.strategy.plugins)
 
-    def _accuracy(self, j: int) -> tuple[float, int]:
+    def _measure(self, j: int) -> tuple[float, int]:
         self.evaluations += 1
-        return self.strategy.accuracy(j)
+        return self.strategy.measure(j)
 
     def evaluate_final(self, folder: RunFolder) -> list[float | None]:
         """The last row of R, measured again on the state a finished run left."""
@@ -187,7 +193,7 @@ class Experiment:
         self._restore_progress(state)
         if self.position.experience != len(self.stream):
             raise ConfigError(f"{folder.path}: its saved state is not that of the finished run")
-        return [self._accuracy(j)[0] for j in range(len(self.stream))]
+        return [self._measure(j)[0] for j in range(len(self.stream))]
 
     # results ------------------------------------------------------------------------------------------------------
 
@@ -232,7 +238,7 @@ class Experiment:
         self.manager.load_state_dict(state["weights"], strict=False)
         self.position = Position(**state["position"])
         self.model.known_train_tasks_labels |= (
-            set(range(self.position.experience)) if self.stream.kind == "task_incremental" else {0}
+            set(range(self.position.experience)) if self.stream.kind in TASK_KNOWN else {0}
         )
         self.matrix = AccuracyMatrix.from_dict(state["matrix"])
         self.reference, self.baselines = state["reference"], state["baselines"]

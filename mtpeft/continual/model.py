@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtpeft.data.streams import TASK_KNOWN
 from mtpeft.errors import ConfigError
 from mtpeft.manager import TaskManager
 
@@ -23,32 +24,35 @@ with warnings.catch_warnings():
 
 
 class ContinualModel(MultiTaskModule):
-    """A `TaskManager` learning a stream of `kind` task_, class_ or domain_incremental.
+    """A `TaskManager` learning a stream of `kind` task_, dense_, class_ or domain_incremental.
 
-    Task-incremental: a task with a head of its own per experience, all made at the start. Class-incremental: one
-    growing head, an experience's classes added when it begins. Domain-incremental: one task throughout.
+    Task- and dense-incremental: a task with a head of its own per experience, all made at the start. Class-incremental:
+    one growing head, an experience's classes added when it begins. Domain-incremental: one task throughout.
     """
 
-    def __init__(self, manager: TaskManager, kind: str, tasks: Sequence[tuple[str, int]]) -> None:
-        """`tasks`: name and number of classes of every experience, in order."""
+    def __init__(self, manager: TaskManager, kind: str, tasks: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """`tasks`: name of every experience, in order, with the arguments of `TaskManager.add_task` for its head."""
         super().__init__()
-        if kind != "task_incremental" and manager.isolated and any(a.selected for a in manager.methods):
+        self.task_known = kind in TASK_KNOWN
+        own = [a for a in manager.methods if a.spec.stream or (a.selected and not a.weights.single_pass)]
+        if own and not self.task_known:
             raise ConfigError(
-                f"a {kind.replace('_', '-')} stream tells no task at test time, so weights cannot be per task: sharing='shared'"
+                f"a {kind.replace('_', '-')} stream tells no task at test time, so weights cannot be per task, as those "
+                f"of method {own[0].spec.name!r} are: sharing='shared', where the method has it"
             )
         self.manager, self.kind, self.experiences = manager, kind, list(tasks)
-        if kind == "task_incremental":
-            for name, classes in tasks:
-                manager.add_task(name, num_classes=classes)
+        if self.task_known:
+            for name, head in tasks:
+                manager.add_task(name, **head)
         elif kind == "domain_incremental":
-            manager.add_task(tasks[0][0], num_classes=max(classes for _, classes in tasks))
+            manager.add_task(tasks[0][0], num_classes=max(head["num_classes"] for _, head in tasks))
 
     def begin(self, index: int) -> None:
         """Make room for the classes of experience `index`."""
-        name, classes = self.experiences[index]
+        name, head = self.experiences[index]
         if self.kind == "class_incremental" and name not in self.manager.tasks:
-            self.manager.add_task(name, num_classes=classes, head="growing")
-        self.known_train_tasks_labels.add(index if self.kind == "task_incremental" else 0)
+            self.manager.add_task(name, **head, head="growing")
+        self.known_train_tasks_labels.add(index if self.task_known else 0)
 
     def adaptation(self, experience: Any) -> None:
         """Avalanche's call before each experience; only training makes room."""
@@ -57,7 +61,7 @@ class ContinualModel(MultiTaskModule):
 
     def task_of(self, label: int) -> str:
         """The manager's task behind one of Avalanche's task labels."""
-        return self.experiences[label][0] if self.kind == "task_incremental" else self.manager.tasks[-1]
+        return self.experiences[label][0] if self.task_known else self.manager.tasks[-1]
 
     def forward(self, x: torch.Tensor, task_labels: torch.Tensor | int | None = None) -> Any:
         """Images (B, C, H, W) and task labels (B,) -> outputs (B, ...), from one backbone pass.
@@ -68,7 +72,7 @@ class ContinualModel(MultiTaskModule):
         if task_labels is None:
             return {label: self.manager(x, self.task_of(label)) for label in sorted(self.known_train_tasks_labels)}
         labels = [task_labels] if isinstance(task_labels, int) else task_labels.unique().tolist()
-        if len(labels) == 1 or self.kind != "task_incremental":
+        if len(labels) == 1 or not self.task_known:
             return self.manager(x, self.task_of(labels[0]))
         assert isinstance(task_labels, torch.Tensor)
         index = torch.bucketize(task_labels, torch.tensor(labels, device=task_labels.device)).to(x.device)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mtpeft.continual.lae import LAEPlugin
+from mtpeft.continual.training import Training
 from mtpeft.errors import ConfigError, UnknownNameError, nearest
 
 with warnings.catch_warnings():
@@ -33,6 +34,18 @@ STATEFUL = {
 MEMORIES = ("ReplayPlugin", "AGEMPlugin")
 #: plugins whose state lives within one experience
 WITHIN = ("EarlyStoppingPlugin",)
+#: plugins that look at weights and losses alone, so that any kind of task will do
+ANY_TASK = ("EWCPlugin", "SynapticIntelligencePlugin", "MASPlugin")
+#: why others cannot be used on dense tasks
+MIXED = "it mixes images of several tasks in one batch, whose labels differ in shape and unit"
+NOT_DENSE = {
+    "LwFPlugin": "it distils a softmax over the classes of earlier tasks",
+    "LAE": "it takes the larger of two softmax probabilities",
+    "ReplayPlugin": MIXED,
+    "AGEMPlugin": MIXED,
+    "GEMPlugin": MIXED,
+    "EarlyStoppingPlugin": "it watches Avalanche's accuracy",
+}
 
 
 def build_plugins(configs: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -60,6 +73,19 @@ def check_hooks(plugins: Sequence[Any]) -> None:
         for name in dir(plugin):
             if name.startswith(("before_", "after_")) and name not in events:
                 raise ConfigError(f"plugin {type(plugin).__name__}: {name!r} is no event.{nearest(name, events)}")
+
+
+def check_dense(plugins: Sequence[Any], training: Training) -> None:
+    """Refuse what a stream of dense tasks cannot be trained with; Avalanche's plugins are for class labels."""
+    for plugin in plugins:
+        name = "LAE" if isinstance(plugin, LAEPlugin) else type(plugin).__name__
+        if name not in ANY_TASK and (name in NOT_DENSE or type(plugin).__module__.startswith("avalanche.")):
+            reason = NOT_DENSE.get(name, "it is made for class labels")
+            raise ConfigError(f"plugin {name!r} cannot be used on dense tasks: {reason}. Use {', '.join(ANY_TASK)}")
+    if training.loss != "cross_entropy":
+        raise ConfigError(f"training.loss {training.loss!r} is for class labels; a dense task has the loss of its kind")
+    if training.eval_every >= 0:
+        raise ConfigError("training.eval_every serves plugins that watch the accuracy; dense tasks have none")
 
 
 def granularity(plugins: Sequence[Any]) -> str:

@@ -11,10 +11,12 @@ from torch import nn
 
 from mtpeft.continual.benchmark import to_avalanche
 from mtpeft.continual.model import ContinualModel
-from mtpeft.continual.plugins import check_hooks, seed_memories
+from mtpeft.continual.objectives import Running, objectives_of
+from mtpeft.continual.plugins import check_dense, check_hooks, seed_memories
 from mtpeft.continual.training import Training
+from mtpeft.data.dense.stream import DenseStream
 from mtpeft.data.loader import ResumableLoader
-from mtpeft.data.streams import Stream
+from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.errors import ConfigError, MtpeftError
 
 with warnings.catch_warnings():
@@ -30,7 +32,10 @@ class _NoLog(BaseLogger):
 
 
 class TaskLoader:
-    """A `ResumableLoader` over one task's images whose batches carry Avalanche's task labels: [x, y, label (B,)]."""
+    """A `ResumableLoader` over one task's images whose batches carry Avalanche's task labels: [x, y, label (B,)].
+
+    Dense labels y are (B, ...); the label of the task is one number per image all the same.
+    """
 
     def __init__(self, loader: ResumableLoader, label: int) -> None:
         self.loader, self.label = loader, label
@@ -40,7 +45,7 @@ class TaskLoader:
 
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
         for x, y in self.loader:
-            yield [x, y, torch.full_like(y, self.label)]
+            yield [x, y, torch.full((len(y),), self.label)]
 
 
 class ContinualStrategy(SupervisedTemplate):
@@ -55,7 +60,7 @@ class ContinualStrategy(SupervisedTemplate):
         self,
         *,
         model: ContinualModel,
-        stream: Stream,
+        stream: Stream | DenseStream,
         training: Training,
         seed: int = 0,
         plugins: Sequence[Any] = (),
@@ -64,6 +69,8 @@ class ContinualStrategy(SupervisedTemplate):
     ) -> None:
         """`plugins` are Avalanche's, or any with its hooks."""
         check_hooks(plugins)
+        if isinstance(stream, DenseStream):
+            check_dense(plugins, training)
         seed_memories(plugins, seed)
         if evaluator is None:
             metrics = accuracy_metrics(stream=True) if training.eval_every >= 0 else []
@@ -74,7 +81,7 @@ class ContinualStrategy(SupervisedTemplate):
         super().__init__(
             model=model,
             optimizer=placeholder,
-            criterion=nn.CrossEntropyLoss(),
+            criterion=self._experience_loss,
             train_mb_size=training.batch_size,
             train_epochs=training.epochs,
             eval_mb_size=training.eval_batch_size,
@@ -84,7 +91,7 @@ class ContinualStrategy(SupervisedTemplate):
             eval_every=training.eval_every,
         )
         self.stream, self.training_settings, self.seed = stream, training, seed
-        self.benchmark = to_avalanche(stream)
+        self.benchmark, self.objectives = to_avalanche(stream), objectives_of(stream)
         self.local_loss = training.loss == "local_cross_entropy"
         self.first_epoch = 0
         self.first_batch = 0
@@ -93,7 +100,7 @@ class ContinualStrategy(SupervisedTemplate):
         self.on_resume: Callable[[], None] | None = None
         self._needs_gradients = any(isinstance(p, SynapticIntelligencePlugin) for p in self.plugins)
         self._stop_training = False
-        self._hits: list[torch.Tensor] | None = None
+        self._measure: Running | None = None
 
     # training -----------------------------------------------------------------------------------------------------
 
@@ -132,7 +139,7 @@ class ContinualStrategy(SupervisedTemplate):
             start=start,
             num_workers=settings.num_workers,
         )
-        return TaskLoader(loader, index if self.stream.kind == "task_incremental" else 0)
+        return TaskLoader(loader, index if self.stream.kind in TASK_KNOWN else 0)
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         if self.on_resume is not None:
@@ -155,12 +162,16 @@ class ContinualStrategy(SupervisedTemplate):
         self.training_settings.set_rate(self.optimizer, self.clock.train_exp_iterations, total)
         super()._before_training_iteration(**kwargs)
 
+    def _experience_loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """What plugins such as EWC know as the criterion: the loss of the experience at hand."""
+        return self.objectives[self.experience.current_experience].loss(output, target)
+
     @property
     def _is_local(self) -> bool:
         return self.local_loss and self.is_training and self.stream.kind == "class_incremental"
 
     def criterion(self) -> torch.Tensor:
-        """Cross-entropy; in its local form over the current experience's classes only."""
+        """The experience's own; local cross-entropy is over the current experience's classes only."""
         if not self._is_local:
             return super().criterion()
         model: Any = self.model
@@ -195,18 +206,17 @@ class ContinualStrategy(SupervisedTemplate):
 
     # evaluation ---------------------------------------------------------------------------------------------------
 
-    def accuracy(self, index: int) -> tuple[float, int]:
-        """Accuracy in percent on the test images of experience `index`, and their number; plugins see the evaluation."""
-        self._hits = []
+    def measure(self, index: int) -> tuple[float, int]:
+        """The metric of experience `index` on its test images, and their number; plugins see the evaluation."""
+        measure = self._measure = self.objectives[index].measure()
         self.eval(self.benchmark.test_stream[index : index + 1])
-        hits = torch.cat(self._hits)
-        self._hits = None
-        return 100.0 * hits.double().mean().item(), len(hits)
+        self._measure = None
+        return measure.value(), len(self.stream[index].test)
 
     def make_eval_dataloader(self, **kwargs: Any) -> None:
         """Test images in order."""
         index = self.experience.current_experience
-        label = index if self.stream.kind == "task_incremental" else 0
+        label = index if self.stream.kind in TASK_KNOWN else 0
         images = self.stream[index].test
         if self.experience.origin_stream.name == "train":
             images = self.stream[index].train.plain()
@@ -215,5 +225,5 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _after_eval_iteration(self, **kwargs: Any) -> None:
         super()._after_eval_iteration(**kwargs)
-        if self._hits is not None:
-            self._hits.append(self.mb_output.argmax(dim=1) == self.mb_y)
+        if self._measure is not None:
+            self._measure.update(self.mb_output, self.mb_y)

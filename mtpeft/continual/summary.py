@@ -24,7 +24,7 @@ def summarise(experiment: Experiment) -> dict[str, Any]:
     counts = [manager.counts(t) for t in manager.tasks]
     trained = sum(p.numel() for n, p in manager.trainable_parameters() if not n.startswith("heads."))
     norm_bias = sum(p.numel() for a in manager.methods if a.spec.properties.no_added_modules for p in a.parameters())
-    after = fingerprint(manager.backbone)
+    after, single = fingerprint(manager.backbone), experiment.single_task
     return {
         "schema": 1,
         "kind": "continual",
@@ -52,9 +52,9 @@ def summarise(experiment: Experiment) -> dict[str, Any]:
             for metric, task in zip(experiment.metrics, described["tasks"], strict=True)
         ],
         "matrix": {"values": values["values"], "samples": values["samples"]},
-        "reference": {"random_init": experiment.reference},
+        "reference": {"random_init": experiment.reference, **({} if single is None else {"single_task": single})},
         "baselines": experiment.baselines,
-        "measures": [m.to_dict() for m in compute_measures(experiment.matrix, experiment.reference)],
+        "measures": [m.to_dict() for m in compute_measures(experiment.matrix, experiment.reference, single)],
         "parameters": {
             "method": trained - norm_bias,
             "norm_bias": norm_bias,

@@ -18,6 +18,7 @@ class ResumableLoader:
     The order is a function of (seed, epoch) alone, and the random numbers that augmentation draws from torch's global
     generator are a function of (seed, epoch, batch), so neither `start` nor `num_workers` changes a batch. Nothing
     before `start` is read, and the caller's generators are left as they were. `len()` counts the whole epoch's batches.
+    A data set with a method `at_epoch(epoch)` is asked for its state in that epoch.
     Raises `DataError` for a data set without images, `ConfigError` for a batch size or start that cannot be.
     """
 
@@ -36,7 +37,8 @@ class ResumableLoader:
             raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
         if not len(dataset):
             raise DataError(f"{getattr(dataset, 'name', type(dataset).__name__)}: no image in it")
-        self.dataset = dataset
+        at_epoch: Callable[[int], Any] | None = getattr(dataset, "at_epoch", None)
+        self.dataset = dataset if at_epoch is None else at_epoch(epoch)
         self.start = start
         self.num_workers = num_workers
         self._seed = _mix(seed, epoch)

@@ -188,7 +188,7 @@ def build_stream(
     options = dict(config)
     kind = options.pop("type", None)
     if kind not in KINDS:
-        raise UnknownNameError("stream", kind, KINDS, "key stream.type")
+        raise UnknownNameError("stream", kind, (*KINDS, "dense_incremental"), "key stream.type")
     known = _SUBSET_OPTIONS | ({"domains"} if kind == "domain_incremental" else _SPLIT_OPTIONS)
     for key in options:
         if key not in known | {"data"}:
@@ -204,6 +204,8 @@ def build_stream(
 
 
 KINDS = ("class_incremental", "task_incremental", "domain_incremental")
+#: streams whose tasks are known at test time, so that each can have a head and weights of its own
+TASK_KNOWN = ("task_incremental", "dense_incremental")
 _SUBSET_OPTIONS = {"train_per_class", "test_per_class", "subset_seed"}
 _SPLIT_OPTIONS = {"num_tasks", "classes_per_task", "order", "order_seed"}
 

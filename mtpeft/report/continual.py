@@ -115,7 +115,8 @@ def _learning(stream: Stream, plots: Plots) -> str:
 def _parameters(stream: Stream, plots: Plots) -> str:
     """Trainable weights per method."""
     chart = charts.parameter_chart(stream, [tables.trainable(group) for group in stream.groups])
-    note = "Trained weights of all tasks together, heads not counted. Both baselines train none."
+    note = "Trained weights of all tasks together, heads not counted."
+    note += " Both baselines train none." if stream.baselines else ""
     return card("Trainable weights", note, plots.place(chart), tables.parameters_table(stream))
 
 
@@ -127,4 +128,6 @@ def _headline_note(stream: Stream) -> str:
             " The tasks are measured differently, so each has a column with its value at the end of the stream "
             "(↑ higher is better, ↓ lower is better), and averages over tasks are relative."
         )
+    if not stream.baselines:
+        text += " The frozen baselines (linear probe, nearest class mean) classify images, so dense tasks have none."
     return text

@@ -18,6 +18,7 @@ SCENARIOS = {
     "task_incremental": "Task-incremental",
     "class_incremental": "Class-incremental",
     "domain_incremental": "Domain-incremental",
+    "dense_incremental": "Dense tasks in turn",
 }
 
 
@@ -246,7 +247,12 @@ def _distinct(groups: list[Group]) -> list[Group]:
 
 
 def _baselines(runs: list[Results]) -> list[Baseline]:
-    """Both baselines of every backbone and input; runs of one seed share theirs, so equal observations count once."""
+    """Both baselines of every backbone and input; runs of one seed share theirs, so equal observations count once.
+
+    Dense tasks have none.
+    """
+    if runs[0]["scenario"] == "dense_incremental":
+        return []
     backbones = gather(runs, lambda run: json.dumps([run["backbone"], run["input"]], sort_keys=True))
     result = []
     for members in backbones.values():

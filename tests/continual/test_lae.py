@@ -82,7 +82,7 @@ def test_prediction_is_the_larger_probability_of_both_copies() -> None:
         offline = manager(images, "task1").softmax(1)
         experiment.model.load_state_dict(kept)
     expected = 100 * (torch.maximum(online, offline).argmax(1) == labels).double().mean().item()
-    assert experiment.strategy.accuracy(0) == (expected, 20)
+    assert experiment.strategy.measure(0) == (expected, 20)
     for name, parameter in experiment.model.named_parameters():
         assert torch.equal(parameter, kept[name])
 

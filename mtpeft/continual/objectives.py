@@ -1,0 +1,117 @@
+"""What each experience of a stream is trained for and measured by: the engine itself knows no kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch.nn import functional as F
+
+from mtpeft.data.dense.stream import DenseStream, DenseTask
+from mtpeft.data.streams import Stream, StreamTask
+from mtpeft.errors import DataError
+from mtpeft.evaluation.matrix import TaskMetric
+
+
+class Running(Protocol):
+    """A metric over the batches of a test set."""
+
+    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """Add a batch."""
+
+    def value(self) -> float:
+        """The metric, in its unit."""
+
+
+class Objective(Protocol):
+    """One experience."""
+
+    @property
+    def metric(self) -> TaskMetric:
+        """Name, unit and direction."""
+
+    @property
+    def head(self) -> Mapping[str, Any]:
+        """The arguments of `TaskManager.add_task` that choose it."""
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """A batch's loss, a scalar."""
+
+    def measure(self) -> Running:
+        """A fresh measurement."""
+
+
+class Accuracy:
+    """The share of images, in percent, whose largest output is that of their class."""
+
+    def __init__(self) -> None:
+        self.right = self.seen = 0
+
+    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """output (B, classes), target (B,)."""
+        self.right += int((output.argmax(dim=1) == target).sum())
+        self.seen += len(target)
+
+    def value(self) -> float:
+        """In percent."""
+        return 100.0 * (self.right / self.seen)
+
+
+class Classification:
+    """Cross-entropy, and accuracy."""
+
+    def __init__(self, task: StreamTask) -> None:
+        self.metric = TaskMetric(task.name)
+        self.head: Mapping[str, Any] = {"num_classes": len(task.labels) or len(task.classes)}
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """output (B, classes), target (B,)."""
+        return F.cross_entropy(output, target)
+
+    def measure(self) -> Running:
+        """Accuracy."""
+        return Accuracy()
+
+
+class DenseMetric:
+    """The main metric of a kind of dense tasks. Raises `DataError` where no pixel had a label."""
+
+    def __init__(self, task: DenseTask) -> None:
+        self.task, self.found = task, task.kind.measure()
+
+    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """output (B, channels, H, W), target (B, ...)."""
+        self.found.update(output.float(), target)
+
+    def value(self) -> float:
+        """In the kind's unit."""
+        value = self.found.compute()[self.task.kind.metric]
+        if value is None:
+            raise DataError(f"task {self.task.name!r}: no pixel of the validation images has a valid label")
+        return value
+
+
+class Dense:
+    """Loss and main metric of the task's kind."""
+
+    def __init__(self, task: DenseTask) -> None:
+        kind = task.kind
+        self.task = task
+        self.head: Mapping[str, Any] = {"head": dict(task.head)}
+        self.metric = TaskMetric(task.name, kind.metric, kind.unit, kind.higher_is_better)
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Mean over valid pixels times the task's weight; output (B, channels, H, W)."""
+        return self.task.weight * self.task.kind.loss(output.float(), target)
+
+    def measure(self) -> Running:
+        """The kind's main metric."""
+        return DenseMetric(self.task)
+
+
+def objectives_of(stream: Stream | DenseStream) -> list[Objective]:
+    """One per experience, in order."""
+    if isinstance(stream, DenseStream):
+        return [Dense(task) for task in stream]
+    return [Classification(task) for task in stream]

@@ -1,0 +1,44 @@
+"""The stream a recipe asks for, of class labels or of dense labels, and what can be asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mtpeft.data.dense.stream import DENSE, DenseStream, build_dense_stream
+from mtpeft.data.streams import Stream, build_stream
+from mtpeft.errors import ConfigError
+
+
+def build_scenario(
+    section: Mapping[str, Any], data_config: Mapping[str, Any], augment: Any, seed: int, recipe: str
+) -> Stream | DenseStream:
+    """The stream of the recipe's keys `stream` and `augment`."""
+    if section.get("type") != DENSE:
+        return build_stream(section, data_config, augment)
+    if augment is not None:
+        raise ConfigError(
+            f"recipe {recipe}: augment changes images alone, dense labels must follow: use stream.transforms.train"
+        )
+    return build_dense_stream(section, data_config, seed, recipe)
+
+
+def wants_baselines(key: bool | None, stream: Stream | DenseStream, recipe: str) -> bool:
+    """The recipe's key `baselines`; without it they are made for class labels, which is all they can be made for."""
+    dense = isinstance(stream, DenseStream)
+    if key and dense:
+        raise ConfigError(
+            f"recipe {recipe}: the baselines (linear probe, nearest class mean) classify images; a stream of dense "
+            "tasks has none: leave the key baselines out"
+        )
+    return not dense if key is None else bool(key)
+
+
+def single_task_values(reference: Any, tasks: Sequence[str]) -> list[float | None] | None:
+    """The recipe's key `single_task` in the order of `tasks`: {task: value}, or the folder of a joint run."""
+    if reference is None:
+        return None
+    from mtpeft.joint.evaluation import single_task_values as of_tasks
+
+    found = of_tasks(reference, list(tasks))
+    return [found[task] for task in tasks]
