@@ -73,6 +73,8 @@ def create_backbone(name: str, pretrained: bool = True, **options: Any) -> nn.Mo
         raise UnknownNameError("model", name, timm.list_models())
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except TypeError as error:
+        raise ConfigError(f"model {name!r} cannot be created: {str(error).rpartition('() ')[2]}") from error
     except (RuntimeError, OSError, ValueError) as error:
         if not pretrained:
             raise ConfigError(f"model {name!r} cannot be created: {_first_line(error)}") from error

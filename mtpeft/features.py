@@ -54,8 +54,8 @@ def extract(
             features["stages"] = [*_stages(manager, context), features["map"]]
         if "merged" in kinds:
             mergings = [backbone.get_submodule(path) for path in find_mergings(manager.anatomy)]
-            own = [merge(m.permute(0, 2, 3, 1)) for merge, m in zip(mergings, features["stages"], strict=False)]
-            features["merged"] = [*(m.permute(0, 3, 1, 2) for m in own), features["map"]]
+            coarser = [merge(m.permute(0, 2, 3, 1)) for merge, m in zip(mergings, features["stages"], strict=False)]
+            features["merged"] = [*(m.permute(0, 3, 1, 2) for m in coarser), features["map"]]
         if checkpoints:
             manager.runtime.restore_in_backward(flat(features))
     finally:

@@ -85,13 +85,42 @@ def test_a_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "fashion_adapters" in page.read_text()
 
 
-@pytest.mark.parametrize("name", [n for n in recipe_names() if n.startswith("continual/")])
-def test_every_recipe_runs(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [n for n in recipe_names() if n.startswith("continual/fashion")])
+def test_every_recipe_of_images_runs(name: str, tmp_path: Path) -> None:
     command = [*small(name, "stream.train_per_class=4"), "--out", str(tmp_path / "run")]
     assert main(command) == 0
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["name"] == name.rsplit("/", 1)[-1]
     assert results["scenario"] == ("class_incremental" if "class" in name else "task_incremental")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Settings that make a recipe of rendered scenes small; the scenes are rendered once."""
+    cache = tmp_path_factory.mktemp("scenes")
+    return ["train_size=4", "val_size=2", f"cache={str(cache)!r}", "workers=1"]
+
+
+def settings(*pairs: str) -> list[str]:
+    """`--set` in front of each."""
+    return [word for pair in pairs for word in ("--set", pair)]
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if n.startswith("continual/scenes")])
+def test_every_sequence_of_scenes_runs(name: str, scenes: list[str], tmp_path: Path) -> None:
+    small_run = settings("training.epochs=1", "training.batch_size=4", *(f"stream.data.{pair}" for pair in scenes))
+    assert main(["continual", name, *small_run, "--out", str(tmp_path / "run")]) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["scenario"] == "dense_incremental"
+    assert {task["unit"] for task in results["tasks"]} >= {"%", "m", "deg"}
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if n.startswith("joint/scenes")])
+def test_every_joint_recipe_runs(name: str, scenes: list[str], tmp_path: Path) -> None:
+    small_run = settings("training.steps=1", "training.batch_size=4", *(f"data.{pair}" for pair in scenes))
+    assert main(["train", name, *small_run, "--out", str(tmp_path / "run")]) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["kind"] == "joint" and len(results["main"]) == 7
 
 
 BAD = [
@@ -104,6 +133,7 @@ BAD = [
     (["continual", "fashion_lora", "--resume", "--out", "OUT/none"], "has no checkpoint to resume from"),
     (["evaluate", "OUT/none"], "is no run folder: it has no config.py"),
     (["report", "OUT/none"], "none"),
+    (["continual", "fashion_lora", "--set", "backbone.options.depht=1"], "unexpected keyword argument 'depht'"),
     (["train", "fashion_lora", "--set", "engine=quantum"], "nothing reads the key engine"),
     (["train", "vit_mini", "--set", "train.epoch=1"], "epoch"),
 ]

@@ -214,6 +214,19 @@ def test_decord(
     assert packages.decord().status == "ok"
 
 
+def test_the_maintained_forks_raise_no_alarm_and_are_named(installed: dict[str, str]) -> None:
+    assert "stub" in packages.mmcv().found
+    del installed["mmengine"], installed["mmsegmentation"]
+    installed.update({"onedl-mmengine": "0.10.12", "onedl-mmsegmentation": "1.4.2", "mmcv-lite": "2.2.0"})
+    found = [packages.mmengine(), packages.mmsegmentation(), packages.mmcv(), packages.rivals()]
+    assert [check.status for check in found] == ["ok"] * 4, found
+    assert found[0].found.startswith("onedl-mmengine 0.10.12")
+    assert found[1].found.startswith("onedl-mmsegmentation 1.4.2")
+    assert "stub" not in found[2].found
+    del installed["mmcv-lite"]
+    assert packages.mmcv().status == "fail"
+
+
 def test_accelerator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "NVIDIA_DRIVER", tmp_path / "version")
     assert machine.accelerator().status == "ok"

@@ -67,10 +67,38 @@ def test_constraints_pin_every_requirement_inside_its_range(setup_arguments: dic
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = {canonicalize_name(r.name): r for r in map(Requirement, (x for x in lines if x and not x.startswith("#")))}
     extras = setup_arguments["extras_require"]
-    for text in [*setup_arguments["install_requires"], *extras["dev"], *extras["sim"], *extras["bench"]]:
+    for text in [
+        *setup_arguments["install_requires"],
+        *extras["dev"],
+        *extras["sim"],
+        *extras["bench"],
+        *extras["dense"],
+        *extras["mtl"],
+    ]:
         wanted = Requirement(text)
         (pin,) = pins[canonicalize_name(wanted.name)].specifier
         assert pin.operator == "==" and wanted.specifier.contains(pin.version), text
+
+
+def test_forks_replace_upstream_and_nothing_else(setup_arguments: dict[str, Any], tmp_path: Path) -> None:
+    subprocess.run([sys.executable, ROOT / "tools" / "fork_requirements.py", tmp_path], check=True)
+    names = {
+        file.stem: {canonicalize_name(Requirement(line).name) for line in file.read_text(encoding="utf-8").splitlines()}
+        for file in tmp_path.glob("*.txt")
+    }
+    extras = setup_arguments["extras_require"]
+    ours = [*setup_arguments["install_requires"]]
+    for extra in ("dev", "sim", "bench", "dense", "mtl"):  # what `make test` installs
+        ours += extras[extra]
+    upstream = {"mmengine", "mmsegmentation"}
+    everything = {canonicalize_name(Requirement(text).name) for text in ours}
+    assert names["alone"] == {"mmcv-lite"}
+    assert names["requirements"] | names["alone"] == everything - upstream | {f"onedl-{name}" for name in upstream}
+    assert not names["requirements"] & names["alone"]
+    assert not names["constraints"] & upstream
+    assert everything - upstream <= names["constraints"]
+    pinned = (tmp_path / "constraints.txt").read_text(encoding="utf-8")
+    assert pinned.count("mmcv-lite==") == 1 and "mmcv-lite==2.1" not in pinned
 
 
 def test_folders_in_a_checkout() -> None:
@@ -89,7 +117,9 @@ def test_folders_missing_from_an_installation(monkeypatch: pytest.MonkeyPatch, t
 
 def test_make_lists_its_targets() -> None:
     listed = subprocess.run(["make", "-s", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert {"demo", "test", "nightly", "lint", "bench", "data", "clean"} <= {x.split()[1] for x in listed.splitlines()}
+    assert {"demo", "test", "test-forks", "nightly", "lint", "bench", "data", "clean"} <= {
+        x.split()[1] for x in listed.splitlines()
+    }
 
 
 def test_a_wheel_holds_every_file_and_finds_its_recipes(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def mmengine() -> Check:
     """MMEngine or its maintained fork, which has the same import name."""
     fork = version("onedl-mmengine")
     if version("mmengine") is None and fork is not None:
-        return Check("mmengine", "ok", f"onedl-mmengine {fork}")
+        return Check("mmengine", "ok", f"onedl-mmengine {fork}: the maintained fork")
     return ranged("mmengine", "mmengine", note="its resume fails on this torch; mtpeft's own checkpoints are used")
 
 
@@ -98,7 +98,7 @@ def mmsegmentation() -> Check:
         found = f"imports {' and '.join(missing)}, which it does not install"
         return Check("mmsegmentation", "fail", found, f"pip install {' '.join(missing)}")
     if version("mmsegmentation") is None:
-        return Check("mmsegmentation", "ok", f"onedl-mmsegmentation {fork}")
+        return Check("mmsegmentation", "ok", f"onedl-mmsegmentation {fork}: the maintained fork, needs no stub")
     return ranged("mmsegmentation", "mmsegmentation")
 
 
@@ -110,7 +110,7 @@ def mmcv() -> Check:
     full, lite = version("mmcv"), version("mmcv-lite")
     name, installed = ("mmcv", full) if full is not None else ("mmcv-lite", lite)
     if installed is None:
-        needed = version("mmsegmentation") is not None
+        needed = version("mmsegmentation") is not None or version("onedl-mmsegmentation") is not None
         found = "mmsegmentation needs it" if needed else "optional: dense tasks"
         return Check("mmcv", "fail" if needed else "absent", found, f"pip install {quoted('mmcv-lite')}")
     if version("mmsegmentation") is not None and installed not in SpecifierSet(RANGES["mmcv-lite"]):
@@ -118,6 +118,8 @@ def mmcv() -> Check:
         # the full package would have to be compiled; the lite one has all that decode heads use
         return Check("mmcv", "fail", found, f"pip uninstall -y {name} && pip install {quoted('mmcv-lite')}")
     note = "" if full is not None else ": no compiled operators, enough for decode heads without them"
+    if full is None and version("mmsegmentation") is not None:
+        note += "; mtpeft puts a stub in their place"  # mmsegmentation imports them, its fork does not
     return Check("mmcv", "ok", f"{name} {installed}{note}")
 
 

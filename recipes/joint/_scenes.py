@@ -11,7 +11,9 @@ tasks = dict(
     depth=dict(),
     normals=dict(),
     saliency=dict(),
-    edges=dict(options=dict(thresholds=25)),  # of the usual 99: matching edges takes most of the time of an evaluation
+    # a match within 1.8 pixels (the published 0.0075 of the diagonal is below one pixel at this size), 25 of the usual 99
+    # thresholds: matching edges takes most of the time of an evaluation
+    edges=dict(options=dict(thresholds=25, max_distance=0.02)),
     distance=dict(),
 )
 training = dict(

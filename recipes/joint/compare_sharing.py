@@ -19,4 +19,4 @@ rows = [
     "joint/scenes_vmt_lite",
     "joint/scenes_mtlora",
 ]
-common = dict(training=dict(steps=200, eval_every=100))
+common = dict(training=dict(steps=300, eval_every=150))
