@@ -20,7 +20,7 @@ from mtpeft.sharing.bank import Tensors
 class Attachment(nn.Module):
     """One method attached to one backbone.
 
-    Nothing is changed on the backbone here; `mtpeft.hooks.install` does that once all attachments have been built.
+    Nothing is changed on the backbone here; `mtpeft.hooks.Installation` does that once all attachments have been built.
     Raises `ConfigError` when the backbone lacks a site the method needs.
     """
 

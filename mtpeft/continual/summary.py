@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from typing import TYPE_CHECKING, Any
 
-import timm
-import torch
-
-from mtpeft._version import __version__
-from mtpeft.backbones.fingerprint import fingerprint
-from mtpeft.counting import RULE, backbone_size
 from mtpeft.evaluation.measures import compute_measures
+from mtpeft.evaluation.run_facts import parameter_facts, run_facts
 
 if TYPE_CHECKING:
     from mtpeft.continual.experiment import Experiment
@@ -21,23 +15,11 @@ def summarise(experiment: Experiment) -> dict[str, Any]:
     """The content of results.json (see mtpeft/evaluation/SCHEMA.md)."""
     manager, values = experiment.manager, experiment.matrix.to_dict()
     described = experiment.stream.describe()
-    counts = [manager.counts(t) for t in manager.tasks]
-    trained = sum(p.numel() for n, p in manager.trainable_parameters() if not n.startswith("heads."))
-    norm_bias = sum(p.numel() for a in manager.methods if a.spec.properties.no_added_modules for p in a.parameters())
-    after, single = fingerprint(manager.backbone), experiment.single_task
+    single = experiment.single_task
     return {
         "schema": 1,
         "kind": "continual",
-        "name": experiment.name,
-        "seed": experiment.seed,
-        "recipe": {k: v for k, v in experiment.recipe.items() if k != "device"},
-        "backbone": {"name": experiment.backbone_name, "fingerprint": manager.fingerprint},
-        "input": {
-            "size": list(experiment.data_config["input_size"][1:]),
-            "mean": list(experiment.data_config["mean"]),
-            "std": list(experiment.data_config["std"]),
-            "interpolation": experiment.data_config["interpolation"],
-        },
+        **run_facts(experiment),
         "scenario": experiment.stream.kind,
         "tasks": [
             {
@@ -55,28 +37,7 @@ def summarise(experiment: Experiment) -> dict[str, Any]:
         "reference": {"random_init": experiment.reference, **({} if single is None else {"single_task": single})},
         "baselines": experiment.baselines,
         "measures": [m.to_dict() for m in compute_measures(experiment.matrix, experiment.reference, single)],
-        "parameters": {
-            "method": trained - norm_bias,
-            "norm_bias": norm_bias,
-            "head": sum(p.numel() for p in manager.heads.parameters()),
-            "buffers": sum(c.buffers for c in counts),
-            "backbone": backbone_size(manager),
-            "trainable_per_task": _per_task(experiment),
-            "rule": RULE,
-        },
-        "frozen": {
-            "fingerprint_before": manager.fingerprint,
-            "fingerprint_after": after,
-            "unchanged": after == manager.fingerprint,
-        },
-        "curves": {"train_loss": experiment.curve.points},
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "mtpeft": __version__,
-            "threads": torch.get_num_threads(),
-        },
+        "parameters": {**parameter_facts(manager), "trainable_per_task": _per_task(experiment)},
     }
 
 

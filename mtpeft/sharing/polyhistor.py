@@ -38,7 +38,7 @@ class Plain(nn.Module):
 
     def forward(self, z: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
         """z (T, L, k) only says how many tasks there are -> L tensors (T, *shape)."""
-        return [self.values[layer].expand(z.shape[0], *self.values[layer].shape) for layer in layers]
+        return [torch.stack([self.values[layer]] * z.shape[0]) for layer in layers]
 
 
 class LowRankGenerator(Generator):

@@ -1,0 +1,61 @@
+"""What the results of every engine say of a run: what it was, what was trained, on what. No time and no path."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+
+from mtpeft._version import __version__
+from mtpeft.backbones.fingerprint import fingerprint
+from mtpeft.counting import RULE, backbone_size
+
+if TYPE_CHECKING:
+    from mtpeft.manager import TaskManager
+
+
+def run_facts(experiment: Any) -> dict[str, Any]:
+    """Name, recipe, backbone, input, whether the backbone is as it was, environment; of an experiment of either engine."""
+    manager, config = experiment.manager, experiment.data_config
+    after = fingerprint(manager.backbone)
+    return {
+        "name": experiment.name,
+        "seed": experiment.seed,
+        "recipe": {k: v for k, v in experiment.recipe.items() if k != "device"},
+        "backbone": {"name": experiment.backbone_name, "fingerprint": manager.fingerprint},
+        "input": {
+            "size": list(config["input_size"][1:]),
+            "mean": list(config["mean"]),
+            "std": list(config["std"]),
+            "interpolation": config["interpolation"],
+        },
+        "curves": {"train_loss": experiment.curve.points},
+        "frozen": {
+            "fingerprint_before": manager.fingerprint,
+            "fingerprint_after": after,
+            "unchanged": after == manager.fingerprint,
+        },
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "mtpeft": __version__,
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def parameter_facts(manager: TaskManager) -> dict[str, Any]:
+    """Numbers of weights of all tasks together, by kind, each weight once, and the counting rule."""
+    trained = sum(p.numel() for n, p in manager.trainable_parameters() if not n.startswith("heads."))
+    norm_bias = sum(p.numel() for a in manager.methods if a.spec.properties.no_added_modules for p in a.parameters())
+    return {
+        "method": trained - norm_bias,
+        "norm_bias": norm_bias,
+        "head": sum(p.numel() for p in manager.heads.parameters() if p.requires_grad),
+        "buffers": sum(manager.counts(task).buffers for task in manager.tasks),
+        "backbone": backbone_size(manager),
+        "rule": RULE,
+    }
