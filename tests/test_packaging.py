@@ -88,7 +88,7 @@ def test_forks_replace_upstream_and_nothing_else(setup_arguments: dict[str, Any]
     }
     extras = setup_arguments["extras_require"]
     ours = [*setup_arguments["install_requires"]]
-    for extra in ("dev", "sim", "bench", "dense", "mtl"):  # what `make test` installs
+    for extra in ("dev", "sim", "bench", "dense", "mtl", "video"):  # what `make test` installs
         ours += extras[extra]
     upstream = {"mmengine", "mmsegmentation"}
     everything = {canonicalize_name(Requirement(text).name) for text in ours}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FORK = "onedl-"
-EXTRAS = ("dev", "sim", "bench", "dense", "mtl")
+EXTRAS = ("dev", "sim", "bench", "dense", "mtl", "video")
 ALONE = ("mmcv-lite",)
 """Packages that require upstream's mmengine by name; all else that they need, the forks require as well."""
 

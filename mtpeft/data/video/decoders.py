@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mtpeft.data.video.containers import enters_at_key_frames
-from mtpeft.errors import DataError
+from mtpeft.errors import ConfigError, DataError
 from mtpeft.registry import Registry
 
 Array = np.ndarray
@@ -49,7 +49,7 @@ def open_video(path: str | os.PathLike[str], decoder: str = "decord") -> Decoder
     """Open a file with the decoder of that name: "decord", "pyav" or "torchcodec"; each uses one thread.
 
     Raises `DataError`, which names the file, when it is missing, empty, damaged, or has no picture in it;
-    `UnknownNameError` for the decoder. The message of an absent package says how to install it.
+    `ConfigError` for a decoder that is unknown or not installed.
     """
     factory = DECODERS.get(decoder, "key data.decoder")
     path = os.fspath(path)
@@ -68,7 +68,7 @@ def open_video(path: str | os.PathLike[str], decoder: str = "decord") -> Decoder
 def decoder_version(decoder: str) -> str:
     """Package and version of a decoder, such as "decord 0.6.0". Decoders pick frames differently: runs record it.
 
-    Raises `UnknownNameError` for the decoder, `DataError` when no package that has it is installed.
+    Raises `UnknownNameError` for the decoder, `ConfigError` when no package that has it is installed.
     """
     DECODERS.get(decoder, "key data.decoder")
     for package in _PACKAGES.get(decoder, (decoder,)):
@@ -89,7 +89,7 @@ class DecordVideo:
         self._decord = _load("decord", "decord")
         self._decord.logging.set_level(self._decord.logging.QUIET)
         self._path = path
-        self._errors = (RuntimeError, IndexError, OSError)
+        self._errors = (self._decord.DECORDError, RuntimeError, IndexError, OSError)
         try:
             self._seekable = enters_at_key_frames(path)
             self._reader = self._open()
@@ -112,9 +112,12 @@ class DecordVideo:
         """uint8 (T, H, W, 3)."""
         checked = _checked(self._path, indices, len(self))
         try:
-            return np.asarray(self._reader.get_batch(checked).asnumpy()) if self._seekable else self._in_order(checked)
+            frames = self._reader.get_batch(checked).asnumpy() if self._seekable else self._in_order(checked)
         except self._errors as error:
             raise _undecodable(self._path, checked, error) from error
+        if frames.shape[-1] != 3:  # decord takes the padding of short rows for more colours
+            raise DataError(f"{self._path}: decord cannot decode a video this narrow; use data.decoder='pyav'")
+        return np.asarray(frames)
 
     def _in_order(self, indices: list[int]) -> Array:
         wanted = sorted(set(indices))
@@ -220,9 +223,7 @@ class TorchcodecVideo:
         decoders = _load("torchcodec.decoders", "torchcodec")
         self._path = path
         try:
-            self._decoder = decoders.VideoDecoder(
-                path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
-            )
+            self._decoder = decoders.VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
         except (RuntimeError, ValueError) as error:
             raise _unreadable(path, error) from error
         self.fps = float(self._decoder.metadata.average_fps or 0)
@@ -256,10 +257,10 @@ def _load(module: str, decoder: str) -> Any:
         raise _absent(decoder, str(error)) from error
 
 
-def _absent(decoder: str, reason: str = "") -> DataError:
+def _absent(decoder: str, reason: str = "") -> ConfigError:
     packages = {"decord": "mtpeft[video]", "pyav": "av", "torchcodec": "torchcodec"}
     detail = f" ({_line(reason)[:160]})" if reason else ""
-    return DataError(
+    return ConfigError(
         f"the video decoder {decoder!r} cannot be loaded{detail}; install it with "
         f"`pip install {packages.get(decoder, decoder)}` or choose another by data.decoder"
     )

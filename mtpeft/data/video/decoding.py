@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from mtpeft.data.video.decoders import open_video
-from mtpeft.errors import DataError
+from mtpeft.errors import ConfigError, DataError
 
 Array = np.ndarray
 Answer = tuple[dict[str, Any], "Array | None"]
@@ -101,7 +101,7 @@ class DecodingProcess:
             raise DataError(f"{path}: the decoding process ended ({error.strerror}); try the clip again") from error
         reply, frames = self._next(path, deadline)
         if "error" in reply:
-            raise DataError(reply["error"])
+            raise (ConfigError if reply["config"] else DataError)(reply["error"])
         return reply, frames
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class DecodingProcess:
                 frames = None
                 if "shape" in reply:
                     frames = np.empty(reply["shape"], dtype=np.uint8)
-                    if stream.readinto(memoryview(frames).cast("B")) != frames.nbytes:  # type: ignore[attr-defined]
+                    if stream.readinto(frames.data.cast("B")) != frames.nbytes:  # type: ignore[attr-defined]
                         break
                 self._answers.put((reply, frames))
         self._answers.put(None)

@@ -20,7 +20,10 @@ PADDING = ("repeat", "loop")
 class Sampling(Protocol):
     """Chooses the frames of a clip; both methods return int64 indices within the video."""
 
-    frames: int
+    @property
+    def frames(self) -> int:
+        """T, the number of frames of a clip."""
+        ...
 
     def train(self, num_frames: int, rng: np.random.Generator) -> Array:
         """One random clip: (T,)."""
@@ -97,7 +100,7 @@ class DenseSampling:
 
 
 def build_sampling(name: str, frames: int, stride: int = 4, pad: str = "repeat") -> Sampling:
-    """"segment" or "dense"; `stride` counts for dense sampling only. Raises `ConfigError` for anything else."""
+    """ "segment" or "dense"; `stride` counts for dense sampling only. Raises `ConfigError` for anything else."""
     if name == "segment":
         return SegmentSampling(frames, pad)
     if name == "dense":

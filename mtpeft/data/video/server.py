@@ -1,7 +1,7 @@
 """The program of the decoding process: requests as JSON lines on standard input, answers on standard output.
 
 {"open": path, "decoder": name} answers {"count", "fps"}; {"frames": [...]} answers {"shape"} and the bytes of the frames.
-An error the file has answers {"error": message}. The process ends when standard input does.
+An error answers {"error": message, "config": whether the decoder is to blame}. The process ends when standard input does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mtpeft.data.video.decoders import Decoder, open_video
-from mtpeft.errors import MtpeftError
+from mtpeft.errors import ConfigError, MtpeftError
 
 
 def main(limit: float) -> None:
@@ -43,7 +43,7 @@ def main(limit: float) -> None:
                 frames = np.ascontiguousarray(video.frames(request["frames"]))
                 reply = {"shape": frames.shape}
         except MtpeftError as error:
-            reply = {"error": str(error)}
+            reply = {"error": str(error), "config": isinstance(error, ConfigError)}
         finally:
             faulthandler.cancel_dump_traceback_later()
         _answer(answers, reply, frames)
@@ -52,5 +52,5 @@ def main(limit: float) -> None:
 def _answer(stream: Any, reply: dict[str, Any], frames: np.ndarray | None = None) -> None:
     stream.write(json.dumps(reply).encode() + b"\n")
     if frames is not None:
-        stream.write(memoryview(frames).cast("B"))
+        stream.write(frames.data.cast("B"))
     stream.flush()

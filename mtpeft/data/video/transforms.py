@@ -54,7 +54,7 @@ class ClipTransform:
 
     def train(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
         """An augmented clip: (3, T, size, size)."""
-        box = random_box(*frames.shape[1:3], self.scale, self.ratio, rng)
+        box = random_box(frames.shape[1], frames.shape[2], self.scale, self.ratio, rng)
         clip = self._resized(frames, box)
         mirrored = rng.random() < self.flip
         factors = 1 + rng.uniform(-1, 1, 3) * (self.brightness, self.contrast, self.saturation)
@@ -66,7 +66,7 @@ class ClipTransform:
 
     def test(self, frames: np.ndarray, crops: int = 1) -> Tensor:
         """`crops` clips, centred or spread over the longer side: (crops, 3, T, size, size)."""
-        boxes = view_boxes(*frames.shape[1:3], crops, self.crop_ratio)
+        boxes = view_boxes(frames.shape[1], frames.shape[2], crops, self.crop_ratio)
         return torch.stack([self._normalised(self._resized(frames, box)) for box in boxes])
 
     def _resized(self, frames: np.ndarray, box: Box) -> Tensor:

@@ -12,6 +12,7 @@ import pytest
 
 from mtpeft.data.dense.scenes import cache
 from mtpeft.data.dense.scenes.cache import load_scenes
+from mtpeft.data.manifest import MANIFEST
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_damaged_file_is_named_and_rendered_again(tmp_path: Path, rendered: li
 @pytest.mark.usefixtures("shards_of_two")
 def test_a_damaged_manifest_is_named(tmp_path: Path, rendered: list[range]) -> None:
     load(tmp_path)
-    manifest = next(tmp_path.rglob(cache.MANIFEST))
+    manifest = next(tmp_path.rglob(MANIFEST))
     manifest.write_text(manifest.read_text()[:20])
     with pytest.warns(UserWarning, match=r"manifest\.json is damaged"):
         load(tmp_path)

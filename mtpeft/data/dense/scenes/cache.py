@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -14,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mtpeft.data.dense.scenes.render import render_shard
+from mtpeft.data.manifest import Manifest
 from mtpeft.errors import DataError
-from mtpeft.files import sha256, write_atomic
 
 Array = np.ndarray
 Job = tuple[int, str, range, int, str]
@@ -23,7 +22,6 @@ Job = tuple[int, str, range, int, str]
 VERSION = 2
 """Part of the cache's name: raise it when a scene changes its image or labels."""
 SHARD = 50
-MANIFEST = "manifest.json"
 
 
 def load_scenes(
@@ -41,17 +39,18 @@ def load_scenes(
     }
     loaded: dict[str, dict[str, Array]] = {}
     missing = {}
-    manifest = _read_manifest(folder)
+    manifest = Manifest(folder, "scenes")
+    known = manifest.read(stacklevel=3)
     for name, indices in shards.items():
-        content = _verified(folder / name, manifest.get(name))
+        content = _verified(manifest, name, known.get(name))
         if content is None:
             missing[name] = indices
         else:
             loaded[name] = content
     if missing:
-        digests = _render(folder, missing, seed, split, size, workers)
+        digests = _render(manifest, missing, seed, split, size, workers)
         for name, digest in digests.items():
-            content = _verified(folder / name, digest)
+            content = _verified(manifest, name, digest)
             if content is None:
                 raise DataError(
                     f"{folder / name} is not what was written a moment ago; is another program changing it?"
@@ -60,30 +59,26 @@ def load_scenes(
     return {key: np.concatenate([loaded[name][key] for name in shards]) for key in loaded[next(iter(shards))]}
 
 
-def _verified(path: Path, digest: str | None) -> dict[str, Array] | None:
+def _verified(manifest: Manifest, name: str, digest: str | None) -> dict[str, Array] | None:
     """The arrays of a file; None when it is absent, unfinished or damaged."""
-    if digest is None or not path.is_file():
+    content = manifest.verified(name, digest, stacklevel=4)
+    if content is None:
         return None
-    if sha256(path.read_bytes()) != digest:
-        warnings.warn(
-            f"{path} is damaged (its checksum is not {digest[:12]}...): its scenes are rendered again", stacklevel=4
-        )
-        return None
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         return dict(stored)
 
 
 def _render(
-    folder: Path, missing: dict[str, range], seed: int, split: str, size: int, workers: int | None
+    manifest: Manifest, missing: dict[str, range], seed: int, split: str, size: int, workers: int | None
 ) -> dict[str, str]:
     """Render the missing files; returns their checksums, which are in the manifest as well."""
     total = sum(len(indices) for indices in missing.values())
-    jobs = {name: (seed, split, indices, size, str(folder / name)) for name, indices in missing.items()}
+    jobs = {name: (seed, split, indices, size, str(manifest.folder / name)) for name, indices in missing.items()}
     digests: dict[str, str] = {}
     with tqdm(total=total, desc=f"rendering {split} scenes", unit="scene", disable=total < SHARD) as progress:
         for name, digest in _finished(jobs, workers):
             digests[name] = digest
-            _enter(folder, digests)
+            manifest.enter(digests)
             progress.update(len(missing[name]))
     return digests
 
@@ -102,21 +97,3 @@ def _finished(jobs: dict[str, Job], workers: int | None) -> Iterator[tuple[str, 
             yield futures[future], future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _read_manifest(folder: Path) -> dict[str, str]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        return {}
-    try:
-        entries = json.loads(path.read_text())
-        return {str(name): str(digest) for name, digest in entries.items()}
-    except (ValueError, AttributeError):
-        warnings.warn(f"{path} is damaged: all scenes below {folder} are rendered again", stacklevel=4)
-        return {}
-
-
-def _enter(folder: Path, digests: dict[str, str]) -> None:
-    """Add to the manifest. All of this process's entries each time: another that writes at once may drop the last."""
-    entries = {**_read_manifest(folder), **digests}
-    write_atomic(folder / MANIFEST, json.dumps(dict(sorted(entries.items())), indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""Real clips cut, moved and re-timed into classes that need time to tell apart."""

@@ -1,0 +1,115 @@
+"""Video data sets by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mtpeft.data.video.annotations import diving48, hmdb51, kinetics, something_v2, ucf101
+from mtpeft.data.video.check import check_videos
+from mtpeft.data.video.dataset import VideoDataset
+from mtpeft.data.video.decoding import TIME_LIMIT
+from mtpeft.data.video.motion.listing import motion
+from mtpeft.data.video.records import Listing, missing_files, usable
+from mtpeft.data.video.sampling import build_sampling
+from mtpeft.data.video.transforms import ClipTransform
+from mtpeft.errors import ConfigError, nearest
+from mtpeft.registry import Registry
+
+VIDEO_DATASETS: Registry[Callable[..., Listing]] = Registry("video data set")
+"""Functions of `split` and options of their own (such as `root`) that list the files."""
+
+SPLITS = ("train", "val", "test")
+
+for _name, _listing in (
+    ("kinetics", kinetics),
+    ("something_v2", something_v2),
+    ("hmdb51", hmdb51),
+    ("ucf101", ucf101),
+    ("diving48", diving48),
+    ("motion", motion),
+):
+    VIDEO_DATASETS.add(_name, _listing)
+
+
+def build_video_dataset(
+    name: str,
+    split: str,
+    *,
+    frames: int = 8,
+    sampling: str = "segment",
+    stride: int = 4,
+    pad: str = "repeat",
+    size: int = 224,
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+    crop_ratio: float = 1.0,
+    augment: Mapping[str, Any] | None = None,
+    views: int = 1,
+    crops: int = 1,
+    seed: int = 0,
+    decoder: str = "decord",
+    limit: float | None = TIME_LIMIT,
+    cache_bytes: int = 0,
+    max_bad_share: float = 0.0,
+    check: bool = False,
+    check_index: str | None = None,
+    **options: Any,
+) -> VideoDataset:
+    """The data set registered as `name`; `split` is "train", "val" or "test", `options` are its own (such as `root`).
+
+    `augment` sets fields of `ClipTransform`; `flip` is off by default where the direction is the class. Missing files
+    (and, with `check`, unreadable ones, remembered in the file `check_index`) are left out up to `max_bad_share`.
+    Raises `UnknownNameError` for the name, `ConfigError` for a split or option it does not have, `DataError` when more
+    files are bad or the annotations are.
+    """
+    source = VIDEO_DATASETS.get(name, "key data.name")
+    if split not in SPLITS:
+        raise ConfigError(f"data set {name!r} has no split {split!r}; use 'train', 'val' or 'test'")
+    listing = source(split=split, **_checked_options(name, source, options))
+    bad = missing_files(listing.records)
+    records = usable(listing.records, bad, max_bad_share, name)
+    if check:
+        unreadable = check_videos(records, decoder, limit or TIME_LIMIT, check_index)
+        records = usable(listing.records, {**bad, **unreadable}, max_bad_share, name)
+    augmentation = {"flip": 0.5 if listing.flip else 0.0, **_checked_augment(augment or {})}
+    transform = ClipTransform(size, tuple(mean), tuple(std), crop_ratio=crop_ratio, **augmentation)
+    return VideoDataset(
+        records,
+        listing.classes,
+        build_sampling(sampling, frames, stride, pad),
+        transform,
+        train=split == "train",
+        seed=seed,
+        views=views,
+        crops=crops,
+        decoder=decoder,
+        limit=limit,
+        cache_bytes=cache_bytes,
+        max_bad_share=max_bad_share,
+        name=f"{name} {split}",
+    )
+
+
+def _checked_options(name: str, source: Callable[..., Listing], options: Mapping[str, Any]) -> Mapping[str, Any]:
+    parameters = inspect.signature(source).parameters
+    known = [key for key in parameters if key != "split"]
+    common = [
+        key for key in inspect.signature(build_video_dataset).parameters if key not in ("name", "split", "options")
+    ]
+    for key in options:
+        if key not in known:
+            raise ConfigError(f"data set {name!r} takes no option {key!r}.{nearest(key, [*known, *common])}")
+    for key in known:
+        if parameters[key].default is inspect.Parameter.empty and key not in options:
+            raise ConfigError(f"data set {name!r} needs the option {key!r} (key data.{key})")
+    return options
+
+
+def _checked_augment(augment: Mapping[str, Any]) -> Mapping[str, Any]:
+    known = ("scale", "ratio", "flip", "brightness", "contrast", "saturation")
+    for key in augment:
+        if key not in known:
+            raise ConfigError(f"data.augment takes no option {key!r}.{nearest(key, known)}")
+    return {key: tuple(value) if key in ("scale", "ratio") else value for key, value in augment.items()}
