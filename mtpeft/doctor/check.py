@@ -17,6 +17,7 @@ RANGES = {
     "safetensors": ">=0.4",
     "numpy": ">=1.26",
     "pillow": ">=10",
+    "scipy": ">=1.11",
     "scikit-learn": ">=1.4",
     "plotly": ">=5.20",
     "rich": ">=13",
