@@ -133,7 +133,6 @@ BAD = [
     (["continual", "fashion_lora", "--resume", "--out", "OUT/none"], "has no checkpoint to resume from"),
     (["evaluate", "OUT/none"], "is no run folder: it has no config.py"),
     (["report", "OUT/none"], "none"),
-    (["continual", "fashion_lora", "--set", "backbone.options.depht=1"], "unexpected keyword argument 'depht'"),
     (["train", "fashion_lora", "--set", "engine=quantum"], "nothing reads the key engine"),
     (["train", "vit_mini", "--set", "train.epoch=1"], "epoch"),
 ]

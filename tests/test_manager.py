@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import mtpeft
+from mtpeft.attaching import create_backbone
 from mtpeft.errors import ConfigError, MtpeftError, UnknownNameError
 from mtpeft.manager import TaskManager
 from mtpeft.testing import tiny_backbone
@@ -425,3 +426,11 @@ def test_a_task_whose_weights_cannot_be_built_leaves_nothing_behind(monkeypatch:
     monkeypatch.undo()
     manager.add_task("dogs", num_classes=2)
     assert manager(images(2), "dogs").shape == (2, 2)
+
+
+def test_an_option_the_model_does_not_have_is_one_line() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'vit_mini_patch4_32' cannot be created: got an unexpected keyword .*'depht'"
+    ) as error:
+        create_backbone("vit_mini_patch4_32", pretrained=False, depht=1)
+    assert "\n" not in str(error.value)
