@@ -42,12 +42,12 @@ def test_the_child_gives_what_this_process_would(decoder: str, videos: dict[str,
 
 def test_a_decoder_that_hangs_is_stopped_and_the_next_clip_is_read(videos: dict[str, Path], tmp_path: Path) -> None:
     path = hanging(tmp_path)
-    read_clip(videos["h264.mp4"], some, limit=1.0)
+    read_clip(videos["h264.mp4"], some, limit=5.0)
     start = time.monotonic()
-    with pytest.raises(DataError, match=r"hangs\.mp4: not decoded within 1 s"):
-        read_clip(path, some, limit=1.0)
-    assert time.monotonic() - start < 10
-    assert read_numbers(read_clip(videos["h264.mp4"], some, limit=1.0).frames) == [35, 0, 69]
+    with pytest.raises(DataError, match=r"hangs\.mp4: not decoded within 5 s"):
+        read_clip(path, some, limit=5.0)
+    assert time.monotonic() - start < 30
+    assert read_numbers(read_clip(videos["h264.mp4"], some, limit=5.0).frames) == [35, 0, 69]
 
 
 def test_a_decoder_that_crashes_is_reported(videos: dict[str, Path]) -> None:
@@ -96,13 +96,15 @@ class Numbers:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_of_both_start_methods_never_hang(method: str, videos: dict[str, Path], tmp_path: Path) -> None:
     paths = [videos["h264.mp4"], videos["vp9.webm"], hanging(tmp_path), videos["mpeg4_b.avi"], videos["h264.mp4"]]
-    read_clip(paths[0], some, limit=2.0)  # the parent has a child of its own, which a forked worker must not use
+    read_clip(paths[0], some, limit=5.0)  # the parent has a child of its own, which a forked worker must not use
     read_clip(paths[0], some, limit=None)  # and has opened files itself
-    loader = DataLoader(Numbers(paths, 2.0), batch_size=None, num_workers=1, multiprocessing_context=method, timeout=60)
+    loader = DataLoader(
+        Numbers(paths, 5.0), batch_size=None, num_workers=1, multiprocessing_context=method, timeout=120
+    )
     results = list(loader)
-    assert "hangs.mp4: not decoded within 2 s" in results.pop(2)
+    assert "hangs.mp4: not decoded within 5 s" in results.pop(2)
     assert results == ["[35, 0, 69]"] * 4
-    assert read_numbers(read_clip(paths[0], some, limit=2.0).frames) == [35, 0, 69]
+    assert read_numbers(read_clip(paths[0], some, limit=5.0).frames) == [35, 0, 69]
 
 
 def damaged_files(folder: Path) -> list[Path]:
@@ -142,7 +144,7 @@ def test_a_hundred_damaged_files_are_each_accounted_for(decoder: str, tmp_path: 
     index = tmp_path / "index.json"
     start = time.monotonic()
     bad = check_videos(records, decoder, limit=5.0, index=index)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 300
     for path, reason in bad.items():
         assert Path(path).name in reason and "\n" not in reason
     names = {Path(path).name for path in bad}

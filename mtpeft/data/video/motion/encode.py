@@ -14,9 +14,11 @@ from mtpeft.data.video.motion.sources import source_frames
 
 Array = np.ndarray
 
+#: x264's look-ahead runs in a thread of its own and then decides by what it has seen so far: off, for the same bytes
+STEADY = "threads=1:sync-lookahead=0:rc-lookahead=0"
 CODECS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
-    ("mp4", "libx264", {"crf": "16", "bf": "2", "preset": "fast"}),
-    ("mkv", "libx264", {"crf": "16", "bf": "2", "g": "8", "preset": "fast"}),
+    ("mp4", "libx264", {"crf": "16", "bf": "2", "preset": "fast", "x264-params": STEADY}),
+    ("mkv", "libx264", {"crf": "16", "bf": "2", "g": "8", "preset": "fast", "x264-params": STEADY}),
     ("mp4", "mpeg4", {"qmin": "2", "qmax": "3", "bf": "2"}),
     ("mkv", "libvpx-vp9", {"crf": "16", "b:v": "0", "deadline": "realtime", "cpu-used": "6"}),
     ("mkv", "mpeg2video", {"qmin": "2", "qmax": "3"}),
