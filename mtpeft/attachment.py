@@ -15,6 +15,7 @@ from mtpeft.methods.base import MethodConfig, MethodSpec
 from mtpeft.runtime import Context
 from mtpeft.sharing import SHARINGS, BankFactory, Sharing
 from mtpeft.sharing.bank import Tensors
+from mtpeft.sharing.per_task import PerTask
 
 
 class Attachment(nn.Module):
@@ -64,13 +65,9 @@ class Attachment(nn.Module):
 
     def to_per_task(self, tasks: Sequence[str]) -> None:
         """Replace generated weights by plain ones of each task, with the values they have now."""
-        plain: Any = SHARINGS.get("per_task")(self.factory)
+        plain = PerTask(self.factory)
         for task in tasks:
-            bank = self.weights.bank(task)
-            plain.add_task(task)
-            for parameter in bank.parameters():
-                plain.bank(task).to(parameter.device, parameter.dtype)
-            plain.bank(task).load_state_dict(bank.state_dict())
+            plain.add_task(task, self.weights.bank(task))
         self.weights, self.sharing_name, self.sharing_options = plain, "per_task", {}
 
     def feature_dim(self, dim: int) -> int:

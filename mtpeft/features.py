@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mtpeft.backbones.stages import find_mergings, to_map
+from mtpeft.backbones.stages import to_map
+from mtpeft.errors import DataError
 from mtpeft.runtime import Context, Selection
 from mtpeft.stream_hooks import apply_offsets
 
@@ -53,7 +54,7 @@ def extract(
         if kinds & {"stages", "merged"}:
             features["stages"] = [*_stages(manager, context), features["map"]]
         if "merged" in kinds:
-            mergings = [backbone.get_submodule(path) for path in find_mergings(manager.anatomy)]
+            mergings = [backbone.get_submodule(path) for path in manager.anatomy.mergings]
             coarser = [merge(m.permute(0, 2, 3, 1)) for merge, m in zip(mergings, features["stages"], strict=False)]
             features["merged"] = [*(m.permute(0, 3, 1, 2) for m in coarser), features["map"]]
         if checkpoints:
@@ -61,6 +62,19 @@ def extract(
     finally:
         manager.runtime.reset()
     return features
+
+
+def check_images(manager: TaskManager, images: torch.Tensor) -> None:
+    """Raise `DataError` for images the backbone does not take."""
+    channels, height, width = manager.anatomy.input_size
+    if images.ndim != 4 or images.shape[1] != channels:
+        raise DataError(f"images have shape {tuple(images.shape)}; the backbone takes (B, {channels}, H, W)")
+    stem: Any = getattr(manager.backbone, "patch_embed", None)
+    strict = getattr(stem, "strict_img_size", False) and getattr(stem, "img_size", None) is not None
+    if strict and images.shape[2:] != (height, width):
+        raise DataError(
+            f"images are {images.shape[2]} x {images.shape[3]}; the backbone takes {height} x {width}: resize them"
+        )
 
 
 def prepare(manager: TaskManager, tasks: Iterable[str]) -> dict[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -12,12 +11,13 @@ from torch import nn
 
 from mtpeft.attachment import Attachment
 from mtpeft.backbones.anatomy import Anatomy
-from mtpeft.backbones.fingerprint import classifier_parameters, fingerprint
-from mtpeft.backbones.stages import merged_stages
+from mtpeft.backbones.fingerprint import fingerprint
+from mtpeft.backbones.original import Original
 from mtpeft.counting import Counts, count, render_table
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
-from mtpeft.features import Features, extract, prepare, rows_of
-from mtpeft.heads import HEADS, GrowingHead
+from mtpeft.features import Features, check_images, extract, prepare, rows_of
+from mtpeft.heads import GrowingHead
+from mtpeft.heads.build import build_head
 from mtpeft.hooks import Installation, carries_hooks
 from mtpeft.merging import merged_backbone
 from mtpeft.runtime import Runtime, Selection
@@ -54,16 +54,11 @@ class TaskManager(nn.Module):
         self.frozen_tasks: set[str] = set()
         self.forced = False  # loaded onto a backbone with another fingerprint, at the user's word
         self.runtime = Runtime()
-        self._required = {name: p.requires_grad for name, p in backbone.named_parameters()}
         self.owned = {n for a in attachments if a.spec.owned for n in a.spec.owned(a.config, anatomy)}
         self.own_weights = bool(self.owned)
-        self.backbone_train_mode = backbone_train_mode or len(self.owned) == len(self._required)
-        self.fingerprint = fingerprint(backbone)
-        self._modes = {path: module.training for path, module in backbone.named_modules()}
-        self._original = copy.deepcopy(backbone.state_dict()) if self.own_weights else None
-        classifier = classifier_parameters(backbone)
-        for name, parameter in backbone.named_parameters():
-            parameter.requires_grad_(name in self.owned and parameter not in classifier)
+        self.backbone_train_mode = backbone_train_mode or all(n in self.owned for n, _ in backbone.named_parameters())
+        self._original = Original(backbone, self.owned)
+        self.fingerprint = self._original.fingerprint
         self._installation = Installation(anatomy, list(attachments), self.runtime)
         self.train(backbone.training)
 
@@ -164,7 +159,7 @@ class TaskManager(nn.Module):
         `images` (B, C, H, W). With a name (or None: the task of `set_task`) returns the head's output. With one name
         per image returns {task: (indices (n,) into the batch, output of those n images)}, from one backbone pass.
         """
-        self._check_images(images)
+        check_images(self, images)
         if task is None or isinstance(task, str):
             name = self._default(task)
             features = extract(self, images, Selection((name,)), self._kinds((name,)))
@@ -193,11 +188,11 @@ class TaskManager(nn.Module):
         One backbone pass where the methods allow it (shared weights, task streams), else one per task, under weights
         that are generated for all of them at once.
         """
-        self._check_images(images)
+        check_images(self, images)
         for name in tasks:
             self._check(name)
         names, kinds = tuple(tasks), self._kinds(tasks)
-        if not all(a.weights.single_pass or not a.selected for a in self.methods):
+        if not self.single_pass:
             prepared = prepare(self, names)
             single = {t: extract(self, images, Selection((t,)), self._kinds((t,)), prepared) for t in names}
             return {t: self._apply_head(t, features) for t, features in single.items()}
@@ -210,7 +205,7 @@ class TaskManager(nn.Module):
 
     def features(self, images: torch.Tensor, task: str | None = None) -> torch.Tensor:
         """Pooled features (B, feature_dim) of one task."""
-        self._check_images(images)
+        check_images(self, images)
         return extract(self, images, Selection((self._default(task),)), ("pooled",))["pooled"]
 
     @property
@@ -268,6 +263,11 @@ class TaskManager(nn.Module):
         """Whether training one task leaves every other task's outputs as they are."""
         return not self.own_weights and all(a.weights.isolated or not a.selected for a in self.methods)
 
+    @property
+    def single_pass(self) -> bool:
+        """Whether one pass of the backbone over an image serves all tasks."""
+        return all(a.weights.single_pass or not a.selected for a in self.methods)
+
     def backbone_unchanged(self) -> bool:
         """Whether the backbone's weights still have the hash they had when the methods were attached."""
         return fingerprint(self.backbone) == self.fingerprint
@@ -299,12 +299,7 @@ class TaskManager(nn.Module):
     def detach(self) -> nn.Module:
         """Remove every hook and give the backbone back as it was: the same object, the same bits."""
         self._installation.remove()
-        if self._original is not None:
-            self.backbone.load_state_dict(self._original)
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(self._required[name])
-        for path, module in self.backbone.named_modules():
-            module.training = self._modes[path]
+        self._original.restore(self.backbone)
         return self.backbone
 
     def save(self, path: Any) -> None:
@@ -326,22 +321,12 @@ class TaskManager(nn.Module):
     def _build_head(self, head: str | nn.Module, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
         if isinstance(head, nn.Module):
             return head, {"name": "custom", "class": type(head).__qualname__}
-        kind: Any = HEADS.get(head)
-        if head == GROWING:
-            if "num_classes" not in options:
-                raise ConfigError("a growing head needs num_classes of the task")
-            return self.heads[GROWING] if GROWING in self.heads else kind(self.feature_dim), {"name": head, **options}
-        dim = self.feature_dim if kind.reads == "pooled" else self.anatomy.feature_dim
-        sizes: dict[str, Any] = {}
-        if kind.reads == "map":
-            options.setdefault("stride", self.anatomy.image_size[0] // self.anatomy.grid[0])
-        elif kind.reads in ("stages", "merged"):
-            stages = self.anatomy.stages if kind.reads == "stages" else merged_stages(self.anatomy)
-            sizes = {"stages": stages, "image_size": self.anatomy.image_size}
-        try:
-            return kind(dim, **sizes, **options), {"name": head, **options}
-        except TypeError as error:
-            raise ConfigError(f"head {head!r}: {error}".replace(f"{kind.__name__}.__init__() ", "")) from None
+        if head != GROWING:
+            return build_head(head, options, self.anatomy, self.feature_dim), {"name": head, **options}
+        if "num_classes" not in options:
+            raise ConfigError("a growing head needs num_classes of the task")
+        growing = self.heads[GROWING] if GROWING in self.heads else GrowingHead(self.feature_dim)
+        return growing, {"name": head, **options}
 
     def _own_modules(self, task: str) -> list[nn.Module]:
         head = self.head(task)
@@ -369,17 +354,6 @@ class TaskManager(nn.Module):
     def _check(self, name: str) -> None:
         if name not in self.head_specs:
             raise UnknownNameError("task", name, self.head_specs)
-
-    def _check_images(self, images: torch.Tensor) -> None:
-        channels, height, width = self.anatomy.input_size
-        if images.ndim != 4 or images.shape[1] != channels:
-            raise DataError(f"images have shape {tuple(images.shape)}; the backbone takes (B, {channels}, H, W)")
-        stem: Any = getattr(self.backbone, "patch_embed", None)
-        strict = getattr(stem, "strict_img_size", False) and getattr(stem, "img_size", None) is not None
-        if strict and images.shape[2:] != (height, width):
-            raise DataError(
-                f"images are {images.shape[2]} x {images.shape[3]}; the backbone takes {height} x {width}: resize them"
-            )
 
     def _unhooked(self) -> Any:
         return self._installation.paused()

@@ -16,7 +16,7 @@ from torch import nn
 from mtpeft.backbones.attention import attention_family
 from mtpeft.backbones.site import Site
 from mtpeft.backbones.site_builders import block_sites, model_sites
-from mtpeft.backbones.stages import Stage, find_stages
+from mtpeft.backbones.stages import Stage, find_mergings, find_stages
 from mtpeft.errors import ConfigError, UnknownNameError
 
 BLOCK_PARTS = ("norm1", "attn", "norm2", "mlp", "drop_path1", "drop_path2")
@@ -37,7 +37,8 @@ class Call:
 class Anatomy:
     """Where a timm backbone keeps its sites.
 
-    Attributes: `blocks` (paths in the order they run), `stages`, `sites`, `feature_dim` (width of pooled features), `layout` of
+    Attributes: `blocks` (paths in the order they run), `stages`, `mergings` (paths), `sites`, `feature_dim` (width of
+    pooled features), `layout` of
     `forward_features` ("NLC", "NHWC" or "NCHW"), `grid` (final height and width), `prefix_tokens`, `image_size`,
     `input_size` (channels, height, width). Raises `ConfigError` when the model has no usable structure.
     """
@@ -86,6 +87,7 @@ class Anatomy:
                     f"{name} is not supported: {path}.attn ({type(attn).__name__}) has no known projections"
                 )
         self.stages: tuple[Stage, ...] = find_stages(self)
+        self.mergings = find_mergings(self)
         self.sites: list[Site] = [*model_sites(self), *block_sites(self)]
 
     def _layout(self, shape: tuple[int, ...]) -> tuple[str, tuple[int, int]]:

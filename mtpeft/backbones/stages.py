@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,14 @@ class Stage:
     dim: int
     stride: int
     block: int
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What a head that reads several maps is sized by: their stages, finest first, and the images (height, width)."""
+
+    stages: Sequence[Stage]
+    image_size: tuple[int, int]
 
 
 def find_stages(anatomy: Anatomy) -> tuple[Stage, ...]:
@@ -47,7 +56,7 @@ def find_mergings(anatomy: Anatomy) -> tuple[str, ...]:
 
 def merged_stages(anatomy: Anatomy) -> tuple[Stage, ...]:
     """The stages after the patch merging that follows each, as some decoders read them; the last has none."""
-    paths = find_mergings(anatomy)
+    paths = anatomy.mergings
     if len(paths) != len(anatomy.stages) - 1:
         name = type(anatomy.backbone).__name__
         raise ConfigError(

@@ -15,8 +15,8 @@ class Head(nn.Module):
     "merged".
 
     "stages" are maps (B, C_i, H_i, W_i), finest first, "merged" the same after the patch merging that follows each stage
-    of a Swin: such a head is built with the keyword arguments `stages` (the
-    anatomy's) and `image_size` (H, W) besides its options.
+    of a Swin. The constructor's first argument is what the head is sized by: the width of its features, or for several
+    maps their `Scales`; options follow by name.
 
     Any other `nn.Module` serves as a head too; without a `reads` of its own it gets pooled features.
     """
@@ -29,7 +29,7 @@ H = TypeVar("H", bound=type[Head])
 
 
 def register_head(name: str) -> Callable[[H], H]:
-    """Class decorator: registers a head. Its constructor takes `dim` and keyword options of its own."""
+    """Class decorator: registers a head. Its constructor takes what it is sized by, and keyword options of its own."""
 
     def decorate(head: H) -> H:
         HEADS.add(name, head)

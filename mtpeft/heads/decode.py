@@ -5,30 +5,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from mtpeft import mmlab
+from mtpeft.backbones.stages import Scales
 from mtpeft.errors import ConfigError
 from mtpeft.heads.base import Head, register_head
 
 #: enlargements that make four taps of one grid a pyramid, finest first (mmsegmentation's MultiLevelNeck)
 NECK_SCALES = (4.0, 2.0, 1.0, 0.5)
 BATCH_NORM: dict[str, Any] = {"type": "BN"}
-
-
-class Stage(Protocol):
-    """What a head needs to know of one scale: its width, and how many pixels apart its cells are."""
-
-    @property
-    def dim(self) -> int:
-        """Channels of the map."""
-
-    @property
-    def stride(self) -> int:
-        """Pixels per cell, on each axis."""
 
 
 class StagesHead(Head):
@@ -39,19 +28,19 @@ class StagesHead(Head):
 
     reads: ClassVar[str] = "stages"
 
-    def __init__(self, stages: Sequence[Stage], image_size: Sequence[int], channels: int, pyramid: bool) -> None:
+    def __init__(self, scales: Scales, channels: int, pyramid: bool) -> None:
         """`pyramid`: resample the taps of a plain transformer, which share one grid, to four scales."""
         super().__init__()
         if channels < 1:
             raise ConfigError(f"channels={channels}: a dense head needs at least one output channel")
-        self.strides = [stage.stride for stage in stages]
-        self.dims = [stage.dim for stage in stages]
-        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.strides = [stage.stride for stage in scales.stages]
+        self.dims = [stage.dim for stage in scales.stages]
+        self.image_size = scales.image_size
         self.channels = channels
         self.plain = len(set(self.strides)) == 1
         self.pyramid = pyramid
-        if pyramid and self.plain and len(stages) != len(NECK_SCALES):
-            raise ConfigError(f"{len(stages)} taps of one grid: a pyramid is made of {len(NECK_SCALES)}")
+        if pyramid and self.plain and len(self.dims) != len(NECK_SCALES):
+            raise ConfigError(f"{len(self.dims)} taps of one grid: a pyramid is made of {len(NECK_SCALES)}")
 
     def decode(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """Maps -> (B, channels, h, w) of any size."""
@@ -100,16 +89,14 @@ class DecodeHead(StagesHead):
 
     def __init__(
         self,
-        dim: int,
-        stages: Sequence[Stage],
-        image_size: Sequence[int],
+        scales: Scales,
         channels: int,
         config: dict[str, Any],
         resample: bool | None = None,
     ) -> None:
         index = config.get("in_index", -1)
         pyramid = not isinstance(index, int) if resample is None else resample
-        super().__init__(stages, image_size, channels, pyramid)
+        super().__init__(scales, channels, pyramid)
         self.name = f"mmseg.{str(config.get('type', '')).removeprefix('mmseg.')}"
         try:
             widths = self.dims[index] if isinstance(index, int) else [self.dims[i] for i in index]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import nn
 
-from mtpeft.backbones.stages import Stage
+from mtpeft.backbones.stages import Scales
 from mtpeft.heads.base import Head, register_head
 
 
@@ -41,12 +40,13 @@ class StageLinearHead(Head):
 
     reads: ClassVar[str] = "stages"
 
-    def __init__(self, dim: int, channels: int, stages: Sequence[Stage], image_size: tuple[int, int]) -> None:
-        """`channels` outputs; `dim` is the width of the last stage, after the final norm."""
+    def __init__(self, scales: Scales, channels: int) -> None:
+        """`channels` outputs."""
         super().__init__()
-        dims = [*(stage.dim for stage in stages[:-1]), dim]
-        self.convs = nn.ModuleList([nn.Conv2d(d, channels, 1, bias=i == 0) for i, d in enumerate(dims)])
-        self.image_size = image_size
+        self.convs = nn.ModuleList(
+            [nn.Conv2d(stage.dim, channels, 1, bias=i == 0) for i, stage in enumerate(scales.stages)]
+        )
+        self.image_size = scales.image_size
         for conv in self.convs:
             nn.init.trunc_normal_(conv.weight, std=0.02)  # type: ignore[arg-type]
         nn.init.zeros_(self.convs[0].bias)  # type: ignore[arg-type]

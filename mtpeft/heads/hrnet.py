@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from mtpeft.backbones.stages import Scales
 from mtpeft.errors import ConfigError
 from mtpeft.heads.base import register_head
-from mtpeft.heads.decode import Stage, StagesHead, enlarge
+from mtpeft.heads.decode import StagesHead, enlarge
 
 
 @register_head("hrnet")
@@ -24,19 +25,19 @@ class HRNetHead(StagesHead):
 
     def __init__(
         self,
-        dim: int,
-        stages: Sequence[Stage],
-        image_size: Sequence[int],
+        scales: Scales,
         channels: int,
         widths: Sequence[int] = (18, 36, 72, 144),
         expansion: int = 4,
     ) -> None:
         """`widths` per scale; the hidden layer has `expansion` times their sum."""
-        super().__init__(stages, image_size, channels, pyramid=True)
-        if len(widths) != len(stages):
-            raise ConfigError(f"hrnet: {len(widths)} widths, and the backbone gives {len(stages)} scales; one for each")
+        super().__init__(scales, channels, pyramid=True)
+        if len(widths) != len(scales.stages):
+            raise ConfigError(
+                f"hrnet: {len(widths)} widths, and the backbone gives {len(scales.stages)} scales; one for each"
+            )
         self.project = nn.ModuleList(
-            nn.Conv2d(stage.dim, width, 1, bias=False) for stage, width in zip(stages, widths, strict=True)
+            nn.Conv2d(stage.dim, width, 1, bias=False) for stage, width in zip(scales.stages, widths, strict=True)
         )
         total = sum(widths)
         self.fuse = nn.Sequential(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mtpeft.backbones.stages import Scales
 from mtpeft.heads.base import register_head
-from mtpeft.heads.decode import BATCH_NORM, DecodeHead, Stage
+from mtpeft.heads.decode import BATCH_NORM, DecodeHead
 
 
-def four_scales(kind: str, stages: Sequence[Stage], **options: Any) -> dict[str, Any]:
+def four_scales(kind: str, scales: Scales, **options: Any) -> dict[str, Any]:
     """The config of a head that reads every stage."""
-    return {"type": f"mmseg.{kind}", "in_index": list(range(len(stages))), **options}
+    return {"type": f"mmseg.{kind}", "in_index": list(range(len(scales.stages))), **options}
 
 
 @register_head("fcn")
@@ -20,9 +21,7 @@ class FCNHead(DecodeHead):
 
     def __init__(
         self,
-        dim: int,
-        stages: Sequence[Stage],
-        image_size: Sequence[int],
+        scales: Scales,
         channels: int,
         embed_dim: int = 256,
         num_convs: int = 1,
@@ -33,7 +32,7 @@ class FCNHead(DecodeHead):
         """`num_convs` convolutions of width `embed_dim`, then a 1x1 convolution to `channels`."""
         config = four_scales(
             "FCNHead",
-            stages,
+            scales,
             input_transform="resize_concat",
             channels=embed_dim,
             num_convs=num_convs,
@@ -42,7 +41,7 @@ class FCNHead(DecodeHead):
             dropout_ratio=dropout,
             norm_cfg=norm_cfg,
         )
-        super().__init__(dim, stages, image_size, channels, config)
+        super().__init__(scales, channels, config)
 
 
 @register_head("segformer")
@@ -55,17 +54,15 @@ class SegformerHead(DecodeHead):
 
     def __init__(
         self,
-        dim: int,
-        stages: Sequence[Stage],
-        image_size: Sequence[int],
+        scales: Scales,
         channels: int,
         embed_dim: int = 256,
         dropout: float = 0.1,
         norm_cfg: dict[str, Any] | None = BATCH_NORM,
     ) -> None:
         """`embed_dim` is the width of every scale and of the fusion."""
-        config = four_scales("SegformerHead", stages, channels=embed_dim, dropout_ratio=dropout, norm_cfg=norm_cfg)
-        super().__init__(dim, stages, image_size, channels, config)
+        config = four_scales("SegformerHead", scales, channels=embed_dim, dropout_ratio=dropout, norm_cfg=norm_cfg)
+        super().__init__(scales, channels, config)
 
 
 @register_head("uper")
@@ -77,9 +74,7 @@ class UPerHead(DecodeHead):
 
     def __init__(
         self,
-        dim: int,
-        stages: Sequence[Stage],
-        image_size: Sequence[int],
+        scales: Scales,
         channels: int,
         embed_dim: int = 512,
         pool_scales: Sequence[int] = (1, 2, 3, 6),
@@ -89,10 +84,10 @@ class UPerHead(DecodeHead):
         """`embed_dim` is the width of all convolutions; `pool_scales` are the sides of the pooled maps."""
         config = four_scales(
             "UPerHead",
-            stages,
+            scales,
             channels=embed_dim,
             pool_scales=tuple(pool_scales),
             dropout_ratio=dropout,
             norm_cfg=norm_cfg,
         )
-        super().__init__(dim, stages, image_size, channels, config)
+        super().__init__(scales, channels, config)

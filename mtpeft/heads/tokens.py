@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtpeft.backbones.stages import Scales
 from mtpeft.errors import ConfigError
 from mtpeft.heads.base import register_head
-from mtpeft.heads.decode import BATCH_NORM, DecodeHead, Stage
+from mtpeft.heads.decode import BATCH_NORM, DecodeHead
 
 #: outputs up to which Segmenter mixes masks of more queries; above it has one query per output, as published
 FEW_CHANNELS = 3
@@ -23,9 +24,7 @@ class SETRHead(DecodeHead):
 
     def __init__(
         self,
-        dim: int,
-        stages: Sequence[Stage],
-        image_size: Sequence[int],
+        scales: Scales,
         channels: int,
         embed_dim: int = 256,
         num_convs: int | None = None,
@@ -41,7 +40,7 @@ class SETRHead(DecodeHead):
         if up_scale < 2:
             raise ConfigError(f"setr: up_scale={up_scale}; each convolution enlarges by 2 or more")
         if num_convs is None:
-            num_convs = min(4, max(1, round(math.log(stages[-1].stride, up_scale))))
+            num_convs = min(4, max(1, round(math.log(scales.stages[-1].stride, up_scale))))
         config = {
             "type": "mmseg.SETRUPHead",
             "channels": embed_dim,
@@ -51,7 +50,7 @@ class SETRHead(DecodeHead):
             "dropout_ratio": dropout,
             "norm_cfg": norm_cfg,
         }
-        super().__init__(dim, stages, image_size, channels, config)
+        super().__init__(scales, channels, config)
 
 
 @register_head("segmenter")
@@ -64,9 +63,7 @@ class SegmenterHead(DecodeHead):
 
     def __init__(
         self,
-        dim: int,
-        stages: Sequence[Stage],
-        image_size: Sequence[int],
+        scales: Scales,
         channels: int,
         embed_dim: int = 192,
         num_layers: int = 2,
@@ -90,7 +87,7 @@ class SegmenterHead(DecodeHead):
             "dropout_ratio": 0.0,
             "norm_cfg": {"type": "LN"},
         }
-        super().__init__(dim, stages, image_size, channels, config)
+        super().__init__(scales, channels, config)
 
     def adapt(self, head: Any) -> nn.Module:
         """Mix the masks where there are more of them than outputs."""
@@ -108,9 +105,7 @@ class DPTHead(DecodeHead):
 
     def __init__(
         self,
-        dim: int,
-        stages: Sequence[Stage],
-        image_size: Sequence[int],
+        scales: Scales,
         channels: int,
         embed_dim: int = 256,
         reassemble_dims: Sequence[int] | None = None,
@@ -118,9 +113,10 @@ class DPTHead(DecodeHead):
         dropout: float = 0.1,
         norm_cfg: dict[str, Any] | None = BATCH_NORM,
     ) -> None:
-        """`embed_dim` is the width of the fusion, `reassemble_dims` those of the scales: by default (1/8, .., 1) `dim`."""
-        if len(stages) != 4:
-            raise ConfigError(f"dpt reads four stages, and the backbone gives {len(stages)}")
+        """`embed_dim` is the width of the fusion, `reassemble_dims` those of the scales: by default 1/8, .., 1 of the last."""
+        if len(scales.stages) != 4:
+            raise ConfigError(f"dpt reads four stages, and the backbone gives {len(scales.stages)}")
+        dim = scales.stages[-1].dim
         dims = list(reassemble_dims or (max(1, dim // 8), max(1, dim // 4), max(1, dim // 2), dim))
         self.readout, self.reassemble_dims = readout, dims
         config = {
@@ -134,7 +130,7 @@ class DPTHead(DecodeHead):
             "dropout_ratio": dropout,
             "norm_cfg": norm_cfg,
         }
-        super().__init__(dim, stages, image_size, channels, config, resample=False)
+        super().__init__(scales, channels, config, resample=False)
 
     def adapt(self, head: Any) -> nn.Module:
         """Scales of a pyramid are only projected."""

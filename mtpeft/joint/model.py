@@ -74,7 +74,7 @@ class JointModel(BaseModel):
         if all(r.numel() == batch for r in wanted.values()):
             found = self.manager.forward_tasks(images, tasks)
             return {task: (r, found[task][r]) if not _in_order(r) else (r, found[task]) for task, r in wanted.items()}
-        if one_pass(self.manager):
+        if self.manager.single_pass:
             found = self.manager.forward_tasks(images, tasks)
             return {task: (r, found[task][r]) for task, r in wanted.items()}
         chosen = torch.cat(list(wanted.values()))
@@ -209,11 +209,6 @@ def flatten(row: Sequence[torch.Tensor | None], like: Sequence[torch.Tensor], pl
     return torch.cat(
         [torch.zeros_like(like[i]).flatten() if g is None else g.flatten() for i, g in zip(places, parts, strict=True)]
     )
-
-
-def one_pass(manager: TaskManager) -> bool:
-    """Whether one pass of the backbone over an image serves all tasks."""
-    return all(a.weights.single_pass or not a.selected for a in manager.methods)
 
 
 def _in_order(rows: torch.Tensor) -> bool:

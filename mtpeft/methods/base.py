@@ -17,6 +17,7 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.errors import ConfigError, nearest
+from mtpeft.methods.product import add_product
 from mtpeft.registry import Registry
 
 TAXONOMY = ("adapter", "prompt", "prefix", "side", "specification", "reparameter", "unified", "baseline")
@@ -66,24 +67,31 @@ class SiteModule(nn.Module):
     features (B, N, C) at the `side` site. Methods with weights at model level (`model_module`) get that module as keyword
     argument `model`.
 
-    A method of the form y + left @ right may define `factors(x)` instead, which gives left (..., k) and right (k, out),
-    and set `factored`: the product is then added to y in one pass over it.
+    A method of the form y + left @ right may define `factors(x)` instead, which gives left (..., k) and right (k, out);
+    where it also sets `factored`, batches of several tasks add their products in one pass over y.
     """
 
     #: module built once per set of weights and handed to every site: `model_module(config, sites)`
     model_module: ClassVar[type[nn.Module] | None] = None
     #: tokens sites: what leaves a block enters the next one instead of being dropped
     carry: ClassVar[bool] = False
-    #: `factors` stands for `forward`
+    #: `factors` stands for `forward` in batches of several tasks too
     factored: bool = False
 
     def __init__(self, config: Any, site: Site) -> None:
         """Subclasses create their weights here from `config` and the site's sizes."""
         super().__init__()
 
-    def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """left (..., k) and right (k, out) of the product added to the output. Only where `factored`."""
-        raise NotImplementedError(f"{type(self).__name__}.factors")
+    def _no_factors(self, x: torch.Tensor, **model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError(f"{type(self).__name__} defines neither forward nor factors")
+
+    def _sum(self, x: torch.Tensor, y: torch.Tensor, **model: nn.Module) -> torch.Tensor:
+        return add_product(y, *self.factors(x, **model))
+
+    #: left (..., k) and right (k, out) of the product added to the output
+    factors: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _no_factors
+    #: y + left @ right, where a method does not define its own
+    forward: Callable[..., Any] = _sum
 
     def merged(
         self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module

@@ -21,9 +21,9 @@ class PerTask(Sharing):
         super().__init__(factory)
         self.tasks = nn.ModuleDict()
 
-    def add_task(self, task: str) -> None:
-        """A new bank with the method's own initialisation."""
-        self.tasks[f"task={task}"] = self.factory()
+    def add_task(self, task: str, bank: Bank | None = None) -> None:
+        """A new bank with the method's own initialisation, or the one given."""
+        self.tasks[f"task={task}"] = self.factory() if bank is None else bank
 
     def remove_task(self, task: str) -> None:
         """Drop the task's bank."""

@@ -3,16 +3,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from collections import namedtuple
 
 import pytest
 import torch
 from torch import nn
 
+from mtpeft.backbones.stages import Scales, Stage
 from mtpeft.errors import ConfigError, UnknownNameError
 from mtpeft.heads import HEADS
 
-Stage = namedtuple("Stage", "dim stride block")
 SMALL = {"embed_dim": 16}
 OPTIONS = {
     "fcn": SMALL,
@@ -25,10 +24,10 @@ OPTIONS = {
     "mmseg": {"config": {"type": "ASPPHead", "channels": 8, "dilations": (1, 2)}},
 }
 BACKBONES = {
-    "pyramid": ([Stage(8, 4, 1), Stage(16, 8, 3), Stage(32, 16, 5), Stage(64, 32, 7)], 64, 64),
-    "merged": ([Stage(16, 8, 1), Stage(32, 16, 3), Stage(64, 32, 5), Stage(64, 32, 7)], 64, 64),
-    "plain": ([Stage(24, 8, b) for b in (2, 5, 8, 11)], 24, 48),
-    "padded": ([Stage(8, 4, 1), Stage(16, 8, 3), Stage(32, 16, 5), Stage(64, 32, 7)], 64, 50),
+    "pyramid": ([Stage(8, 4, 1), Stage(16, 8, 3), Stage(32, 16, 5), Stage(64, 32, 7)], 64),
+    "merged": ([Stage(16, 8, 1), Stage(32, 16, 3), Stage(64, 32, 5), Stage(64, 32, 7)], 64),
+    "plain": ([Stage(24, 8, b) for b in (2, 5, 8, 11)], 48),
+    "padded": ([Stage(8, 4, 1), Stage(16, 8, 3), Stage(32, 16, 5), Stage(64, 32, 7)], 50),
 }
 
 
@@ -37,14 +36,14 @@ def maps(stages, side: int, batch: int = 2) -> list[torch.Tensor]:
 
 
 def make(name: str, backbone: str, channels: int, **options) -> nn.Module:
-    stages, dim, side = BACKBONES[backbone]
-    return HEADS.get(name)(dim=dim, stages=stages, image_size=(side, side), channels=channels, **options)
+    stages, side = BACKBONES[backbone]
+    return HEADS.get(name)(Scales(stages, (side, side)), channels=channels, **options)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_output_at_image_size_and_every_weight_trained(name, backbone):
-    stages, _, side = BACKBONES[backbone]
+    stages, side = BACKBONES[backbone]
     for channels in (1, 2, 5):
         head = make(name, backbone, channels, **OPTIONS[name]).train()
         out = head(maps(stages, side))
@@ -58,7 +57,7 @@ def test_output_at_image_size_and_every_weight_trained(name, backbone):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_other_image_sizes(name):
-    stages, _, side = BACKBONES["pyramid"]
+    stages, side = BACKBONES["pyramid"]
     head = make(name, "pyramid", 3, **OPTIONS[name]).eval()
     assert head(maps(stages, side * 2)).shape == (2, 3, side * 2, side * 2)
 
@@ -66,7 +65,7 @@ def test_other_image_sizes(name):
 @pytest.mark.parametrize("name", ["segformer", "segmenter", "dpt"])
 def test_one_output_learns_arbitrary_values(name):
     torch.manual_seed(0)
-    stages, _, side = BACKBONES["plain"]
+    stages, side = BACKBONES["plain"]
     head = make(name, "plain", 1, **OPTIONS[name]).eval()
     inputs = maps(stages, side, batch=1)
     target = 4 + 3 * torch.sign(torch.randn(1, 1, 6, 6)).repeat_interleave(8, 2).repeat_interleave(8, 3)
@@ -88,7 +87,7 @@ def test_published_counts_of_four_tasks():
 
     def count(name: str, stages) -> int:
         kind = HEADS.get(name)
-        heads = [kind(dim=768, stages=stages, image_size=(224, 224), channels=c) for c in (21, 7, 1, 3)]
+        heads = [kind(Scales(stages, (224, 224)), channels=c) for c in (21, 7, 1, 3)]
         return sum(p.numel() for head in heads for p in head.parameters())
 
     segformer = sum((1440 + 2 * 4 + 4 * 256 + 2) * 256 + 257 * c for c in (21, 7, 1, 3))
@@ -115,7 +114,7 @@ def test_norm_can_be_chosen():
 
 
 def test_dpt_readouts():
-    stages, _, side = BACKBONES["plain"]
+    stages, side = BACKBONES["plain"]
     for readout in ("add", "project"):
         head = make("dpt", "plain", 3, embed_dim=8, readout=readout)
         assert head(maps(stages, side)).shape == (2, 3, side, side)
@@ -175,24 +174,24 @@ def test_heads_build_under_the_default_scope_of_a_runner():
     from mmengine.registry import DefaultScope
 
     with DefaultScope.overwrite_default_scope("mmengine"):
-        make("uper", "pyramid", 3, embed_dim=8)
+        head = make("uper", "pyramid", 3, embed_dim=8)
+    assert head(maps(BACKBONES["pyramid"][0], 64)).shape == (2, 3, 64, 64)
 
 
 def test_mmseg_is_imported_when_needed_and_its_absence_names_the_extra():
     code = """
         import sys
-        from collections import namedtuple
+        from mtpeft.backbones.stages import Scales, Stage
         import mtpeft.dense
         from mtpeft.errors import ConfigError
         from mtpeft.heads import HEADS
         assert "mmseg" not in sys.modules and "mmcv" not in sys.modules
         for name in ("mmseg", "mmcv"):
             sys.modules[name] = None  # what Python keeps for a module that cannot be imported
-        Stage = namedtuple("Stage", "dim stride")
-        stages = [Stage(8, 4), Stage(8, 8), Stage(8, 16), Stage(8, 32)]
-        HEADS.get("hrnet")(dim=8, stages=stages, image_size=(32, 32), channels=3)  # ours: needs no extra
+        scales = Scales([Stage(8, 4, 0), Stage(8, 8, 1), Stage(8, 16, 2), Stage(8, 32, 3)], (32, 32))
+        HEADS.get("hrnet")(scales, channels=3)  # ours: needs no extra
         try:
-            HEADS.get("fcn")(dim=8, stages=stages, image_size=(32, 32), channels=3)
+            HEADS.get("fcn")(scales, channels=3)
         except ConfigError as error:
             print(error)
     """

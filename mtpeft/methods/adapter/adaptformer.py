@@ -45,7 +45,6 @@ class AdaptFormer(SiteModule):
         self.adapter = Bottleneck(site.dim, hidden, "relu", config.dropout)
         self.norm = None if config.adapter_ln == "none" else nn.LayerNorm(site.dim)
         self.scale = nn.Parameter(torch.tensor(config.scale)) if config.learnable_scale else config.scale
-
         self.factored = config.adapter_ln != "out"
 
     def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

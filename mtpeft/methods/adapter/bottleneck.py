@@ -17,6 +17,11 @@ def bottleneck_width(site: Site, bottleneck_dim: int, reduction: int | None) -> 
     return bottleneck_dim if reduction is None else max(1, site.dim // reduction)
 
 
+def affine_factors(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """W h + b as a product: h (..., r) with a one beside it (..., r + 1), and [W, b]^T (r + 1, d)."""
+    return nn.functional.pad(hidden, (0, 1), value=1.0), torch.cat([weight, bias.unsqueeze(1)], dim=1).T
+
+
 class Bottleneck(nn.Module):
     """x (..., d) -> up(drop(act(down x))) (..., d); down kaiming-uniform(a = sqrt 5), up and both biases zero."""
 
@@ -37,6 +42,4 @@ class Bottleneck(nn.Module):
 
     def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The same as left (..., r + 1) and right (r + 1, d): hidden units with a one beside them, and [W_up, b_u]^T."""
-        hidden = self.dropout(self.activation(self.down(x)))
-        right = torch.cat([self.up.weight, self.up.bias.unsqueeze(1)], dim=1).T
-        return nn.functional.pad(hidden, (0, 1), value=1.0), right
+        return affine_factors(self.dropout(self.activation(self.down(x))), self.up.weight, self.up.bias)

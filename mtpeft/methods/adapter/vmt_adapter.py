@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.adapter.bottleneck import ACTIVATIONS, bottleneck_width
+from mtpeft.methods.adapter.bottleneck import ACTIVATIONS, affine_factors, bottleneck_width
 from mtpeft.methods.base import MethodConfig, SiteModule, Taps, TaskStream, register
 
 
@@ -96,8 +96,7 @@ class _Adapter(SiteModule):
 
     def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x (..., d) -> [z, 1] and [W_up, b_u]^T."""
-        right = torch.cat([self.up_weight(), self.up_bias.unsqueeze(1)], dim=1).T
-        return nn.functional.pad(self.hidden(x), (0, 1), value=1.0), right
+        return affine_factors(self.hidden(x), self.up_weight(), self.up_bias)
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:

@@ -13,7 +13,6 @@ the HRNet-style decoders 1,946,624 in all 4.95 M, 6.08 M, 8.35 M at r = 16, 32, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,7 +23,7 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.methods.base import MethodConfig, Taps, TaskStream, register
-from mtpeft.methods.reparameter.lora import LoRA
+from mtpeft.methods.reparameter.lora import LoRA, LoRAConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +41,9 @@ class MTLoRAConfig(MethodConfig):
     dropout: float = 0.05
     train_backbone: bool = True
 
-    @property
-    def alpha(self) -> float:
-        """What LoRA divides by the rank to get the scale."""
-        return self.scale * self.rank
-
-    @property
-    def learnable_scale(self) -> bool:
-        """The scale is a constant."""
-        return False
+    def low_rank(self, rank: int, dropout: float = 0.0) -> LoRAConfig:
+        """LoRA of a rank at this scale."""
+        return LoRAConfig(rank=rank, alpha=self.scale * rank, dropout=dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,22 +53,6 @@ class MTLoRAPlusConfig(MTLoRAConfig):
     sites: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2", "reduction")
 
 
-class LowRank(nn.Module):
-    """x (..., in) -> s B A x (..., out); A kaiming-uniform, B zero."""
-
-    def __init__(self, dim: int, dim_out: int, rank: int, scale: float) -> None:
-        super().__init__()
-        self.lora_A = nn.Parameter(torch.empty(rank, dim))
-        self.lora_B = nn.Parameter(torch.zeros(dim_out, rank))
-        self.scale = scale
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in) -> (..., out)."""
-        down = nn.functional.linear(x, self.lora_A)
-        return self.scale * nn.functional.linear(down, self.lora_B)
-
-
 class TaskLoRA(TaskStream):
     """One task's way through the last block of a stage."""
 
@@ -83,23 +60,26 @@ class TaskLoRA(TaskStream):
 
     def __init__(self, config: MTLoRAConfig, block: Any, sites: Mapping[str, Site]) -> None:
         super().__init__(config, block, sites)
-        self.updates = nn.ModuleDict(
-            {k: LowRank(s.dim, s.dim_out, config.task_rank, config.scale) for k, s in sites.items()}
-        )
+        low_rank = config.low_rank(config.task_rank)
+        self.updates = nn.ModuleDict({kind: LoRA(low_rank, site) for kind, site in sites.items()})
         self.dropout = nn.Dropout(config.dropout)
         self.parts = [block]  # in a list: the block is the backbone's, not the stream's
 
     def forward(self, taps: Taps) -> torch.Tensor:
         """The task's block output less the shared one."""
         block: Any = self.parts[0]
-        attended = taps.y["proj"] + self.updates["proj"](self.dropout(taps.x["proj"]))
+        attended = self._updated("proj", self.dropout(taps.x["proj"]), taps)
         entry, branch = taps.entry, taps.unwindow(block.attn.proj_drop(attended))
         stream = entry + block.drop_path1(_scaled(block, "ls1", branch)).reshape(entry.shape)
         normed = _call(block.norm2, stream).reshape(taps.x["fc1"].shape)
-        hidden = block.mlp.act(taps.y["fc1"] + self.updates["fc1"](normed))
+        hidden = block.mlp.act(self._updated("fc1", normed, taps))
         hidden = block.mlp.norm(block.mlp.drop1(hidden))
-        out = block.mlp.drop2(taps.y["fc2"] + self.updates["fc2"](hidden))
+        out = block.mlp.drop2(self._updated("fc2", hidden, taps))
         return stream + block.drop_path2(_scaled(block, "ls2", out)).reshape(entry.shape) - taps.output
+
+    def _updated(self, kind: str, x: torch.Tensor, taps: Taps) -> torch.Tensor:
+        """The shared frozen output of a layer, with the task's update on the task's own input."""
+        return self.updates[kind](x, taps.y[kind])
 
     @staticmethod
     def unsupported(config: Any, block: Any, anatomy: Any) -> str | None:
@@ -140,6 +120,9 @@ def owned(config: MTLoRAConfig, anatomy: Any) -> list[str]:
 
 class _MTLoRA(LoRA):
     """y + s B A drop(x), shared by all tasks."""
+
+    def __init__(self, config: MTLoRAConfig, site: Site) -> None:
+        super().__init__(config.low_rank(config.rank, config.dropout), site)
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
