@@ -15,7 +15,8 @@ from torch import nn
 from mtpeft.attachment import Attachment
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.attention import InstrumentedAttention, attention_family, has_positions
-from mtpeft.backbones.site import Site
+from mtpeft.backbones.site import FRAME_STYLES, Site
+from mtpeft.frame_hooks import FramesBranchHook, FramesHook, TemporalHook
 from mtpeft.runtime import Runtime
 from mtpeft.site_hooks import (
     InputHook,
@@ -26,6 +27,7 @@ from mtpeft.site_hooks import (
     PrefixHook,
     RowsHook,
     SideHook,
+    SiteHook,
     TapHook,
 )
 from mtpeft.stream_hooks import StageHook, StreamHook
@@ -56,9 +58,12 @@ class Installation:
         self.instruments: dict[nn.Module, InstrumentedAttention] = {}
         self.token_hooks: dict[int, TokenHook | WindowTokenHook] = {}
         self.rows_hooks: dict[tuple[Attachment, nn.Module], RowsHook] = {}
-        for attachment in self.attachments:
-            for site in attachment.selected:
-                getattr(self, f"_{site.style}")(attachment, site)
+        self.temporal_hooks: dict[tuple[Attachment, int | None], TemporalHook] = {}
+        for whole_clips in (True, False):  # they see a block's tokens before prompts are among them
+            for attachment in self.attachments:
+                for site in attachment.selected:
+                    if (site.style in FRAME_STYLES) == whole_clips:
+                        getattr(self, f"_{site.style}")(attachment, site)
         for position, stage in enumerate(self.anatomy.stages):
             self._hook(self._block(stage.block), StageHook(self.runtime, position))
         for attachment in self.attachments:
@@ -114,6 +119,23 @@ class Installation:
         assert site.source is not None
         self._hook(site.source, ParallelSource(attachment, site, self.runtime), pre=not site.source_is_output)
         self._hook(site.module, ParallelHook(attachment, site, self.runtime))
+
+    def _frames(self, attachment: Attachment, site: Site) -> None:
+        self._hook(site.module, FramesHook(attachment, site, self.runtime), pre=True)
+
+    def _frames_branch(self, attachment: Attachment, site: Site) -> None:
+        assert site.source is not None
+        self._hook(site.source, ParallelSource(attachment, site, self.runtime), pre=True)
+        self._hook(site.module, FramesBranchHook(attachment, site, self.runtime))
+
+    def _temporal(self, attachment: Attachment, site: Site) -> None:
+        assert site.attention is not None
+        hook = TemporalHook(attachment, site, self.runtime, self.instrument(site.attention))
+        self.temporal_hooks[attachment, site.block] = hook
+        self._hook(site.module, hook, pre=True)
+
+    def _temporal_in(self, attachment: Attachment, site: Site) -> None:
+        self.temporal_hooks[attachment, site.block].entry = SiteHook(attachment, site, self.runtime)
 
     def _prefix(self, attachment: Attachment, site: Site) -> None:
         assert site.attention is not None

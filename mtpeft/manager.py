@@ -15,7 +15,7 @@ from mtpeft.backbones.fingerprint import fingerprint
 from mtpeft.backbones.original import Original
 from mtpeft.counting import Counts, count, render_table
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
-from mtpeft.features import Features, check_images, extract, prepare, rows_of
+from mtpeft.features import apply_head, attention_over_time, check_images, extract, prepare, rows_of
 from mtpeft.heads import GrowingHead
 from mtpeft.heads.build import build_head
 from mtpeft.hooks import Installation, carries_hooks
@@ -156,14 +156,14 @@ class TaskManager(nn.Module):
     def forward(self, images: torch.Tensor, task: str | Sequence[str] | None = None) -> Any:
         """Outputs of one task, or of a batch in which every image has a task of its own.
 
-        `images` (B, C, H, W). With a name (or None: the task of `set_task`) returns the head's output. With one name
+        `images` (B, C, H, W), or clips (B, C, T, H, W). With a name (or None: the task of `set_task`) returns the head's output. With one name
         per image returns {task: (indices (n,) into the batch, output of those n images)}, from one backbone pass.
         """
         check_images(self, images)
         if task is None or isinstance(task, str):
             name = self._default(task)
             features = extract(self, images, Selection((name,)), self._kinds((name,)))
-            return self._apply_head(name, features)
+            return apply_head(self.head(name), features)
         names = list(task)
         if len(names) != images.shape[0]:
             raise DataError(f"{len(names)} task names for a batch of {images.shape[0]} images; give one name per image")
@@ -179,7 +179,7 @@ class TaskManager(nn.Module):
         outputs = {}
         for position, name in enumerate(tasks):
             rows = (index == position).nonzero().squeeze(1)
-            outputs[name] = (rows, self._apply_head(name, rows_of(features, rows)))
+            outputs[name] = (rows, apply_head(self.head(name), rows_of(features, rows)))
         return outputs
 
     def forward_tasks(self, images: torch.Tensor, tasks: Sequence[str]) -> dict[str, Any]:
@@ -195,18 +195,26 @@ class TaskManager(nn.Module):
         if not self.single_pass:
             prepared = prepare(self, names)
             single = {t: extract(self, images, Selection((t,)), self._kinds((t,)), prepared) for t in names}
-            return {t: self._apply_head(t, features) for t, features in single.items()}
+            return {t: apply_head(self.head(t), features) for t, features in single.items()}
         features = extract(self, images, Selection(names, each=True), kinds)
         if not any(a.spec.stream for a in self.methods):
-            return {t: self._apply_head(t, features) for t in names}
+            return {t: apply_head(self.head(t), features) for t in names}
         count = len(images)
         parts = [slice(i * count, (i + 1) * count) for i in range(len(names))]
-        return {t: self._apply_head(t, rows_of(features, part)) for t, part in zip(names, parts, strict=True)}
+        return {t: apply_head(self.head(t), rows_of(features, part)) for t, part in zip(names, parts, strict=True)}
 
     def features(self, images: torch.Tensor, task: str | None = None) -> torch.Tensor:
-        """Pooled features (B, feature_dim) of one task."""
+        """Pooled features (B, feature_dim) of one task; of clips the mean over their frames."""
         check_images(self, images)
         return extract(self, images, Selection((self._default(task),)), ("pooled",))["pooled"]
+
+    def temporal_attention(self, clips: torch.Tensor, task: str | None = None) -> dict[int, torch.Tensor]:
+        """By block, where a method attends over time: (B, T, T), which frame (row) attends to which, rows sum to 1.
+
+        Averaged over tokens and heads; clips are (B, C, T, H, W).
+        """
+        check_images(self, clips)
+        return attention_over_time(self, clips, Selection((self._default(task),)))
 
     @property
     def feature_dim(self) -> int:
@@ -313,10 +321,6 @@ class TaskManager(nn.Module):
     def _kinds(self, tasks: Iterable[str]) -> set[str]:
         """What the heads of `tasks` read."""
         return {getattr(self.head(task), "reads", "pooled") for task in tasks}
-
-    def _apply_head(self, task: str, features: Features) -> Any:
-        head = self.head(task)
-        return head(features[getattr(head, "reads", "pooled")])
 
     def _build_head(self, head: str | nn.Module, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
         if isinstance(head, nn.Module):

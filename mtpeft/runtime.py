@@ -26,6 +26,8 @@ class Context:
 
     `runs_once` is False under gradient checkpointing: blocks that run again must compute all they did the first time.
     `stages` asks for the features at the stage ends. `prepared` holds what weight sources made for this forward.
+    `frames`: the backbone's batch axis holds B clips of that many frames each, clip after clip. `temporal` asks for the
+    attention over time.
     """
 
     selection: Selection
@@ -33,6 +35,8 @@ class Context:
     runs_once: bool = True
     stages: bool = False
     prepared: dict[Any, Any] = field(default_factory=dict)
+    frames: int = 1
+    temporal: bool = False
 
 
 class Runtime:

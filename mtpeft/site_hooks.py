@@ -95,7 +95,11 @@ class ParallelHook(SiteHook):
         if context is None:
             return output
         x = context.store.pop((self.attachment, self.site.key))
-        return self.module(context, x.reshape(output.shape), output)
+        return self.add(context, x.reshape(output.shape), output)
+
+    def add(self, context: Context, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The branch's input x and output y -> its new output."""
+        return self.module(context, x, y)
 
 
 class PrefixHook(SiteHook):

@@ -77,7 +77,8 @@ def apply_offsets(shared: torch.Tensor, offsets: torch.Tensor, context: Context)
         return (shared.unsqueeze(0) + offsets).flatten(0, 1)
     if selection.index is None:
         return shared + offsets[0]
-    return shared + offsets[selection.index, torch.arange(shared.shape[0], device=shared.device)]
+    index = selection.index.repeat_interleave(context.frames)
+    return shared + offsets[index, torch.arange(shared.shape[0], device=shared.device)]
 
 
 def unwindow(block: Any, entry: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

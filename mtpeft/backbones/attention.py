@@ -99,7 +99,7 @@ class InstrumentedAttention:
         shared_rel_pos_bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         attn = self.attn
-        gate = attn.gate(x).sigmoid() if getattr(attn, "gate", None) is not None else None
+        gate = self._gate(x)
         q, k, v = self._project(x)
         q = self._norm("q_norm", q)
         if self.reading is not None:
@@ -107,9 +107,7 @@ class InstrumentedAttention:
         k = self._norm("k_norm", k)
         if rope is not None:
             q, k = self._rotate(q, rope).type_as(v), self._rotate(k, rope).type_as(v)
-        groups = getattr(attn, "num_kv_groups", 1)
-        if groups > 1:
-            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        k, v = self._all_heads(k), self._all_heads(v)
         for record in self.recorders:
             record(x, k, v)
         bias = self._position_bias(x, shared_rel_pos_bias, attn_mask)
@@ -161,6 +159,18 @@ class InstrumentedAttention:
         out = self._mix(x, q, k, v, None, self._attend)
         return self._finish(out.unflatten(0, (-1, windows)).mean(dim=1), None)
 
+    # tokens without positions, such as one place in the frames of a clip ------------------------------------------
+
+    def attend_without_positions(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, T, C) -> the same shape: every row for itself, by the frozen projections, without bias, mask or prefix."""
+        gate = self._gate(x)
+        return self._finish(self._attend(*self._queries_keys_values(x), None), gate)
+
+    def weights_without_positions(self, x: torch.Tensor) -> torch.Tensor:
+        """The weights of that attention, (rows, heads, T, T): who asks, who is attended to."""
+        q, k, _ = self._queries_keys_values(x)
+        return (q @ k.transpose(-2, -1) * self.attn.scale).softmax(dim=-1)
+
     # steps --------------------------------------------------------------------------------------------------------
 
     def _project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -182,6 +192,20 @@ class InstrumentedAttention:
         """(B, N, heads * head_dim) -> (B, heads, N, head_dim); key and value heads may be fewer (grouped queries)."""
         head_dim = self.attn.proj.in_features // self.attn.num_heads
         return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+
+    def _queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, N, C) -> normed q, k and v, each (B, heads, N, head_dim), without positions."""
+        q, k, v = self._project(x)
+        return self._norm("q_norm", q), self._all_heads(self._norm("k_norm", k)), self._all_heads(v)
+
+    def _all_heads(self, x: torch.Tensor) -> torch.Tensor:
+        """Keys or values of grouped queries, repeated for the heads that share them."""
+        groups = getattr(self.attn, "num_kv_groups", 1)
+        return x.repeat_interleave(groups, dim=1) if groups > 1 else x
+
+    def _gate(self, x: torch.Tensor) -> torch.Tensor | None:
+        gate = getattr(self.attn, "gate", None)
+        return None if gate is None else gate(x).sigmoid()
 
     def _norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
         norm = getattr(self.attn, name, None)

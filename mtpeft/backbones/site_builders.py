@@ -78,6 +78,7 @@ def model_sites(anatomy: Anatomy) -> Iterator[Site]:
     channels = anatomy.input_size[0]
     yield build.site("pixels", "input", backbone.patch_embed, channels, channels)
     yield build.operation("patch_embed", backbone.patch_embed.proj)
+    yield _frames_embed_site(build)
     inside = {m for path in anatomy.blocks for m in backbone.get_submodule(path).modules()}
     for path, module in backbone.named_modules():
         if module in inside or module is backbone.patch_embed.proj or module not in anatomy.calls:
@@ -85,12 +86,21 @@ def model_sites(anatomy: Anatomy) -> Iterator[Site]:
         if _is_operation(module):
             # the reduction of Swin's patch merging is the one operation SSF leaves out
             reduction = path.endswith("reduction")
-            kind = "final_norm" if module is getattr(backbone, "norm", None) else path.rsplit(".", 1)[-1]
+            name = path.rsplit(".", 1)[-1]  # the final norm comes after pooling (fc_norm) where tokens are averaged
+            kind = "final_norm" if module is getattr(backbone, "norm", None) or name == "fc_norm" else name
             if kind == "proj":  # a convolution between PVT's stages, not attention's projection
                 kind = f"{path.split('.')[-2]}_proj"
             yield build.operation(kind, module, tags=() if reduction else ("operations",))
     if anatomy.layout == "NLC":
         yield _side_site(build)
+
+
+def _frames_embed_site(build: _Builder) -> Site:
+    """The tokens of all frames before the first block, behind the positions in space and before a norm of CLIP's kind."""
+    norm = getattr(build.backbone, "norm_pre", None)
+    first = norm if norm in build.anatomy.calls else build.backbone.get_submodule(build.anatomy.blocks[0])
+    dim = build.anatomy.calls[first].input_shape[-1]
+    return build.site("frames_embed", "frames", first, dim, dim)
 
 
 def _side_site(build: _Builder) -> Site:
@@ -119,6 +129,8 @@ def block_sites(anatomy: Anatomy) -> Iterator[Site]:
         call = anatomy.calls[block]
         grid = call.grid or (call.input_shape[1:3] if len(call.input_shape) == 4 else anatomy.grid)
         common = {"block": index, "grid": tuple(grid), "num_heads": build.heads[path]}
+        yield from _temporal_sites(build, block, common)
+        yield build.site("frames_block", "frames", block, call.input_shape[-1], call.input_shape[-1], **common)
         yield from _token_sites(build, block, common)
         yield from _attention_sites(build, block, common)
         for name in ("norm1", "norm2"):
@@ -127,6 +139,20 @@ def block_sites(anatomy: Anatomy) -> Iterator[Site]:
         yield from _mlp_sites(build, block, common)
         yield from _branch_sites(build, block, common)
         yield build.site("block", "output", block, call.output_shape[-1], call.output_shape[-1], **common)
+
+
+def _temporal_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
+    """Attention over time by the block's own weights, where the block norms first and its keys are the tokens themselves.
+
+    The window's table of positions in Swin is left out; BEiT's would have to be learned anew for time.
+    """
+    calls, dim = build.anatomy.calls, build.anatomy.calls[block].input_shape[-1]
+    norms_first = block.norm1 in calls and calls[block.norm1].order < calls[block.attn].order
+    family = attention_family(block.attn)
+    positions = getattr(block.attn, "relative_position_bias_table", None) is not None
+    if norms_first and (family == "window" or (family == "plain" and not positions)):
+        for kind in ("temporal", "temporal_in"):
+            yield build.site(kind, kind, block, dim, dim, attention=block.attn, **common)
 
 
 def _token_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
@@ -213,7 +239,8 @@ def _branch_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterat
     """The two residual branches: before their residual addition, and parallel to them.
 
     `parallel_*` sees the branch's input (before its norm), `parallel_*_ln` what the sub-layer itself sees (after the
-    norm where the block norms first); both add to the end of the branch, after LayerScale and drop path.
+    norm where the block norms first); both add to the end of the branch, after LayerScale and drop path. `frames_mlp`
+    is the stream between the two branches, with the frames of a clip together.
     """
     calls = build.anatomy.calls
     dim = calls[block].input_shape[-1]
@@ -236,3 +263,5 @@ def _branch_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterat
             source_is_output=norm_first,
             **common,
         )
+        if name == "attention":
+            yield build.site("frames_mlp", "frames_branch", end, dim, dim, source=first, **common)

@@ -7,6 +7,7 @@ from mtpeft.heads.dense import DenseLinearHead
 from mtpeft.heads.hrnet import HRNetHead, HRNetMergedHead
 from mtpeft.heads.multiscale import FCNHead, SegformerHead, UPerHead
 from mtpeft.heads.tokens import DPTHead, SegmenterHead, SETRHead
+from mtpeft.heads.video import VideoLinearHead
 
 __all__ = [
     "HEADS",
@@ -24,5 +25,6 @@ __all__ = [
     "SegmenterHead",
     "StagesHead",
     "UPerHead",
+    "VideoLinearHead",
     "register_head",
 ]

@@ -11,8 +11,8 @@ from mtpeft.registry import Registry
 
 
 class Head(nn.Module):
-    """From features to a task's output. `reads` says what it gets: "pooled" (B, C), "map" (B, C, H, W), "stages" or
-    "merged".
+    """From features to a task's output. `reads` says what it gets: "pooled" (B, C), "frames" (B, T, C), "map" (B, C, H, W),
+    "stages" or "merged". Of a clip, pooled features are the mean over its frames, and maps are read frame by frame.
 
     "stages" are maps (B, C_i, H_i, W_i), finest first, "merged" the same after the patch merging that follows each stage
     of a Swin. The constructor's first argument is what the head is sized by: the width of its features, or for several

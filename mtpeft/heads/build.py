@@ -15,7 +15,7 @@ from mtpeft.heads.base import HEADS
 def build_head(name: str, options: dict[str, Any], anatomy: Anatomy, pooled_dim: int) -> nn.Module:
     """The head registered as `name`. Raises `UnknownNameError`, or `ConfigError` for options it does not take."""
     kind: Any = HEADS.get(name)
-    first: Any = pooled_dim if kind.reads == "pooled" else anatomy.feature_dim
+    first: Any = pooled_dim if kind.reads in ("pooled", "frames") else anatomy.feature_dim
     if kind.reads == "map":
         options = {"stride": anatomy.image_size[0] // anatomy.grid[0], **options}
     elif kind.reads in ("stages", "merged"):

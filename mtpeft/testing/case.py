@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -17,11 +17,13 @@ import mtpeft.sharing.bank
 from mtpeft.attaching import attach
 from mtpeft.attachment import select_sites, stream_blocks
 from mtpeft.backbones.anatomy import Anatomy
+from mtpeft.backbones.site import FRAME_STYLES
 from mtpeft.errors import ConfigError
 from mtpeft.manager import TaskManager
 from mtpeft.methods import METHODS, MethodSpec
 from mtpeft.testing.backbones import IMAGE_SIZE, tiny_backbone
 
+FRAMES = 3
 #: the tasks of a case: head options by name, two classifications, a dense one, and one that reads all scales
 TASKS: dict[str, dict[str, Any]] = {
     "birds": {"num_classes": 3},
@@ -33,7 +35,10 @@ TASKS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A registered method on one anatomy of `TINY`, with options; dropout is 0 where the method has it."""
+    """A registered method on one anatomy of `TINY`, with options; dropout and drop path are 0 where the method has them.
+
+    A method that sees the frames of a clip together is checked on clips, every other on images.
+    """
 
     name: str
     anatomy: str
@@ -46,9 +51,20 @@ class Case:
 
     @property
     def all_options(self) -> dict[str, Any]:
-        """The options and `dropout=0.0` where the config has the field."""
+        """The options, and what makes the config fit for checks where it has the field."""
         fields = {f.name for f in dataclasses.fields(self.spec.config)}
-        return {**({"dropout": 0.0} if "dropout" in fields else {}), **self.options}
+        ours = {"dropout": 0.0, "drop_path": 0.0, "num_frames": FRAMES}
+        return {**{k: v for k, v in ours.items() if k in fields}, **self.options}
+
+    @cached_property
+    def temporal(self) -> bool:
+        """Whether the method has sites that see the frames of a clip together."""
+        sites = select_sites(self.spec, self.spec.build_config(self.all_options), Anatomy(self.backbone()))
+        return any(site.style in FRAME_STYLES for site in sites)
+
+    def inputs(self, count: int = 4) -> torch.Tensor:
+        """Random images (count, 3, 64, 64), or clips (count, 3, T, 64, 64) where the method is for clips."""
+        return clips(count) if self.temporal else images(count)
 
     @property
     def sharings(self) -> tuple[str, ...]:
@@ -110,6 +126,11 @@ def images(count: int = 4, dtype: torch.dtype = torch.float32, seed: int = 1) ->
     """Random images (count, 3, 64, 64), the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator).to(dtype)
+
+
+def clips(count: int = 4, seed: int = 1) -> torch.Tensor:
+    """Random clips (count, 3, T, 64, 64) with T = FRAMES."""
+    return images(count * FRAMES, seed=seed).unflatten(0, (count, FRAMES)).transpose(1, 2)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import copy
 import torch
 
 from mtpeft.errors import ConfigError
-from mtpeft.testing.case import Case, Snapshot, images, perturb, training
+from mtpeft.testing.case import FRAMES, Case, Snapshot, clips, images, perturb, training
 
 
 def check_refusal(case: Case) -> None:
@@ -34,7 +34,7 @@ def check_detach(case: Case) -> None:
     manager.add_task("birds", num_classes=3)
     case.require(manager.backbone is backbone, "the backbone is another object under the method")
     case.require(backbone.state_dict().keys() == before.weights.keys(), "the backbone's own state_dict has other keys")
-    training(manager)(images(2), "birds").sum().backward()
+    training(manager)(case.inputs(2), "birds").sum().backward()
     manager.zero_grad()
     perturb(manager)
     case.require(manager.detach() is backbone, "detach returns another object")
@@ -74,11 +74,36 @@ def check_deepcopy(case: Case) -> None:
     manager = case.manager().eval()
     twin = copy.deepcopy(manager)
     with torch.no_grad():
-        before = manager(images(), "birds")
-        case.close(twin(images(), "birds"), before, "outputs of a deep copy", atol=0)
+        before = manager(case.inputs(), "birds")
+        case.close(twin(case.inputs(), "birds"), before, "outputs of a deep copy", atol=0)
         perturb(twin, std=0.5, seed=3)
-        case.close(manager(images(), "birds"), before, "outputs after the deep copy was changed", atol=0)
+        case.close(manager(case.inputs(), "birds"), before, "outputs after the deep copy was changed", atol=0)
         twin.head("birds").load_state_dict(manager.head("birds").state_dict())
-        same = torch.equal(twin(images(), "birds"), before)
+        same = torch.equal(twin(case.inputs(), "birds"), before)
         features_move = bool(twin.attachments[0].selected) or case.spec.own_weights
         case.require(same != features_move, "a deep copy uses the original's weights")
+
+
+def check_clips(case: Case) -> None:
+    """To a method for images every frame of a clip is one; for others a still clip is its image at step 0.
+
+    A batch with a task for every clip equals each task alone.
+    """
+    batch, tasks = clips(), ["birds", "depth", "cars", "birds"]
+    manager = training(case.manager())
+    with torch.no_grad():
+        if not case.temporal:
+            frames = batch.unbind(2)
+            mean = torch.stack([manager.features(frame, "birds") for frame in frames]).mean(0)
+            case.close(manager.features(batch, "birds"), mean, "features of clips against those of their frames")
+            maps = torch.stack([manager(frame, "normals") for frame in frames], dim=2)
+            case.close(manager(batch, "normals"), maps, "dense outputs of clips against those of their frames")
+        elif case.spec.properties.identity_at_init:
+            backbone = case.backbone()
+            plain = backbone.forward_head(backbone.forward_features(images()), pre_logits=True)
+            fresh = case.attach(backbone)
+            fresh.add_task("birds", num_classes=3)
+            still = images().unsqueeze(2).expand(-1, -1, FRAMES, -1, -1)
+            case.close(fresh.features(still, "birds"), plain, "features of a still clip at step 0", atol=1e-5)
+        for task, (rows, output) in manager(batch, tasks).items():
+            case.close(output, manager(batch[rows], task), f"mixed batch of clips: outputs of {task}")

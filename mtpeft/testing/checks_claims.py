@@ -24,7 +24,6 @@ _LOADER = """
 import importlib.util, json, pathlib, sys
 import torch, mtpeft
 from mtpeft.testing.backbones import tiny_backbone
-from mtpeft.testing.case import images
 torch.set_num_threads(1)
 folder = pathlib.Path(sys.argv[1])
 for number, file in enumerate(sys.argv[2:]):
@@ -32,9 +31,10 @@ for number, file in enumerate(sys.argv[2:]):
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 for saved in sorted(folder.iterdir()):
+    inputs = torch.load(saved / "inputs.pt")
     manager = mtpeft.load(saved, tiny_backbone(saved.name.split("@")[1])).eval()
     with torch.no_grad():
-        outputs = {task: manager(images(), task).tolist() for task in manager.tasks}
+        outputs = {task: manager(inputs, task).tolist() for task in manager.tasks}
     (saved / "outputs.json").write_text(json.dumps(outputs))
 """
 
@@ -75,7 +75,7 @@ def check_save(case: Case) -> None:
         loaded = load(folder, case.backbone()).eval()
     case.close(loaded.trained_state(), manager.trained_state(), "loaded weights", atol=0)
     with torch.no_grad():
-        found, expected = loaded(images(len(TASKS)), list(TASKS)), manager(images(len(TASKS)), list(TASKS))
+        found, expected = loaded(case.inputs(), list(TASKS)), manager(case.inputs(), list(TASKS))
         case.close(found, expected, "outputs after load", atol=0)
 
 
@@ -86,6 +86,7 @@ def check_new_process(cases: Sequence[Case]) -> None:
         managers = [case.manager().eval() for case in cases]
         for case, manager in zip(cases, managers, strict=True):
             manager.save(folder / f"{case.name}@{case.anatomy}")
+            torch.save(case.inputs(), folder / f"{case.name}@{case.anatomy}" / "inputs.pt")
         own = {inspect.getfile(c.spec.module) for c in cases if not c.spec.module.__module__.startswith("mtpeft.")}
         command = [sys.executable, "-c", _LOADER, name, *sorted(own)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -96,7 +97,9 @@ def check_new_process(cases: Sequence[Case]) -> None:
             outputs = json.loads((folder / f"{case.name}@{case.anatomy}" / "outputs.json").read_text())
             with torch.no_grad():
                 for task in TASKS:
-                    case.close(torch.tensor(outputs[task]), manager(images(), task), f"{task} in a new process", atol=0)
+                    case.close(
+                        torch.tensor(outputs[task]), manager(case.inputs(), task), f"{task} in a new process", atol=0
+                    )
 
 
 def check_claims(case: Case) -> None:
@@ -121,7 +124,7 @@ def check_claims(case: Case) -> None:
     flows = _gradient_flows(
         manager.backbone,
         [manager.backbone.get_submodule(b) for b in manager.anatomy.blocks],
-        lambda: manager(images(2), "birds"),
+        lambda: manager(case.inputs(2), "birds"),
     )
     case.require(
         flows != claims.memory_efficient, f"memory_efficient={claims.memory_efficient}, but a gradient flows: {flows}"

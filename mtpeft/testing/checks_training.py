@@ -8,20 +8,22 @@ import torch
 from torch import nn
 
 from mtpeft.manager import TaskManager
-from mtpeft.testing.case import TASKS, Case, gradients, images, mixed_path, perturb, scalar, training
+from mtpeft.testing.case import TASKS, Case, gradients, mixed_path, perturb, scalar, training
 
 MIXED = ["birds", "depth", "cars", "birds", "normals", "cars", "birds", "depth"]
 
 
 def check_gradients(case: Case) -> None:
-    """Only weights the task uses get a gradient, and all of them do."""
-    manager = training(case.manager(case.sharings[0]))
-    if case.spec.stream is None:
-        task, loss = "birds", nn.functional.cross_entropy(manager(images(), "birds"), torch.tensor([0, 1, 2, 0]))
-    else:  # only a head that reads all stages depends on the streams of all stages
-        task, loss = "normals", scalar(manager(images(), "normals"))
+    """Only weights the task uses get a gradient, and all of them do.
+
+    Task streams of all stages are seen by a head that reads all stages; what a method for clips does to patches and to
+    pooled features is seen by two heads.
+    """
+    manager = training(case.manager("shared" if case.temporal else case.sharings[0]))
+    tasks = ("birds", "normals") if case.temporal else ("birds",) if case.spec.stream is None else ("normals",)
+    loss = torch.stack([scalar(manager(case.inputs(), task)) for task in tasks]).sum()
     found = gradients(manager, loss)
-    used = {name for name, _ in manager.trainable_parameters(task)}
+    used = {name for task in tasks for name, _ in manager.trainable_parameters(task)}
     missing, extra = sorted(used - found.keys()), sorted(found.keys() - used)
     if case.spec.own_weights:  # a backbone may own weights its features do not pass through
         missing = [name for name in missing if not name.startswith("backbone.")]
@@ -36,7 +38,7 @@ def check_gradients(case: Case) -> None:
 
 def check_mixed(case: Case) -> None:
     """A batch with several tasks equals each task alone, in outputs and in gradients, on both mixed paths."""
-    batch = images(len(MIXED))
+    batch = case.inputs(len(MIXED))
     for sharing in case.sharings:
         manager = training(case.manager(sharing))
         alone, expected = _each_alone(manager, batch)
@@ -59,9 +61,9 @@ def check_forward_tasks(case: Case) -> None:
     """Several tasks for every image at once equal each task alone, in outputs and in gradients."""
     for sharing in case.sharings:
         manager = training(case.manager(sharing))
-        alone = {task: manager(images(), task) for task in TASKS}
+        alone = {task: manager(case.inputs(), task) for task in TASKS}
         expected = gradients(manager, torch.stack([scalar(out) for out in alone.values()]).sum())
-        outputs = manager.forward_tasks(images(), list(TASKS))
+        outputs = manager.forward_tasks(case.inputs(), list(TASKS))
         for task in TASKS:
             case.close(outputs[task], alone[task], f"forward_tasks ({sharing}): output of {task}")
         found = gradients(manager, torch.stack([scalar(out) for out in outputs.values()]).sum())
@@ -96,7 +98,7 @@ def _same_gradients(case: Case, found: dict[str, torch.Tensor], expected: dict[s
 def check_checkpointing(case: Case) -> None:
     """Gradient checkpointing changes no gradient, with two tasks' and a mixed forward before one backward."""
     manager = training(case.manager())
-    batch = images(3)
+    batch = case.inputs(3)
 
     def three_forwards() -> dict[str, torch.Tensor]:
         first, second, mixed = (
@@ -117,10 +119,10 @@ def check_autocast(case: Case) -> None:
     """bfloat16 autocast runs, single and mixed, stays finite and near float32, and trains."""
     manager = training(case.manager())
     with torch.no_grad():
-        expected = manager(images(), "birds")
+        expected = manager(case.inputs(), "birds")
     with torch.autocast("cpu", torch.bfloat16):
-        output = manager(images(), "birds")
-        mixed = manager(images(), ["birds", "cars", "birds", "cars"])
+        output = manager(case.inputs(), "birds")
+        mixed = manager(case.inputs(), ["birds", "cars", "birds", "cars"])
     case.require(bool(output.isfinite().all()), "autocast gives outputs that are not finite")
     error = ((output.float() - expected).norm() / expected.norm()).item()
     case.require(error < 0.1, f"autocast moves outputs by {error:.3f} of their size")
@@ -134,7 +136,7 @@ def check_autocast(case: Case) -> None:
 def check_compile(case: Case) -> None:
     """`torch.compile` of a forward and of a mixed forward: one graph each, equal outputs and gradients."""
     manager = training(case.manager())
-    batch, index = images(), torch.tensor([0, 1, 1, 0])
+    batch, index = case.inputs(), torch.tensor([0, 1, 1, 0])
 
     def single(x: torch.Tensor) -> torch.Tensor:
         return manager(x, "birds")
@@ -179,7 +181,7 @@ def _losses(case: Case, rate: float) -> list[float]:
     perturb(manager, std=0.01)
     own = [p for _, p in manager.trainable_parameters() if p not in set(head.parameters())]
     optimizer = torch.optim.Adam(own or head.parameters(), lr=rate)
-    batch, labels = images(16), torch.tensor([0] * 13 + [1, 2, 3])
+    batch, labels = case.inputs(16), torch.tensor([0] * 13 + [1, 2, 3])
     losses = []
     for _ in range(31):
         loss = nn.functional.cross_entropy(manager(batch, "birds"), labels)

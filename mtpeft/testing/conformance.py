@@ -8,6 +8,7 @@ from typing import Any
 from mtpeft.testing.backbones import TINY
 from mtpeft.testing.case import Case
 from mtpeft.testing.checks_attach import (
+    check_clips,
     check_deepcopy,
     check_detach,
     check_identity,
@@ -31,6 +32,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     check_identity,
     check_intermediates,
     check_deepcopy,
+    check_clips,
     check_gradients,
     check_mixed,
     check_forward_tasks,

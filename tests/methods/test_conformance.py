@@ -40,6 +40,10 @@ def expected_claim(name: str, anatomy: str) -> bool:
         return anatomy not in PYRAMIDS - {"swin"}
     if name in NEEDS_ONE_WIDTH:
         return anatomy not in PYRAMIDS | {"eva02"}  # EVA-02's MLP is 8/3 of its width
+    if name == "aim":
+        return anatomy not in {"beit", "swinv2", "pvt_v2"}  # positions inside attention, norms after it, reduced keys
+    if name == "patt":
+        return anatomy not in {"eva02", "pvt_v2"}  # no fused qkv
     if name == "mtlora":
         return anatomy in PLAIN_MLP
     if name == "mtlora_plus":
@@ -65,7 +69,7 @@ def test_all_methods_load_in_a_new_process() -> None:
     check_new_process([Case(name, home(name)) for name in NAMES])
 
 
-@pytest.mark.parametrize("name", ["lora", "adaptformer", "vpt_deep"])
+@pytest.mark.parametrize("name", ["lora", "adaptformer", "vpt_deep", "aim", "st_adapter"])
 def test_compiles_to_one_graph(name: str) -> None:
     check_compile(Case(name, "vit"))
 
@@ -89,6 +93,11 @@ OPTIONS = [
     ("bitfit", "swin", {"tables": True}),
     ("bitfit", "beit", {"tables": True, "blocks": (1,)}),
     ("vpt_shallow", "swin", {"blocks": (1,), "num_tokens": 3}),
+    ("aim", "clip", {"temporal_adapters": 2, "joint_scale": 1.0, "reduction": None, "bottleneck_dim": 8}),
+    ("st_adapter", "dinov2", {"position": "both", "kernel": (3, 3, 3), "bottleneck_dim": 8, "activation": "gelu"}),
+    ("st_adapter", "swin", {"position": "pre_attn", "kernel": [1, 3, 3], "bottleneck_dim": 4}),
+    ("patt", "swin", {"mode": "qv", "bias": False}),
+    ("patt", "beit", {"mode": "qkv", "scale": 0.2}),
 ]
 
 

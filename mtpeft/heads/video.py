@@ -1,0 +1,82 @@
+"""A head for classes of clips: features of the frames, pooled over time, and a linear layer.
+
+The mean is what AIM (ICLR 2023) and ST-Adapter (NeurIPS 2022) read; attention and a transformer over the frames know their order
+by learned positions.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from mtpeft.errors import ConfigError, DataError, nearest
+from mtpeft.heads.base import Head, register_head
+from mtpeft.heads.classification import linear
+
+POOLS = ("mean", "attention", "transformer")
+
+
+@register_head("video_linear")
+class VideoLinearHead(Head):
+    """Features of frames (B, T, C) -> logits (B, num_classes); an image is a clip of one frame.
+
+    `pool` mean, attention (a learned query weighs the frames) or transformer (`depth` pre-norm layers of `num_heads` heads,
+    then the mean). The last two take at most `num_frames` frames. `dropout` before the linear layer (0.5 in the papers).
+    """
+
+    reads: ClassVar[str] = "frames"
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        pool: str = "mean",
+        dropout: float = 0.0,
+        num_frames: int = 8,
+        depth: int = 1,
+        num_heads: int = 4,
+    ) -> None:
+        super().__init__()
+        if pool not in POOLS:
+            raise ConfigError(f"head 'video_linear': no pool {pool!r}.{nearest(pool, POOLS)}")
+        if pool == "transformer" and dim % num_heads:
+            raise ConfigError(f"head 'video_linear': num_heads={num_heads} does not divide the features' width {dim}")
+        self.pool = pool
+        if pool != "mean":
+            self.positions = nn.Parameter(0.02 * torch.randn(num_frames, dim))
+        if pool == "attention":
+            self.query = nn.Linear(dim, 1)
+        if pool == "transformer":
+            layer = nn.TransformerEncoderLayer(
+                dim, num_heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            self.encoder = nn.TransformerEncoder(layer, depth, nn.LayerNorm(dim), enable_nested_tensor=False)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = linear(dim, num_classes)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """(B, T, C) -> (B, num_classes)."""
+        if self.pool == "attention":
+            pooled = (self.weights(frames).unsqueeze(1) @ frames).squeeze(1)
+        elif self.pool == "transformer":
+            pooled = self.encoder(self._placed(frames)).mean(1)
+        else:
+            pooled = frames.mean(1)
+        return self.fc(self.dropout(pooled))
+
+    def weights(self, frames: torch.Tensor) -> torch.Tensor:
+        """What each frame counts, (B, T), rows sum to 1. Raises `ConfigError` where no single weight says that."""
+        if self.pool == "transformer":
+            raise ConfigError("head 'video_linear': a transformer has no weight of each frame")
+        if self.pool == "mean":
+            return frames.new_full(frames.shape[:2], 1.0 / frames.shape[1])
+        scores: torch.Tensor = self.query(torch.tanh(self._placed(frames))).squeeze(-1)
+        return scores.softmax(dim=1)
+
+    def _placed(self, frames: torch.Tensor) -> torch.Tensor:
+        count = frames.shape[1]
+        if count > len(self.positions):
+            raise DataError(f"clips of {count} frames, but head 'video_linear' has num_frames={len(self.positions)}")
+        return frames + self.positions[:count]

@@ -1,0 +1,91 @@
+"""AIM: a frozen image transformer adapted to video, its own attention used a second time over the frames of a clip.
+
+Yang et al., "AIM: Adapting Image Models for Efficient Video Action Recognition", ICLR 2023 (arXiv 2302.03024), section 3.
+In every block: attention over time, then an adapter, added to the stream (temporal adaptation); an adapter behind the
+attention over space (spatial); an adapter beside the MLP (joint). Norm and attention weights of the block serve both
+attentions, as in the authors' code. An image has no time: it gets the spatial and the joint adaptation only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mtpeft.backbones.copies import hookless_copy
+from mtpeft.backbones.site import Site
+from mtpeft.errors import ConfigError, DataError
+from mtpeft.methods.adapter.bottleneck import Bottleneck, bottleneck_width
+from mtpeft.methods.base import MethodConfig, SiteModule, register
+
+
+@dataclass(frozen=True, kw_only=True)
+class AIMConfig(MethodConfig):
+    """`num_frames` T of a clip; hidden width `bottleneck_dim`, or the site's width divided by `reduction` (4).
+
+    `joint_scale` 0.5 for Kinetics and Diving-48, 1.0 for Something-Something. `temporal_adapters=2` puts another one before
+    the attention over time (Something-Something). `drop_path` is the rate in the last block, growing from 0 in the first,
+    of the temporal and the joint branch.
+    """
+
+    sites: tuple[str, ...] = ("frames_embed", "temporal", "after_attention", "parallel_mlp_ln", "final_norm")
+    num_frames: int = 8
+    bottleneck_dim: int = 64
+    reduction: int | None = 4
+    joint_scale: float = 0.5
+    temporal_adapters: int = 1
+    drop_path: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temporal_adapters not in (1, 2):
+            raise ConfigError(f"aim: temporal_adapters is {self.temporal_adapters}, expected 1 or 2")
+        if self.temporal_adapters == 2 and "temporal_in" not in self.sites:
+            object.__setattr__(self, "sites", (*self.sites, "temporal_in"))
+
+
+@register("aim", AIMConfig, paper="Yang et al., ICLR 2023 (arXiv 2302.03024)")
+class AIM(SiteModule):
+    """A = W_up gelu(W_down x + b_d) + b_u, W_up and b_u zero at the start; the sites differ in what it is added to."""
+
+    def __init__(self, config: AIMConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.kind = site.kind
+        if site.kind == "frames_embed":
+            self.embedding = nn.Parameter(torch.zeros(config.num_frames, 1, site.dim))
+        elif site.kind == "final_norm":
+            self.norm = hookless_copy(site.module)
+        else:
+            self.scale = config.joint_scale if site.kind == "parallel_mlp_ln" else 1.0
+            hidden = bottleneck_width(site, config.bottleneck_dim, config.reduction)
+            self.adapter = Bottleneck(site.dim, hidden, "gelu")
+            nn.init.trunc_normal_(self.adapter.down.weight, std=0.02)
+            self.drop_rate = config.drop_path * (site.block or 0) / max(1, site.depth - 1)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """What is added at the sites `temporal` (rows, T, d) and `frames_embed` (B, T, N, d); the new tensor elsewhere."""
+        if self.kind == "frames_embed":
+            return self._positions(x)
+        if self.kind == "final_norm":
+            return self.norm(x)
+        change = self.adapter(x) * self.scale
+        if self.kind == "temporal":
+            return self._drop(change)
+        if self.kind == "parallel_mlp_ln":
+            assert y is not None
+            return y + self._drop(change)
+        return x + change  # behind the attention over space, and before that over time
+
+    def _positions(self, x: torch.Tensor) -> torch.Tensor:
+        frames = x.shape[1]
+        if frames == 1:
+            return torch.zeros_like(x)
+        if frames != len(self.embedding):
+            raise DataError(f"clips of {frames} frames, but `aim` was attached with num_frames={len(self.embedding)}")
+        return self.embedding.expand_as(x)
+
+    def _drop(self, change: torch.Tensor) -> torch.Tensor:
+        """Whole rows to zero (tokens over time, or frames), the others scaled up, in training."""
+        rows = torch.ones_like(change[:, :1, :1])
+        return change * nn.functional.dropout(rows, self.drop_rate, self.training) if self.drop_rate else change
