@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtpeft._version import __version__
-from mtpeft.errors import MtpeftError
+from mtpeft.errors import ConfigError, MtpeftError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,6 +84,11 @@ def _recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="the run folder (default: runs/NAME-seedN)")
     parser.add_argument("--resume", action="store_true", help="go on from a checkpoint, and fail when there is none")
     parser.add_argument("--fresh", action="store_true", help="discard an earlier run in the same folder")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, train one step on generated clips, print shapes, counts and FLOPs; writes nothing",
+    )
 
 
 def _methods(options: argparse.Namespace) -> int:
@@ -104,29 +109,40 @@ def _recipes(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from mtpeft.comparison import is_joint
     from mtpeft.recipe import find_recipe, load_recipe
 
     recipe = find_recipe(options.recipe)
     if recipe.parent.name == "pretrain":  # the folder of a recipe is its engine
         from mtpeft.pretraining.command import main as pretrain
 
+        _refuse_dry_run(options, "pretrain")
         changes = ["--set", *options.set] if options.set else []
         return pretrain([str(recipe), *changes])
     values = load_recipe(str(recipe), options.set)
-    if (
-        recipe.parent.name == "joint" or "tasks" in values or "rows" in values
-    ):  # a file of the user's own may lie anywhere
+    if recipe.parent.name == "joint" or is_joint(values):  # a file of the user's own may lie anywhere
         from mtpeft.joint.command import run
 
+        _refuse_dry_run(options, "joint")
         return run(values, options.out, resume=options.resume, fresh=options.fresh)
     return _continual(options)
 
 
+def _refuse_dry_run(options: argparse.Namespace, engine: str) -> None:
+    if options.dry_run:
+        raise ConfigError(f"recipe {options.recipe}: --dry-run is for continual recipes, this is a {engine} one")
+
+
 def _continual(options: argparse.Namespace) -> int:
-    from mtpeft.continual.command import run
     from mtpeft.recipe import load_recipe
 
     recipe = load_recipe(options.recipe, options.set)
+    if options.dry_run:
+        from mtpeft.continual.dry_run import dry_run
+
+        return dry_run(recipe)
+    from mtpeft.continual.command import run
+
     return run(recipe, options.out, resume=options.resume, fresh=options.fresh)
 
 

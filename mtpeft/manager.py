@@ -156,8 +156,9 @@ class TaskManager(nn.Module):
     def forward(self, images: torch.Tensor, task: str | Sequence[str] | None = None) -> Any:
         """Outputs of one task, or of a batch in which every image has a task of its own.
 
-        `images` (B, C, H, W), or clips (B, C, T, H, W). With a name (or None: the task of `set_task`) returns the head's output. With one name
-        per image returns {task: (indices (n,) into the batch, output of those n images)}, from one backbone pass.
+        `images` (B, C, H, W), or clips (B, C, T, H, W). With a name (or None: the task of `set_task`) returns the head's
+        output. With one name per image returns {task: (indices (n,) into the batch, output of those n images)}, from one
+        backbone pass.
         """
         check_images(self, images)
         if task is None or isinstance(task, str):

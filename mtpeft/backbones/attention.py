@@ -98,7 +98,6 @@ class InstrumentedAttention:
         is_causal: bool = False,
         shared_rel_pos_bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        attn = self.attn
         gate = self._gate(x)
         q, k, v = self._project(x)
         q = self._norm("q_norm", q)

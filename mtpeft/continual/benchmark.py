@@ -2,7 +2,7 @@
 
 Avalanche fetches item by item through several layers of indexing, so an item here is the raw uint8 image (a view), and
 the collate function normalises and augments the whole batch. Its plugins subset and concatenate these data sets freely
-(replay, A-GEM, EWC, LwF): the collate function travels with them.
+(replay, A-GEM, EWC, LwF): the collate function travels with them. An item of clips is a clip still to be read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from torch.utils.data import default_collate
 
 from mtpeft.data.dense.stream import DenseStream, DenseTask
 from mtpeft.data.images import Images
+from mtpeft.data.labelled import Labelled
 from mtpeft.data.streams import TASK_KNOWN, Stream
+from mtpeft.data.video.clips import Clips
 
 with warnings.catch_warnings():
     # Avalanche imports packages that warn about themselves (JAXopt's end of life, distutils in GPUtil).
@@ -51,13 +53,33 @@ class Collate:
         return [images, *rest]
 
 
+class ClipCollate:
+    """Items [(clips, index), label, task label, ...] to [clips (B, 3, T, H, W), labels (B,), task labels (B,), ...].
+
+    Clips are read here, since a label must be that of the clip shown: an unreadable training file is replaced.
+    """
+
+    def __init__(self, train: bool = True) -> None:
+        self.train = train
+
+    def for_group(self, group: str) -> ClipCollate:
+        """The same for one of Avalanche's transform groups; only "train" augments."""
+        return ClipCollate(group == "train")
+
+    def __call__(self, items: Sequence[Sequence[Any]]) -> list[Tensor]:
+        """Read one clip after another, and collate the rest as torch does."""
+        read = [(clips if self.train else clips.plain()).batch([index]) for clips, index in (item[0] for item in items)]
+        rest: list[Tensor] = default_collate([tuple(item[2:]) for item in items])
+        return [torch.cat([x for x, _ in read]), torch.cat([y for _, y in read]), *rest]
+
+
 class StreamDataset(TaskAwareSupervisedClassificationDataset):
     """Avalanche's classification data set, whose transform group also chooses how batches are finished."""
 
     def with_transforms(self, group_name: str) -> StreamDataset:
         """A new data set in that group."""
         new: StreamDataset = super().with_transforms(group_name)
-        if isinstance(new.collate_fn, Collate):
+        if isinstance(new.collate_fn, (Collate, ClipCollate)):
             new.collate_fn = new.collate_fn.for_group(group_name)
         return new
 
@@ -73,6 +95,19 @@ class _RawItems(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images.raw(index), self.images.targets[index]
+
+
+class _ClipItems(torch.utils.data.Dataset[tuple[tuple[Clips, int], int]]):
+    """((clips, index), label) pairs."""
+
+    def __init__(self, clips: Clips) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[tuple[Clips, int], int]:
+        return (self.clips, index), self.clips.targets[index]
 
 
 def to_avalanche(stream: Stream | DenseStream) -> CLScenario:
@@ -115,9 +150,9 @@ def _named(benchmark: CLScenario, stream: Stream | DenseStream) -> CLScenario:
     return benchmark
 
 
-def _dataset(images: Images, task_label: int) -> StreamDataset:
-    attributes = [
-        DataAttribute(images.targets, "targets"),
-        TaskLabels(ConstantSequence(task_label, len(images))),
-    ]
-    return StreamDataset([_RawItems(images)], data_attributes=attributes, collate_fn=Collate(images))
+def _dataset(data: Labelled, task_label: int) -> StreamDataset:
+    attributes = [DataAttribute(data.targets, "targets"), TaskLabels(ConstantSequence(task_label, len(data)))]
+    if isinstance(data, Clips):
+        return StreamDataset([_ClipItems(data)], data_attributes=attributes, collate_fn=ClipCollate())
+    assert isinstance(data, Images)
+    return StreamDataset([_RawItems(data)], data_attributes=attributes, collate_fn=Collate(data))

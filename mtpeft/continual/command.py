@@ -1,4 +1,4 @@
-"""The continual commands: one run with progress, Ctrl-C and resume; the demo; evaluation of a finished run."""
+"""The continual commands: one run, or several compared, with progress, Ctrl-C and resume; evaluation of a finished run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from mtpeft.comparison import Row, comparison_rows, is_joint, run_rows
 from mtpeft.console import interrupts, open_console, progress_bar
 from mtpeft.continual.experiment import Experiment
 from mtpeft.errors import ConfigError
@@ -29,11 +30,17 @@ DEMO = (
 
 
 def run(recipe: dict[str, Any], out: Path | None = None, resume: bool = False, fresh: bool = False) -> int:
-    """Run a recipe to the end in its folder, or go on where the folder's checkpoint stands; prints the summary."""
+    """Run a recipe to the end in its folder, or go on where the folder's checkpoint stands; prints the summary.
+
+    The rows of a comparison each have a folder of their own below it.
+    """
     console = open_console()
     path = out or default_folder(recipe)
-    if resume and not (path / "checkpoints" / "state.json").is_file():
+    rows = rows_of(recipe)
+    if resume and not any(path.rglob("checkpoints/state.json")):
         raise ConfigError(f"{path} has no checkpoint to resume from; leave --resume out to start")
+    if "rows" in recipe:
+        return _compare(rows, path, console, fresh)
     results = run_in(recipe, path, console, fresh)
     if results is None:
         console.print("interrupted; the same command goes on from here")
@@ -61,18 +68,29 @@ def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = F
     return results
 
 
+def rows_of(recipe: dict[str, Any]) -> list[Row]:
+    """The rows of a comparison, the recipe itself when it is none; `ConfigError` where they are not for this engine."""
+    if recipe.get("reference") is not None:
+        raise ConfigError(f"recipe {recipe['name']}: the key reference is for comparisons of joint recipes")
+    rows = comparison_rows(recipe) if "rows" in recipe else [Row(str(recipe["name"]), recipe)]
+    for row in rows:
+        if is_joint(row.recipe):
+            raise ConfigError(f"recipe {row.name} has `tasks`: it is a joint one (mtpeft train), not a continual one")
+    return rows
+
+
 def demo(out: Path, overrides: Sequence[str] = ()) -> int:
     """Run all recipes of the demo, print the comparison, write the common report."""
-    console = open_console()
-    collected = []
-    for name in DEMO:
-        recipe = load_recipe(name, overrides)
-        results = run_in(recipe, out / name, console)
-        if results is None:
-            console.print("interrupted; the same command goes on from here")
-            return 130
-        collected.append(results)
-    report = write_report(collected, out / "report.html")
+    return _compare([Row(name, load_recipe(name, overrides)) for name in DEMO], out, open_console())
+
+
+def _compare(rows: Sequence[Row], path: Path, console: Console, fresh: bool = False) -> int:
+    """All rows, one summary, one report; those complete already are taken from their folders."""
+    collected = run_rows(rows, path, lambda values, folder: run_in(values, folder, console, fresh))
+    if collected is None:
+        console.print("interrupted; the same command goes on from here")
+        return 130
+    report = write_report(collected, path / "report.html", [path / row.name for row in rows])
     print_summary(collected, console)
     console.print(f"report: {report}", soft_wrap=True)
     return 0

@@ -25,11 +25,12 @@ from mtpeft.continual.plugins import (
 from mtpeft.continual.progress import Curve, Position, Progress
 from mtpeft.continual.scenario import build_scenario, single_task_values, wants_baselines
 from mtpeft.continual.strategy import ContinualStrategy
-from mtpeft.continual.summary import summarise
+from mtpeft.continual.strips import strips_per_task, write_strips
+from mtpeft.continual.summary import PICTURES, summarise
 from mtpeft.continual.training import Training
 from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.errors import ConfigError, MtpeftError
-from mtpeft.evaluation.baselines import frozen_baselines
+from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
 from mtpeft.recipe import Section
@@ -56,6 +57,7 @@ class Experiment:
         checkpoint.finish()
         self.device = torch.device(top.take("device", "cpu"))
         baselines, single_task = top.take("baselines", None), top.take("single_task", None)
+        strips = top.take("strips", None)
         top.finish()
         resolve_methods(method, sharing)
         self._seed_all()
@@ -63,6 +65,7 @@ class Experiment:
         self.data_config = timm.data.resolve_model_data_config(model)
         self.stream = build_scenario(stream, self.data_config, augment, self.seed, self.name)
         self.with_baselines = wants_baselines(baselines, self.stream, self.name)
+        self.strips = strips_per_task(strips, self.stream, self.name)
         self.manager = attach(model, method, sharing=sharing)
         self.manager.to(self.device)
         objectives = objectives_of(self.stream)
@@ -83,6 +86,7 @@ class Experiment:
         self.single_task = single_task_values(single_task, [metric.name for metric in self.metrics])
         self.reference: list[float | None] = [None] * len(self.stream)
         self.baselines: dict[str, Any] = {}
+        self.predictions: dict[str, list[int]] = {}  # of each task, when it was last measured
         self.curve = Curve(self.training.log_every)
         self.position = Position()
         self.evaluations = 0
@@ -120,7 +124,8 @@ class Experiment:
         self.progress.stage("baselines", 0)
         if self.with_baselines:
             assert isinstance(self.stream, Stream)
-            found = frozen_baselines(self.stream, self._frozen_features())
+            features = frozen_features(self.manager, self.device)
+            found = frozen_baselines(self.stream, features, self.training.eval_batch_size)
             self.baselines = {
                 name: {"values": [100.0 * b.per_task[t.name] for t in self.stream]} for name, b in found.items()
             }
@@ -145,12 +150,23 @@ class Experiment:
         resume = None if state is None else (lambda: self._restore_training(state))
         strategy.train_experience(index, self.position.epoch, self.position.batch, resume)
         self.curve.flush(name)
+        self._report_skipped(task)
         if not self.manager.own_weights and not self.manager.backbone_unchanged():
             raise MtpeftError(f"the frozen backbone changed while task {name!r} was trained; results are not written")
         self._evaluate_row(index)
         self.position = Position(index + 1)
         self.folder.log("task", task=name, row=[None if np.isnan(v) else round(v, 4) for v in self.matrix.row(index)])
         self._save()
+
+    def _report_skipped(self, task: Any) -> None:
+        """Tell of training files that others stood for, as they could not be read."""
+        skipped = getattr(task.train, "skipped", ())
+        if skipped:
+            self.folder.log("skipped", task=task.name, files=list(skipped))
+            self.progress.message(
+                f"task {task.name!r}: {len(skipped)} of {len(task.train)} training files cannot be read and were "
+                f"replaced, first: {skipped[0]}"
+            )
 
     def _after_step(self, index: int) -> None:
         clock = self.strategy.clock
@@ -169,7 +185,7 @@ class Experiment:
         self.progress.stage("evaluating", 0)
         total = len(self.stream)
         last = total if self.stream.kind != "class_incremental" else i + 1
-        carry = self.manager.isolated and self.stream.kind in TASK_KNOWN and not self._ensembles()
+        carry = self.manager.isolated and self.stream.kind in TASK_KNOWN and not self.ensembles
         for j in range(last):
             if carry and j != i:
                 source = self.matrix[i - 1, j] if j < i else self.reference[j]
@@ -178,12 +194,18 @@ class Experiment:
             else:
                 self.matrix.set(i, j, *self._measure(j))
 
-    def _ensembles(self) -> bool:
+    @property
+    def ensembles(self) -> bool:
+        """Whether predictions are those of an ensemble, which the model alone does not give."""
         return any(type(p).__name__ == "LAEPlugin" for p in self.strategy.plugins)
 
     def _measure(self, j: int) -> tuple[float, int]:
         self.evaluations += 1
-        return self.strategy.measure(j)
+        found = self.strategy.measured(j)
+        predictions = found.predictions()
+        if predictions is not None:
+            self.predictions[self.stream[j].name] = predictions
+        return found.value(), len(self.stream[j].test)
 
     def evaluate_final(self, folder: RunFolder) -> list[float | None]:
         """The last row of R, measured again on the state a finished run left."""
@@ -199,6 +221,9 @@ class Experiment:
 
     def _finish(self) -> dict[str, Any]:
         results = summarise(self)
+        if self.strips:
+            self.progress.stage("clip strips", 0)
+            write_strips(self, self.folder.path / PICTURES, self.strips)
         self.manager.save(self.folder.path / "model")
         write(self.folder.results, results)
         self.folder.log("done")
@@ -223,6 +248,7 @@ class Experiment:
                 "matrix": self.matrix.to_dict(),
                 "reference": self.reference,
                 "baselines": self.baselines,
+                "predictions": self.predictions,
                 "curve": vars(self.curve),
             },
         )
@@ -242,6 +268,7 @@ class Experiment:
         )
         self.matrix = AccuracyMatrix.from_dict(state["matrix"])
         self.reference, self.baselines = state["reference"], state["baselines"]
+        self.predictions = state.get("predictions", {})  # states of earlier versions have none
         self.curve = Curve(**state["curve"])
         restore_plugins(self.strategy, state["plugins"], self.position.experience)
         set_random_state(state["random"])
@@ -268,21 +295,6 @@ class Experiment:
         model = create_backbone(name, section.take("pretrained", True), **section.take("options", {}))
         section.finish()
         return model, name
-
-    def _frozen_features(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Pooled features of the backbone alone, before anything is trained."""
-        backbone: Any = self.manager.backbone
-        backbone.eval()
-
-        def features(images: torch.Tensor) -> torch.Tensor:
-            default = self.manager.runtime.default
-            self.manager.runtime.set_default(None)
-            try:
-                return backbone.forward_head(backbone.forward_features(images.to(self.device)), pre_logits=True).cpu()
-            finally:
-                self.manager.runtime.set_default(default)
-
-        return features
 
 
 class _Stopped(Exception):

@@ -7,6 +7,7 @@ otherwise keep 0.7 GB per task).
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -64,11 +65,15 @@ class ContinualModel(MultiTaskModule):
         return self.experiences[label][0] if self.task_known else self.manager.tasks[-1]
 
     def forward(self, x: torch.Tensor, task_labels: torch.Tensor | int | None = None) -> Any:
-        """Images (B, C, H, W) and task labels (B,) -> outputs (B, ...), from one backbone pass.
+        """Images (B, C, H, W) or clips (B, C, T, H, W) and task labels (B,) -> outputs (B, ...), from one backbone pass.
 
+        Of clips in V views, (B, V, C, T, H, W), the output is the logarithm of the mean of the views' probabilities.
         Heads of different width are padded with zeros to the widest. Without labels: {label: output} of all tasks
         trained so far (what LwF asks for).
         """
+        if x.ndim == 6:
+            views = torch.stack([self(view, task_labels).log_softmax(-1) for view in x.unbind(1)])
+            return views.logsumexp(0) - math.log(len(views))
         if task_labels is None:
             return {label: self.manager(x, self.task_of(label)) for label in sorted(self.known_train_tasks_labels)}
         labels = [task_labels] if isinstance(task_labels, int) else task_labels.unique().tolist()

@@ -23,6 +23,9 @@ class Running(Protocol):
     def value(self) -> float:
         """The metric, in its unit."""
 
+    def predictions(self) -> list[int] | None:
+        """The predicted label of every sample in the order of the test set; None where samples have no class."""
+
 
 class Objective(Protocol):
     """One experience."""
@@ -46,16 +49,22 @@ class Accuracy:
     """The share of images, in percent, whose largest output is that of their class."""
 
     def __init__(self) -> None:
-        self.right = self.seen = 0
+        self.right = 0
+        self.predicted: list[int] = []
 
     def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
         """output (B, classes), target (B,)."""
-        self.right += int((output.argmax(dim=1) == target).sum())
-        self.seen += len(target)
+        labels = output.argmax(dim=1)
+        self.right += int((labels == target).sum())
+        self.predicted += labels.tolist()
 
     def value(self) -> float:
         """In percent."""
-        return 100.0 * (self.right / self.seen)
+        return 100.0 * (self.right / len(self.predicted))
+
+    def predictions(self) -> list[int]:
+        """The class with the largest output, for every sample."""
+        return self.predicted
 
 
 class Classification:
@@ -64,6 +73,8 @@ class Classification:
     def __init__(self, task: StreamTask) -> None:
         self.metric = TaskMetric(task.name)
         self.head: Mapping[str, Any] = {"num_classes": len(task.labels) or len(task.classes)}
+        if task.head is not None:
+            self.head = {**self.head, "head": dict(task.head)}
 
     def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """output (B, classes), target (B,)."""
@@ -90,6 +101,9 @@ class DenseMetric:
         if value is None:
             raise DataError(f"task {self.task.name!r}: no pixel of the validation images has a valid label")
         return value
+
+    def predictions(self) -> None:
+        """None: every pixel has a label of its own."""
 
 
 class Dense:

@@ -12,6 +12,8 @@ import torch
 
 from mtpeft.continual.lae import LAEPlugin
 from mtpeft.continual.training import Training
+from mtpeft.data.streams import Stream
+from mtpeft.data.video.clips import Clips
 from mtpeft.errors import ConfigError, UnknownNameError, nearest
 
 with warnings.catch_warnings():
@@ -86,6 +88,17 @@ def check_dense(plugins: Sequence[Any], training: Training) -> None:
         raise ConfigError(f"training.loss {training.loss!r} is for class labels; a dense task has the loss of its kind")
     if training.eval_every >= 0:
         raise ConfigError("training.eval_every serves plugins that watch the accuracy; dense tasks have none")
+
+
+def check_mixture(plugins: Sequence[Any], stream: Stream) -> None:
+    """Refuse memories of samples where those of several tasks do not fit into one batch."""
+    shapes = {task.train.facts["frames"] if isinstance(task.train, Clips) else 0 for task in stream}
+    for plugin in plugins:
+        name = type(plugin).__name__
+        if name in MEMORIES and len(shapes) > 1:
+            raise ConfigError(
+                f"plugin {name!r} cannot mix images and clips, or clips of different lengths, in one batch"
+            )
 
 
 def granularity(plugins: Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""The stream a recipe asks for, of class labels or of dense labels, and what can be asked of it."""
+"""The stream a recipe asks for, of class labels (of images or clips) or of dense labels, and what can be asked of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from mtpeft.data.dense.stream import DENSE, DenseStream, build_dense_stream
 from mtpeft.data.streams import Stream, build_stream
+from mtpeft.data.task_list import build_task_list
 from mtpeft.errors import ConfigError
 
 
@@ -14,6 +15,8 @@ def build_scenario(
     section: Mapping[str, Any], data_config: Mapping[str, Any], augment: Any, seed: int, recipe: str
 ) -> Stream | DenseStream:
     """The stream of the recipe's keys `stream` and `augment`."""
+    if section.get("type") != DENSE and "tasks" in section:
+        return build_task_list(section, data_config, augment, recipe)
     if section.get("type") != DENSE:
         return build_stream(section, data_config, augment)
     if augment is not None:

@@ -12,7 +12,7 @@ from torch import nn
 from mtpeft.continual.benchmark import to_avalanche
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import Running, objectives_of
-from mtpeft.continual.plugins import check_dense, check_hooks, seed_memories
+from mtpeft.continual.plugins import check_dense, check_hooks, check_mixture, seed_memories
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream
 from mtpeft.data.loader import ResumableLoader
@@ -71,6 +71,8 @@ class ContinualStrategy(SupervisedTemplate):
         check_hooks(plugins)
         if isinstance(stream, DenseStream):
             check_dense(plugins, training)
+        else:
+            check_mixture(plugins, stream)
         seed_memories(plugins, seed)
         if evaluator is None:
             metrics = accuracy_metrics(stream=True) if training.eval_every >= 0 else []
@@ -208,19 +210,24 @@ class ContinualStrategy(SupervisedTemplate):
 
     def measure(self, index: int) -> tuple[float, int]:
         """The metric of experience `index` on its test images, and their number; plugins see the evaluation."""
+        return self.measured(index).value(), len(self.stream[index].test)
+
+    def measured(self, index: int) -> Running:
+        """As `measure`: all that was measured."""
         measure = self._measure = self.objectives[index].measure()
         self.eval(self.benchmark.test_stream[index : index + 1])
         self._measure = None
-        return measure.value(), len(self.stream[index].test)
+        return measure
 
     def make_eval_dataloader(self, **kwargs: Any) -> None:
-        """Test images in order."""
+        """Test images or clips in order."""
         index = self.experience.current_experience
         label = index if self.stream.kind in TASK_KNOWN else 0
-        images = self.stream[index].test
+        data = self.stream[index].test
         if self.experience.origin_stream.name == "train":
-            images = self.stream[index].train.plain()
-        loader = ResumableLoader(images, self.eval_mb_size, seed=0, epoch=0, shuffle=False)
+            data = self.stream[index].train.plain()
+        workers = self.training_settings.num_workers
+        loader = ResumableLoader(data, self.eval_mb_size, seed=0, epoch=0, shuffle=False, num_workers=workers)
         self.dataloader = TaskLoader(loader, label)
 
     def _after_eval_iteration(self, **kwargs: Any) -> None:

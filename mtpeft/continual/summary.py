@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mtpeft.continual.confusion import confusion
+from mtpeft.data.streams import Stream
 from mtpeft.evaluation.measures import compute_measures
 from mtpeft.evaluation.run_facts import parameter_facts, run_facts
 
 if TYPE_CHECKING:
     from mtpeft.continual.experiment import Experiment
+
+PICTURES = "pictures"  # the folder of clip strips in a run's folder
 
 
 def summarise(experiment: Experiment) -> dict[str, Any]:
@@ -38,7 +42,18 @@ def summarise(experiment: Experiment) -> dict[str, Any]:
         "baselines": experiment.baselines,
         "measures": [m.to_dict() for m in compute_measures(experiment.matrix, experiment.reference, single)],
         "parameters": {**parameter_facts(manager), "trainable_per_task": _per_task(experiment)},
+        **_optional(experiment),
     }
+
+
+def _optional(experiment: Experiment) -> dict[str, Any]:
+    """Keys for streams of classes, and of clips."""
+    found: dict[str, Any] = {}
+    if isinstance(experiment.stream, Stream) and experiment.predictions:
+        found["confusion"] = confusion(experiment.stream, experiment.predictions)
+    if experiment.strips:
+        found["pictures"] = PICTURES
+    return found
 
 
 def _per_task(experiment: Experiment) -> dict[str, int]:

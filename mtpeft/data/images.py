@@ -40,6 +40,15 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
     def __len__(self) -> int:
         return len(self.targets)
 
+    @property
+    def skipped(self) -> Sequence[str]:
+        """None: an image that cannot be read is an error."""
+        return ()
+
+    def describe(self) -> dict[str, Any] | None:
+        """The transform in plain types; None without one."""
+        return None if self.transform is None else self.transform.describe()
+
     @abstractmethod
     def raw(self, index: int) -> Tensor:
         """Image `index` before normalisation and augmentation: uint8 (1 or 3, H, W), or float taken as it is."""

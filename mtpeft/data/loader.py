@@ -18,7 +18,9 @@ class ResumableLoader:
     The order is a function of (seed, epoch) alone, and the random numbers that augmentation draws from torch's global
     generator are a function of (seed, epoch, batch), so neither `start` nor `num_workers` changes a batch. Nothing
     before `start` is read, and the caller's generators are left as they were. `len()` counts the whole epoch's batches.
-    A data set with a method `at_epoch(epoch)` is asked for its state in that epoch.
+    A data set with a method `at_epoch(epoch)` is asked for its state in that epoch. One with `read_batch(indices)` and
+    `received(batch)` reads in the workers and finishes in the caller's process; else batches are its `batch(indices)`, or
+    its items collated.
     Raises `DataError` for a data set without images, `ConfigError` for a batch size or start that cannot be.
     """
 
@@ -59,21 +61,29 @@ class ResumableLoader:
         remaining = [(_mix(self._seed, i), self._batches[i]) for i in range(self.start, len(self._batches))]
         fetch = _Batches(self.dataset, remaining)
         if not self.num_workers:
-            return (fetch[i] for i in range(len(fetch)))
+            return map(self._received, (fetch[i] for i in range(len(fetch))))
         # Its own generator: a DataLoader would else draw its workers' base seed from the caller's.
         workers = DataLoader(
             fetch, batch_size=None, num_workers=self.num_workers, generator=torch.Generator().manual_seed(self._seed)
         )
-        return iter(workers)
+        return map(self._received, iter(workers))
+
+    def _received(self, batch: Any) -> Any:
+        if isinstance(batch, DataError):
+            raise batch
+        return self.dataset.received(batch) if hasattr(self.dataset, "received") else batch
 
 
 class _Batches(Dataset[Any]):
-    """Whole batches as items, each made under its own seed."""
+    """Whole batches as items, each made under its own seed; an unreadable one is its `DataError`.
+
+    Raised in a worker, it would reach the user as a traceback of many lines.
+    """
 
     def __init__(self, dataset: Any, batches: list[tuple[int, list[int]]]) -> None:
         self.dataset = dataset
         self.batches = batches
-        self._batch: Callable[[list[int]], Any] | None = getattr(dataset, "batch", None)
+        self._batch: Callable[[list[int]], Any] | None = getattr(dataset, "read_batch", getattr(dataset, "batch", None))
         self._items: Callable[[list[int]], list[Any]] | None = getattr(dataset, "__getitems__", None)
         self._collate: Callable[[list[Any]], Any] = getattr(dataset, "collate_fn", None) or default_collate
 
@@ -90,6 +100,8 @@ class _Batches(Dataset[Any]):
                 return self._batch(members)
             items = self._items(members) if self._items is not None else [self.dataset[i] for i in members]
             return self._collate(items)
+        except DataError as error:
+            return error
         finally:
             generator.set_state(state)
 

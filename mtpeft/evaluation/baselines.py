@@ -16,21 +16,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtpeft.data.images import Images
+from mtpeft.data.labelled import Labelled
 from mtpeft.data.streams import Stream
 from mtpeft.errors import DataError
+
+if TYPE_CHECKING:
+    from mtpeft.manager import TaskManager
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0)
 HELD_OUT = 5  # every fifth image of a class picks the penalty
 
 Features = Callable[[Tensor], Tensor]
-"""Images float (B, 3, H, W) -> features (B, d)."""
+"""Images float (B, 3, H, W), or clips as `Clips` gives them -> features (B, d)."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,25 @@ def extract_features(stream: Stream, features: Features, batch_size: int = 256) 
     return StreamFeatures(stream.kind, tuple(tasks))
 
 
+def frozen_features(manager: TaskManager, device: torch.device) -> Features:
+    """Pooled features of the manager's backbone alone, without any method; of clips the mean over frames and views."""
+    backbone: Any = manager.backbone
+    backbone.eval()
+
+    def features(x: Tensor) -> Tensor:
+        default, count = manager.runtime.default, len(x)
+        if x.ndim > 4:  # (B, C, T, H, W) or (B, V, C, T, H, W): all frames of all views side by side
+            x = x.movedim(-4, -3).flatten(0, -4)
+        manager.runtime.set_default(None)
+        try:
+            found = backbone.forward_head(backbone.forward_features(x.to(device)), pre_logits=True)
+        finally:
+            manager.runtime.set_default(default)
+        return found.unflatten(0, (count, -1)).mean(1).cpu()
+
+    return features
+
+
 def frozen_baselines(stream: Stream, features: Features, batch_size: int = 256) -> dict[str, Baseline]:
     """Both baselines from one pass over the images: {"linear_probe": ..., "nearest_class_mean": ...}."""
     extracted = extract_features(stream, features, batch_size)
@@ -129,7 +151,7 @@ def nearest_class_mean(extracted: StreamFeatures) -> Baseline:
     return Baseline("nearest_class_mean", per_task, samples, {"distance": "cosine after centring"})
 
 
-def _features_of(images: Images, features: Features, batch_size: int) -> tuple[Tensor, Tensor]:
+def _features_of(images: Labelled, features: Features, batch_size: int) -> tuple[Tensor, Tensor]:
     plain = images.plain()
     rows, labels = [], []
     for start in range(0, len(plain), batch_size):

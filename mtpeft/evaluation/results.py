@@ -9,13 +9,17 @@ no NaN (an entry that was not evaluated is null). Version 1, T tasks in the orde
     seed         seed of the run
     recipe       the full resolved recipe: nested plain types, no file paths
     backbone     name (timm), fingerprint (SHA-256 of the frozen weights)
-    input        size, mean, std, interpolation: what the images are turned into
+    input        size, mean, std, interpolation: what the images are turned into; of clips also video: decoder, sampling,
+                 frames
     scenario     "task_incremental", "class_incremental", "domain_incremental" or "dense_incremental"
     tasks        T x {name, metric, unit, higher_is_better, classes, train_samples, test_samples}
     matrix       values (T x T, R[i][j] = metric on task j after training on task i), samples (T x T)
     reference    random_init (T: metric of the untrained model), single_task (T, optional: tasks trained alone)
     baselines    linear_probe and nearest_class_mean on the frozen backbone, each {values (T: metric at the end of the
                  stream), curve (T, optional: average over the tasks seen so far)}; a baseline not measured is left out
+    confusion    optional, per task with class labels {task, classes, rows, counts}: test samples by true (row) and
+                 predicted class (column) at the end of the stream
+    pictures     optional, the folder beside this file with strips of test clips
     measures     list of {name, title, value, unit, formula, source, reason}; those of HEADLINE at least
     parameters   method, norm_bias, head, buffers, backbone, trainable_per_task, rule
     frozen       fingerprint_before, fingerprint_after, unchanged
@@ -74,6 +78,7 @@ def validate(results: Mapping[str, Any]) -> None:
         if measure["value"] is None and not measure["reason"]:
             raise DataError(f"measures[{index}].reason is empty although {measure['name']!r} has no value")
     _check_curve(results["curves"]["train_loss"], names)
+    _check_confusion(results, matrix)
 
 
 def _check_lengths(results: Mapping[str, Any], total: int) -> None:
@@ -94,6 +99,24 @@ def _check_curve(points: list[Mapping[str, Any]], names: list[str]) -> None:
         if point["step"] <= last:
             raise DataError(f"{place}.step is {point['step']} after {last}; steps count up over the whole stream")
         last = point["step"]
+
+
+def _check_confusion(results: Mapping[str, Any], matrix: AccuracyMatrix) -> None:
+    seen: set[str] = set()
+    for index, entry in enumerate(results.get("confusion", ())):
+        place, classes, rows, counts = f"confusion[{index}]", len(entry["classes"]), entry["rows"], entry["counts"]
+        if entry["task"] not in matrix.names or entry["task"] in seen:
+            what = "given twice" if entry["task"] in seen else f"not one of the tasks {matrix.names}"
+            raise DataError(f"{place}.task is {entry['task']!r}, which is {what}")
+        seen.add(entry["task"])
+        if len(set(rows)) < len(rows) or any(row >= classes for row in rows):
+            raise DataError(f"{place}.rows must be different places in the {classes} classes beside it, got {rows}")
+        if len(counts) != len(rows) or any(len(row) != classes for row in counts):
+            raise DataError(f"{place}.counts must be {len(rows)} rows of {classes} counts, as rows and classes say")
+        total = sum(map(sum, counts))
+        samples = int(matrix.samples[-1, matrix.index(entry["task"])])
+        if total != samples:
+            raise DataError(f"{place}.counts are of {total} samples, but matrix.samples of that task says {samples}")
 
 
 def matrix_of(results: Mapping[str, Any]) -> AccuracyMatrix:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -11,6 +12,7 @@ import torch
 from mtpeft._version import __version__
 from mtpeft.backbones.fingerprint import fingerprint
 from mtpeft.counting import RULE, backbone_size
+from mtpeft.data.video.clips import Clips
 
 if TYPE_CHECKING:
     from mtpeft.manager import TaskManager
@@ -30,6 +32,7 @@ def run_facts(experiment: Any) -> dict[str, Any]:
             "mean": list(config["mean"]),
             "std": list(config["std"]),
             "interpolation": config["interpolation"],
+            **_video(getattr(experiment, "stream", ())),
         },
         "curves": {"train_loss": experiment.curve.points},
         "frozen": {
@@ -45,6 +48,15 @@ def run_facts(experiment: Any) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def _video(tasks: Iterable[Any]) -> dict[str, Any]:
+    """What read the clips of a stream; nothing for one of images."""
+    facts = [task.train.facts for task in tasks if isinstance(task.train, Clips)]
+    if not facts:
+        return {}
+    texts = {key: "; ".join(dict.fromkeys(found[key] for found in facts)) for key in ("decoder", "sampling")}
+    return {"video": {**texts, "frames": max(found["frames"] for found in facts)}}
 
 
 def parameter_facts(manager: TaskManager) -> dict[str, Any]:

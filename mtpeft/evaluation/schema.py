@@ -72,7 +72,13 @@ RESULTS: dict[str, Any] = {
     "seed": INTEGER,
     "recipe": MapOf(PLAIN),
     "backbone": {"name": TEXT, "fingerprint": TEXT},
-    "input": {"size": VALUE, "mean": [NUMBER], "std": [NUMBER], "interpolation": TEXT},
+    "input": {
+        "size": VALUE,
+        "mean": [NUMBER],
+        "std": [NUMBER],
+        "interpolation": TEXT,
+        "video?": {"decoder": TEXT, "sampling": TEXT, "frames": POSITIVE},
+    },
     "scenario": one_of("task_incremental", "class_incremental", "domain_incremental", "dense_incremental"),
     "tasks": [
         {
@@ -91,6 +97,8 @@ RESULTS: dict[str, Any] = {
         "linear_probe?": {"values": [ENTRY], "curve?": [ENTRY]},
         "nearest_class_mean?": {"values": [ENTRY], "curve?": [ENTRY]},
     },
+    "confusion?": [{"task": TEXT, "classes": [TEXT], "rows": [COUNT], "counts": [[COUNT]]}],
+    "pictures?": TEXT,
     "measures": [
         {"name": TEXT, "title": TEXT, "value": VALUE, "unit": TEXT, "formula": TEXT, "source": TEXT, "reason": TEXT}
     ],

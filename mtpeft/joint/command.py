@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from mtpeft.comparison import comparison_rows, run_rows
 from mtpeft.console import interrupts, open_console, progress_bar
 from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read, write
-from mtpeft.joint.compare import Row, comparison_rows
 from mtpeft.joint.distributed import gather, rank, start
 from mtpeft.joint.experiment import JointExperiment
 from mtpeft.joint.separate import merge, separate_recipes
@@ -112,23 +112,13 @@ def _separate(recipe: dict[str, Any], path: Path, console: Console, fresh: bool)
 
 def _compare(recipe: dict[str, Any], path: Path, console: Console, fresh: bool) -> int:
     """All rows of a comparison; those complete already are taken from their folders."""
-    rows: list[Row] = comparison_rows(recipe)
-    reference: dict[str, float | None] | None = None
-    collected, folders = [], []
-    for row in rows:
-        values = dict(row.recipe)
-        if reference is not None and not row.reference:
-            values["single_task"] = reference
-        results = run_in(values, path / row.name, console, fresh)
-        if results is None:
-            console.print("interrupted; the same command goes on from here")
-            return 130
-        if row.reference:
-            reference = results["main"]
-        collected.append(results)
-        folders.append(path / row.name)
+    rows = comparison_rows(recipe)
+    collected = run_rows(rows, path, lambda values, folder: run_in(values, folder, console, fresh))
+    if collected is None:
+        console.print("interrupted; the same command goes on from here")
+        return 130
     if rank() == 0:
-        write_report(collected, path / "report.html", folders)
+        write_report(collected, path / "report.html", [path / row.name for row in rows])
     print_joint_summary(collected, console)
     console.print(f"report: {path / 'report.html'}", soft_wrap=True)
     return 0

@@ -6,8 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from mtpeft.evaluation.run_facts import parameter_facts, run_facts
+from mtpeft.flops import count_flops
 from mtpeft.joint.evaluation import main_values
-from mtpeft.joint.flops import count_flops
 from mtpeft.joint.pictures import FOLDER
 
 if TYPE_CHECKING:

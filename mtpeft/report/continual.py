@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from mtpeft.report import charts, tables
+from mtpeft.report import charts, confusion, tables
+from mtpeft.report.clip_strips import clip_strips
 from mtpeft.report.groups import Results, Stream, streams_of
 from mtpeft.report.heatmap import matrix_chart
 from mtpeft.report.layout import (
@@ -22,13 +24,20 @@ from mtpeft.report.layout import (
     titled,
 )
 from mtpeft.report.markup import baseline_key
+from mtpeft.report.pictures import sentence
+
+STRIPS_COMPARED = 2  # clips of each task on a page about several methods
 
 
-def render_continual(results_list: Sequence[Results]) -> str:
-    """The page as text, one section per stream. Raises `MtpeftError` for invalid results or a run given twice."""
+def render_continual(results_list: Sequence[Results], folders: Sequence[Path] | None = None) -> str:
+    """The page as text, one section per stream. `folders`: run folder of each result, None when not known.
+
+    Raises `MtpeftError` for invalid results, a run given twice, or damaged pictures.
+    """
     streams = streams_of(results_list)
+    places = {id(run): folder for run, folder in zip(results_list, folders or (), strict=folders is not None)}
     plots = Plots()
-    body = [_stream(stream, number, plots) for number, stream in enumerate(streams, 1)]
+    body = [_stream(stream, number, plots, places) for number, stream in enumerate(streams, 1)]
     body.append(section(*FORMULAS, card("", NOTATION, tables.formulas(streams))))
     return document(streams, "stream", body)
 
@@ -40,7 +49,7 @@ NOTATION = (
 )
 
 
-def _stream(stream: Stream, number: int, plots: Plots) -> str:
+def _stream(stream: Stream, number: int, plots: Plots, places: Mapping[int, Path]) -> str:
     """All sections about one stream."""
     cards = [
         card("Methods compared", _headline_note(stream), tables.headline_table(stream)),
@@ -48,6 +57,9 @@ def _stream(stream: Stream, number: int, plots: Plots) -> str:
         _forgetting(stream, plots),
         _matrices(stream, plots),
         _learning(stream, plots),
+        _classes(stream, plots),
+        _confusion(stream, plots),
+        _clips(stream, places),
         _parameters(stream, plots),
         card("Tasks", "", tables.tasks_table(stream)),
         card("Every run", "", tables.runs_table(stream)),
@@ -64,7 +76,7 @@ def _accuracy(stream: Stream, plots: Plots) -> str:
     if chart is None:
         return ""
     fixed = [b.label for b in stream.baselines if b.seeds and not b.curve]
-    note = "Average over the tasks learned so far. Error bars are standard deviations over seeds." * stream.seeded
+    note = f"Average over the tasks learned so far.{_BARS}" * stream.seeded
     if fixed:
         note += " The dashed baselines are averages over all tasks of the stream."
     baselines = [baseline_key(index, baseline.label) for index, baseline in enumerate(stream.baselines)]
@@ -110,6 +122,71 @@ def _learning(stream: Stream, plots: Plots) -> str:
         return ""
     note = f"Of the loss at most {charts.LOSS_POINTS} block means per run are drawn."
     return card("Learning curves", note, legend(stream), grid(parts, "wide"))
+
+
+def _classes(stream: Stream, plots: Plots) -> str:
+    """Accuracy of every class at the end of the stream."""
+    accuracies = confusion.class_accuracies(stream)
+    if not accuracies:
+        return ""
+    note = "At the end of the stream." + _BARS * stream.seeded
+    if len(accuracies) > confusion.NAMED:
+        note += f" Drawn are the {confusion.NAMED} classes of {len(accuracies)} with the lowest accuracy."
+    numbers = details("Numbers", confusion.accuracy_table(stream, accuracies))
+    drawn = plots.place(confusion.accuracy_chart(stream, accuracies))
+    return card("Accuracy of every class", note, legend(stream), drawn, numbers)
+
+
+_BARS = " Error bars are standard deviations over seeds."
+
+
+def _confusion(stream: Stream, plots: Plots) -> str:
+    """One heat map per group."""
+    if not any("confusion" in run for _, run in stream.runs):
+        return ""
+    maps, most = [], 0
+    for group in stream.groups:
+        counts = confusion.Counts.of(group.runs)
+        if not all("confusion" in run for run in group.runs):
+            maps.append(titled(group.label, sentence(_NO_COUNTS)))
+            continue
+        most = max(most, len(counts.classes))
+        numbers = confusion.confusion_table(counts, group.label)
+        if len(counts.classes) <= confusion.WRITTEN:
+            numbers = details("Numbers", numbers)
+        maps.append(titled(group.label, plots.place(confusion.confusion_chart(group, counts)) + numbers))
+    note = "Test samples at the end of the stream: rows are true classes, columns predicted ones. "
+    note += "Darker is a larger share of the true class."
+    if stream.runs[0][1]["scenario"] == "task_incremental":
+        note += " Blank: classes of other tasks, among which a sample is never looked for."
+    note += " Tasks are added up." * (stream.runs[0][1]["scenario"] == "domain_incremental")
+    note += " Seeds are added up." * stream.seeded
+    return card("Confusion of classes", note, grid(maps, "maps" if most > 6 else ""))
+
+
+_NO_COUNTS = "A run of this group was made by an earlier version, which did not keep the counts."
+
+
+def _clips(stream: Stream, places: Mapping[int, Path]) -> str:
+    """Strips of test clips of the first seed of each group."""
+    if not any("pictures" in run for _, run in stream.runs):
+        return ""
+    alone = len(stream.groups) == 1
+    blocks = []
+    for group in stream.groups:
+        run = group.runs[0]
+        shown = clip_strips(run, places.get(id(run)), None if alone else STRIPS_COMPARED)
+        blocks.append(shown if alone else details(f"{group.label}, seed {run['seed']}", shown))
+    note = "Test clips, the first of a class that was classified right and the first that was not; time runs from left to right."
+    note += " Of several seeds the first one given is shown." * stream.seeded
+    content = "".join(blocks)
+    if 'class="shares"' in content:
+        note += " Below the frames: their weights in the pooled features, darker is more."
+    if 'class="attention"' in content:
+        note += (
+            " Squares: which frame (row) attends to which (column), mean over blocks, tokens and heads; darker is more."
+        )
+    return card("Clips", note, content)
 
 
 def _parameters(stream: Stream, plots: Plots) -> str:

@@ -92,7 +92,7 @@ def titled(title: str, content: str) -> str:
 
 
 def grid(items: Sequence[str], size: str = "") -> str:
-    """Elements side by side as far as there is room; `size` is "small", "wide" or empty."""
+    """Elements side by side as far as there is room; `size` is "small", "wide", "maps", "cases" or empty."""
     return f'<div class="{f"grid {size}".strip()}">{"".join(items)}</div>'
 
 

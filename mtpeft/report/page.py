@@ -20,8 +20,8 @@ def write_report(
     """Write one page about one run or several side by side; the same results give the same bytes.
 
     Runs that differ only in the seed are shown as mean ± standard deviation; runs on other tasks get a section of their
-    own. `folders`: run folder of each result, where the pictures of joint runs are; for a single run it is by default
-    the page's own folder. Raises `MtpeftError` for invalid results, a run given twice, continual and joint runs mixed,
+    own. `folders`: run folder of each result, where its pictures are; for a single run it is by default the page's own
+    folder. Raises `MtpeftError` for invalid results, a run given twice, continual and joint runs mixed,
     damaged pictures, or a path that cannot be written.
     """
     target = Path(path)
@@ -33,6 +33,5 @@ def write_report(
 
 def render(results_list: Sequence[Results], folders: Sequence[str | os.PathLike[str]] | None = None) -> str:
     """The page as text. Raises like `write_report`."""
-    if kind_of(results_list) == "joint":
-        return render_joint(results_list, None if folders is None else [Path(folder) for folder in folders])
-    return render_continual(results_list)
+    places = None if folders is None else [Path(folder) for folder in folders]
+    return (render_joint if kind_of(results_list) == "joint" else render_continual)(results_list, places)

@@ -242,14 +242,24 @@ def frozen_table(stream: Comparison) -> str:
 
 
 def environment_table(stream: Comparison) -> str:
-    """Versions, and what the images are turned into."""
+    """Versions, and what the images are turned into; of clips also what read them."""
     rows = []
+    clips = any("video" in run["input"] for _, run in stream.runs)
     for group, run in stream.runs:
+        video = run["input"].get("video", {})
+        read = [str(video.get(name, MISSING)) for name in ("decoder", "sampling", "frames")] if clips else []
         size = run["input"]["size"]
         channels = [", ".join(f"{v:g}" for v in run["input"][name]) for name in ("mean", "std")]
-        cells = [run["backbone"]["name"], str(size), *channels, run["input"]["interpolation"]]
+        cells = [run["backbone"]["name"], str(size), *channels, run["input"]["interpolation"], *read]
         rows.append([f"{group.label}, seed {run['seed']}", *cells, *map(str, run["environment"].values())])
-    inputs = ["Backbone", "Image size [px]", "Mean", "Std", "Interpolation"]
+    inputs = [
+        "Backbone",
+        "Image size [px]",
+        "Mean",
+        "Std",
+        "Interpolation",
+        *(["Decoder", "Sampling", "Frames"] if clips else []),
+    ]
     head = ["Run", *inputs, *(name.capitalize() for name in stream.runs[0][1]["environment"])]
     return table(f"{stream.title}: input and environment", head, rows, text_columns=len(head))
 

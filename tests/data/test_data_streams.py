@@ -135,8 +135,8 @@ def test_domains_from_a_recipe() -> None:
         ({"num_tasks": 0}, "num_tasks=0"),
         ({"num_tasks": 2, "order": [0, 1, 2, 3, 4, 4]}, "class 4 is in `order` 2 times"),
         ({"num_tasks": 2, "order": [0, 1, 2, 3, 4, 7]}, r"6 classes once; unknown: \[7\], absent: \[5\]"),
-        ({"num_tasks": 2, "train_per_class": 12}, "toy train: 12 images of class 0 asked for, it has 10"),
-        ({"num_tasks": 2, "test_per_class": 0}, "toy test: 0 images of class 0 asked for, it has 4"),
+        ({"num_tasks": 2, "train_per_class": 12}, "toy train: 12 of class 0 asked for, it has 10"),
+        ({"num_tasks": 2, "test_per_class": 0}, "toy test: 0 of class 0 asked for, it has 4"),
     ],
 )
 def test_impossible_splits_give_the_numbers(options: dict[str, Any], words: str) -> None:

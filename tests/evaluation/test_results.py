@@ -99,6 +99,45 @@ def test_wrong_keys_are_named_in_one_line_and_never_written(tmp_path, path, valu
     assert target.read_text() == "earlier results"
 
 
+def with_confusion():
+    """Two tasks whose test sets were counted by class."""
+    results = make_results(total=2)
+    results["matrix"]["samples"] = [[10, 10], [10, 10]]
+    names = [task["name"] for task in results["tasks"]]
+    results["confusion"] = [
+        {"task": name, "classes": ["cat", "dog"], "rows": [0, 1], "counts": [[4, 1], [2, 3]]} for name in names
+    ]
+    return results
+
+
+def test_confusion_and_pictures_are_optional(tmp_path):
+    results = with_confusion() | {"pictures": "pictures"}
+    write(tmp_path / "results.json", results)
+    assert read(tmp_path / "results.json") == results
+    validate(change(results, ["confusion"], results["confusion"][1:]))
+    validate(make_results())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ([0, "task"], "hats", "confusion[0].task is 'hats', which is not one of the tasks"),
+        ([1, "task"], "t-shirt and trouser", "confusion[1].task is 't-shirt and trouser', which is given twice"),
+        ([0, "rows"], [0, 0], "confusion[0].rows must be different places in the 2 classes beside it, got [0, 0]"),
+        ([0, "rows"], [0, 2], "confusion[0].rows must be different places in the 2 classes beside it, got [0, 2]"),
+        ([1, "counts"], [[4, 6]], "confusion[1].counts must be 2 rows of 2 counts"),
+        ([1, "counts", 0], [4, 1, 0], "confusion[1].counts must be 2 rows of 2 counts"),
+        ([1, "counts", 0, 0], 5, "confusion[1].counts are of 11 samples, but matrix.samples of that task says 10"),
+        ([1, "counts", 0, 0], -1, "confusion[1].counts[0][0] must be an integer of at least 0, got -1"),
+        ([0, "classes"], ..., "key 'confusion[0].classes' is missing"),
+    ],
+)
+def test_wrong_counts_are_named_in_one_line(path, value, message):
+    with pytest.raises(MtpeftError, match=re.escape(message)) as caught:
+        validate(change(with_confusion(), ["confusion", *path], value))
+    assert "\n" not in str(caught.value)
+
+
 def test_not_a_mapping():
     with pytest.raises(MtpeftError, match="results must be a mapping"):
         validate([])  # type: ignore[arg-type]

@@ -40,9 +40,9 @@ class VideoSample(TypedDict):
 class VideoDataset(Dataset[VideoSample]):
     """Clips of `records`. In training one random clip, in testing `views` x `crops` fixed ones.
 
-    A training item is a function of (seed, epoch, index) alone, whatever the process that makes it. A file that turns out
-    to be unreadable is replaced by another in training, drawn in the same way and named in the item (`SkipTally` counts
-    them over all workers); in testing it is an error, as a replacement would count another clip twice.
+    A training item is a function of (seed, epoch, index) alone, whatever the process that makes it. A training file that
+    turns out to be unreadable is replaced by another, drawn in the same way, and named in the item (`SkipTally` counts
+    them over all workers); a test file is an error, as a replacement would count another clip twice.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class VideoDataset(Dataset[VideoSample]):
         self.records = list(records)
         self.classes = tuple(classes)
         self.sampling, self.transform, self.train = sampling, transform, train
+        self._replaces = train
         self.seed, self.views, self.crops = seed, views, crops
         self.decoder, self.limit, self.max_bad_share, self.name = decoder, limit, max_bad_share, name
         self.decoder_version = decoder_version(decoder)
@@ -103,8 +104,6 @@ class VideoDataset(Dataset[VideoSample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> VideoSample:
-        if not self.train:
-            return self._test_item(index)
         skipped = ""
         for attempt in itertools.count():
             # A generator of its own, so that it does not matter what this process knew of the files before.
@@ -112,12 +111,14 @@ class VideoDataset(Dataset[VideoSample]):
             shown = int(rng.integers(len(self))) if attempt else index
             record = self.records[shown]
             try:
-                frames = self._frames(record, functools.partial(self.sampling.train, rng=rng))
+                video = self._clip(record, rng)
             except DataError as error:
+                if not self._replaces:
+                    raise
                 self._count(record, error)
                 skipped = skipped or record.name
             else:
-                return self._item(shown, self.transform.train(frames, rng), skipped)
+                return VideoSample(video=video, label=record.label, index=shown, name=record.name, skipped=skipped)
         raise AssertionError("unreachable")
 
     def set_epoch(self, epoch: int) -> None:
@@ -131,7 +132,7 @@ class VideoDataset(Dataset[VideoSample]):
         return new
 
     def plain(self) -> VideoDataset:
-        """The same videos as in testing: fixed clips, no augmentation."""
+        """The same videos, shown as in testing: fixed clips, no augmentation."""
         new = copy.copy(self)
         new.train = False
         return new
@@ -151,15 +152,12 @@ class VideoDataset(Dataset[VideoSample]):
             new.classes = tuple(self.classes[old] for old in sorted(label_map, key=label_map.__getitem__))
         return new
 
-    def _test_item(self, index: int) -> VideoSample:
-        record = self.records[index]
+    def _clip(self, record: VideoRecord, rng: np.random.Generator) -> Tensor:
+        if self.train:
+            return self.transform.train(self._frames(record, functools.partial(self.sampling.train, rng=rng)), rng)
         frames = self._frames(record, functools.partial(self.sampling.test, views=self.views))
         views = frames.reshape(self.views, -1, *frames.shape[1:])
-        return self._item(index, torch.cat([self.transform.test(view, self.crops) for view in views]), "")
-
-    def _item(self, index: int, video: Tensor, skipped: str) -> VideoSample:
-        record = self.records[index]
-        return VideoSample(video=video, label=record.label, index=index, name=record.name, skipped=skipped)
+        return torch.cat([self.transform.test(view, self.crops) for view in views])
 
     def _frames(self, record: VideoRecord, choose: Callable[[int], Array]) -> Array:
         if record.path in self.bad:
@@ -175,8 +173,9 @@ class VideoDataset(Dataset[VideoSample]):
     def _count(self, record: VideoRecord, error: DataError) -> None:
         """Note a file this process could not read; raises when it alone has met too many."""
         self.bad[record.path] = str(error)
-        if len(self.bad) > self.max_bad_share * len(self):
-            raise too_many(self.name, len(self.bad), len(self), str(error), self.max_bad_share) from error
+        count = sum(own.path in self.bad for own in self.records)  # of a subset its own alone
+        if count > self.max_bad_share * len(self) or count == len(self):
+            raise too_many(self.name, count, len(self), str(error), self.max_bad_share) from error
 
 
 class SkipTally:

@@ -114,10 +114,16 @@ class DecordVideo:
         try:
             frames = self._reader.get_batch(checked).asnumpy() if self._seekable else self._in_order(checked)
         except self._errors as error:
+            if "size must exactly match" in str(error):
+                raise self._narrow() from error
             raise _undecodable(self._path, checked, error) from error
-        if frames.shape[-1] != 3:  # decord takes the padding of short rows for more colours
-            raise DataError(f"{self._path}: decord cannot decode a video this narrow; use data.decoder='pyav'")
+        if frames.shape[-1] != 3:
+            raise self._narrow()
         return np.asarray(frames)
+
+    def _narrow(self) -> DataError:
+        """decord takes the padding of short rows for more colours, or for another size."""
+        return DataError(f"{self._path}: decord cannot decode a video this narrow; use data.decoder='pyav'")
 
     def _in_order(self, indices: list[int]) -> Array:
         wanted = sorted(set(indices))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mtpeft.data.video.annotations import diving48, hmdb51, kinetics, something_v2, ucf101
 from mtpeft.data.video.check import check_videos
 from mtpeft.data.video.dataset import VideoDataset
 from mtpeft.data.video.decoding import TIME_LIMIT
+from mtpeft.data.video.generated import GeneratedVideos, generated_listing
+from mtpeft.data.video.motion.classes import MOTION_CLASSES
 from mtpeft.data.video.motion.listing import motion
 from mtpeft.data.video.records import Listing, missing_files, usable
 from mtpeft.data.video.sampling import build_sampling
@@ -17,20 +20,32 @@ from mtpeft.data.video.transforms import ClipTransform
 from mtpeft.errors import ConfigError, nearest
 from mtpeft.registry import Registry
 
-VIDEO_DATASETS: Registry[Callable[..., Listing]] = Registry("video data set")
-"""Functions of `split` and options of their own (such as `root`) that list the files."""
+
+@dataclass(frozen=True)
+class VideoSource:
+    """`listing`: a function of `split` and options of its own (such as `root`) that lists the files.
+
+    `num_classes` of the published data set, and where they are fixed their `names`, for what is done without its files.
+    """
+
+    listing: Callable[..., Listing]
+    num_classes: int
+    names: tuple[str, ...] = ()
+
+
+VIDEO_DATASETS: Registry[VideoSource] = Registry("video data set")
 
 SPLITS = ("train", "val", "test")
 
-for _name, _listing in (
-    ("kinetics", kinetics),
-    ("something_v2", something_v2),
-    ("hmdb51", hmdb51),
-    ("ucf101", ucf101),
-    ("diving48", diving48),
-    ("motion", motion),
+for _name, _source in (
+    ("kinetics", VideoSource(kinetics, 400)),
+    ("something_v2", VideoSource(something_v2, 174)),
+    ("hmdb51", VideoSource(hmdb51, 51)),
+    ("ucf101", VideoSource(ucf101, 101)),
+    ("diving48", VideoSource(diving48, 48)),
+    ("motion", VideoSource(motion, len(MOTION_CLASSES), tuple(MOTION_CLASSES))),
 ):
-    VIDEO_DATASETS.add(_name, _listing)
+    VIDEO_DATASETS.add(_name, _source)
 
 
 def build_video_dataset(
@@ -55,27 +70,33 @@ def build_video_dataset(
     max_bad_share: float = 0.0,
     check: bool = False,
     check_index: str | None = None,
+    generated: int = 0,
     **options: Any,
 ) -> VideoDataset:
     """The data set registered as `name`; `split` is "train", "val" or "test", `options` are its own (such as `root`).
 
     `augment` sets fields of `ClipTransform`; `flip` is off by default where the direction is the class. Missing files
     (and, with `check`, unreadable ones, remembered in the file `check_index`) are left out up to `max_bad_share`.
+    `generated` videos of noise of each class take the place of the files, which nothing looks for then: for dry runs.
     Raises `UnknownNameError` for the name, `ConfigError` for a split or option it does not have, `DataError` when more
     files are bad or the annotations are.
     """
     source = VIDEO_DATASETS.get(name, "key data.name")
     if split not in SPLITS:
         raise ConfigError(f"data set {name!r} has no split {split!r}; use 'train', 'val' or 'test'")
-    listing = source(split=split, **_checked_options(name, source, options))
-    bad = missing_files(listing.records)
+    checked = _checked_options(name, source.listing, options)
+    if generated:
+        listing = generated_listing(source.names or tuple(map(str, range(source.num_classes))), generated)
+    else:
+        listing = source.listing(split=split, **checked)
+    bad = {} if generated else missing_files(listing.records)
     records = usable(listing.records, bad, max_bad_share, name)
-    if check:
+    if check and not generated:
         unreadable = check_videos(records, decoder, limit or TIME_LIMIT, check_index)
         records = usable(listing.records, {**bad, **unreadable}, max_bad_share, name)
     augmentation = {"flip": 0.5 if listing.flip else 0.0, **_checked_augment(augment or {})}
     transform = ClipTransform(size, tuple(mean), tuple(std), crop_ratio=crop_ratio, **augmentation)
-    return VideoDataset(
+    return (GeneratedVideos if generated else VideoDataset)(
         records,
         listing.classes,
         build_sampling(sampling, frames, stride, pad),
@@ -92,8 +113,8 @@ def build_video_dataset(
     )
 
 
-def _checked_options(name: str, source: Callable[..., Listing], options: Mapping[str, Any]) -> Mapping[str, Any]:
-    parameters = inspect.signature(source).parameters
+def _checked_options(name: str, listing: Callable[..., Listing], options: Mapping[str, Any]) -> Mapping[str, Any]:
+    parameters = inspect.signature(listing).parameters
     known = [key for key in parameters if key != "split"]
     common = [
         key for key in inspect.signature(build_video_dataset).parameters if key not in ("name", "split", "options")

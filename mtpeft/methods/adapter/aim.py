@@ -24,13 +24,15 @@ from mtpeft.methods.base import MethodConfig, SiteModule, register
 class AIMConfig(MethodConfig):
     """`num_frames` T of a clip; hidden width `bottleneck_dim`, or the site's width divided by `reduction` (4).
 
-    `joint_scale` 0.5 for Kinetics and Diving-48, 1.0 for Something-Something. `temporal_adapters=2` puts another one before
-    the attention over time (Something-Something). `drop_path` is the rate in the last block, growing from 0 in the first,
-    of the temporal and the joint branch.
+    `embed_std`: spread of the positions in time at the start. It is 0 in the paper; without large pre-training some spread
+    speeds learning up, but a still clip is then not its image at step 0. `joint_scale` 0.5 for Kinetics and Diving-48, 1.0
+    for Something-Something. `temporal_adapters=2` puts another one before the attention over time (Something-Something).
+    `drop_path` is the rate in the last block, growing from 0 in the first, of the temporal and the joint branch.
     """
 
     sites: tuple[str, ...] = ("frames_embed", "temporal", "after_attention", "parallel_mlp_ln", "final_norm")
     num_frames: int = 8
+    embed_std: float = 0.0
     bottleneck_dim: int = 64
     reduction: int | None = 4
     joint_scale: float = 0.5
@@ -53,7 +55,7 @@ class AIM(SiteModule):
         super().__init__(config, site)
         self.kind = site.kind
         if site.kind == "frames_embed":
-            self.embedding = nn.Parameter(torch.zeros(config.num_frames, 1, site.dim))
+            self.embedding = nn.Parameter(config.embed_std * torch.randn(config.num_frames, 1, site.dim))
         elif site.kind == "final_norm":
             self.norm = hookless_copy(site.module)
         else:

@@ -1,7 +1,7 @@
 """PATT: keys and values get an addition computed from attention's input, in place of a prefix that is learned.
 
-Yu et al., "Towards a Unified View on Visual Parameter-Efficient Transfer Learning", 2022 (arXiv 2210.00788), section 4. The paper's
-V-PEFT is this beside an adapter parallel to the MLP, fed with the normed input:
+Yu et al., "Towards a Unified View on Visual Parameter-Efficient Transfer Learning", 2022 (arXiv 2210.00788), section 4.
+The paper's V-PEFT is this beside an adapter parallel to the MLP, fed with the normed input:
 `[{"name": "patt"}, {"name": "adaptformer", "sites": ["parallel_mlp_ln"]}]`. Published settings: scale 0.8, SGD, no weight decay.
 """
 

@@ -26,9 +26,11 @@ def motion(
     for name, value in numbers.items():
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"data set 'motion': {name} is {value!r}, expected a whole number from 1")
-    for name, value, low, high in (("length", length, 4, 32), ("pixels", pixels, 64, 144)):
-        if not isinstance(value, int) or value % 2 or not low <= value <= high:
-            raise ConfigError(f"data set 'motion': {name} is {value!r}, expected an even number from {low} to {high}")
+    for name, value, low, high, step in (("length", length, 4, 32, 2), ("pixels", pixels, 64, 144, 16)):
+        if not isinstance(value, int) or value % step or not low <= value <= high:
+            raise ConfigError(
+                f"data set 'motion': {name} is {value!r}, expected a multiple of {step} from {low} to {high}"
+            )
     part, count = ("train", train_per_class) if split == "train" else ("test", test_per_class)
     clips = load_clips(cache, motion_seed, part, count, length, pixels)
     classes = tuple(MOTION_CLASSES)

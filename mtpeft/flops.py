@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,9 +24,7 @@ def count_flops(manager: TaskManager) -> dict[str, Any]:
     tasks = manager.tasks
     parameter = next(manager.parameters())
     images = torch.zeros(1, *manager.anatomy.input_size, device=parameter.device, dtype=parameter.dtype)
-    training = manager.training
-    manager.eval()
-    try:
+    with _evaluating(manager):
         inputs: dict[str, Any] = {}
         hooks = [
             manager.head(task).register_forward_pre_hook(lambda _, args, task=task: inputs.setdefault(task, args))
@@ -32,10 +33,8 @@ def count_flops(manager: TaskManager) -> dict[str, Any]:
         total = _counted(lambda: manager.forward_tasks(images, tasks))
         for hook in hooks:
             hook.remove()
-        heads = {task: _counted(lambda task=task: manager.head(task)(*inputs[task])) for task in tasks}
-        alone = {task: _counted(lambda task=task: manager(images, task)) for task in tasks}
-    finally:
-        manager.train(training)
+        heads = {task: _counted(partial(manager.head(task), *inputs[task])) for task in tasks}
+        alone = {task: forward_flops(manager, images, task) for task in tasks}
     return {
         "total": total,
         "backbone": total - sum(heads.values()),
@@ -45,8 +44,29 @@ def count_flops(manager: TaskManager) -> dict[str, Any]:
     }
 
 
-def _counted(call: Any) -> int:
+def forward_flops(manager: TaskManager, inputs: torch.Tensor, task: str) -> int:
+    """FLOPs of one task's forward pass, in eval mode, over images (B, C, H, W) or clips (B, C, T, H, W)."""
+    with _evaluating(manager):
+        return _counted(lambda: manager(inputs, task))
+
+
+@contextmanager
+def _evaluating(manager: TaskManager) -> Iterator[None]:
+    """In eval mode, and with nothing to train: torch's counter fails on a view of a trained weight under `no_grad`."""
+    training, trained = manager.training, [p for p in manager.parameters() if p.requires_grad]
+    manager.eval()
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_()
+        manager.train(training)
+
+
+def _counted(call: Callable[[], Any]) -> int:
     """Attention is split into its products first: torch has no formula for every fused kernel."""
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
     return int(counter.get_total_flops())

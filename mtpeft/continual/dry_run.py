@@ -1,0 +1,116 @@
+"""A dry run: everything a recipe names is built and trained for one step, without video files, weights or a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from mtpeft.console import open_console
+from mtpeft.continual.command import rows_of
+from mtpeft.continual.experiment import Experiment
+from mtpeft.continual.training import Training
+from mtpeft.data.dense.stream import DenseStream
+from mtpeft.data.video.clips import is_video
+from mtpeft.flops import forward_flops
+
+#: samples of the step at most: shapes, counts and FLOPs of one sample do not depend on it, time and memory do
+SAMPLES = 2
+
+
+def dry_run(recipe: dict[str, Any]) -> int:
+    """Print, for a recipe or every row of a comparison, shapes, trained weights, a step's loss, and FLOPs.
+
+    Noise stands for the clips of video data sets, random weights for pre-trained ones; images are read as in a run.
+    Raises as a run does for a recipe that cannot be.
+    """
+    console = open_console()
+    for row in rows_of(recipe):
+        _describe(row.recipe, Experiment(without_files(row.recipe)), console)
+    return 0
+
+
+def without_files(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with made-up videos, random weights, and a batch of `SAMPLES`, read in this process."""
+    values = dict(recipe)
+    if isinstance(backbone := values.get("backbone"), Mapping):
+        values["backbone"] = {**backbone, "pretrained": False}
+    stream = values.get("stream")
+    needed = max([SAMPLES, *_per_class(stream)])
+    values["stream"] = _made_up(stream, needed)
+    training = values.get("training", {})
+    if isinstance(training, Mapping) and _batch_size(training) > SAMPLES:
+        values["training"] = {**training, "batch_size": SAMPLES, "num_workers": 0}
+    return values
+
+
+def _batch_size(training: Mapping[str, Any]) -> int:
+    return training.get("batch_size", Training.batch_size)
+
+
+def _made_up(value: Any, per_class: int) -> Any:
+    """`value` with `generated` in every mapping that names a video data set."""
+    if not isinstance(value, Mapping):
+        return value
+    changed = {key: _made_up(inner, per_class) for key, inner in value.items()}
+    return {**changed, "generated": per_class} if is_video(value) else changed
+
+
+def _per_class(value: Any) -> Iterator[int]:
+    """How many videos of a class the stream keeps."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        if key in ("train_per_class", "test_per_class") and isinstance(inner, int):
+            yield inner
+        yield from _per_class(inner)
+
+
+def _describe(recipe: Mapping[str, Any], experiment: Experiment, console: Console) -> None:
+    def show(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    size = " x ".join(map(str, experiment.manager.anatomy.input_size))
+    show(f"{experiment.name}: a dry run with made-up clips and random weights; nothing is written")
+    show(f"backbone: {experiment.backbone_name}, frames or images of {size}")
+    batch = _batch_size(recipe.get("training", {}))
+    show(f"stream: {experiment.stream.kind}, {len(experiment.stream)} task(s)")
+    for index in _different(experiment):
+        x, output, loss = _step(experiment, index)
+        flops = forward_flops(experiment.manager, x[:1], experiment.model.task_of(index))
+        one = "clip" if x.ndim == 5 else "image"
+        show(
+            f"{experiment.stream[index].name}: input {tuple(x.shape)}, {len(x)} of a batch of {batch}; output "
+            f"{tuple(output.shape)}; loss {loss:.4f}; {flops / 1e9:.4g} GFLOPs for one {one} forward"
+        )
+    show(experiment.manager.table())
+
+
+def _different(experiment: Experiment) -> list[int]:
+    """The first experience of each kind: those of one data set and one head differ in their classes alone."""
+    stream = experiment.stream
+    if isinstance(stream, DenseStream):
+        return list(range(len(stream)))
+    first: dict[str, int] = {}
+    for index, (task, (_, head)) in enumerate(zip(stream, experiment.model.experiences, strict=True)):
+        shown = {key: value for key, value in head.items() if key != "num_classes"}
+        first.setdefault(repr((type(task.train).__name__, task.train.describe(), shown)), index)
+    return list(first.values())
+
+
+def _step(experiment: Experiment, index: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """One step of experience `index` as a run does it: its input, output and loss."""
+
+    def stop() -> None:
+        raise _Done
+
+    strategy = experiment.strategy
+    strategy.on_step = stop
+    with suppress(_Done):
+        strategy.train_experience(index)
+    return strategy.mb_x, strategy.mb_output, strategy.loss.item()
+
+
+class _Done(Exception):
+    """Raised out of the training loop after the first step."""

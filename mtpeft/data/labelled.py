@@ -1,0 +1,81 @@
+"""What streams take: labelled images or labelled clips, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from mtpeft.data.images import as_images, build_images
+from mtpeft.data.sources import dataset_names
+from mtpeft.data.transforms import Augment
+from mtpeft.data.video.clips import Clips, build_clips, is_video
+from mtpeft.data.video.dataset import VideoDataset
+from mtpeft.data.video.registry import VIDEO_DATASETS
+from mtpeft.errors import ConfigError, UnknownNameError
+
+
+class Labelled(Protocol):
+    """N labelled items that `Images` and `Clips` both are: `targets` are N ints, `classes` names."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def targets(self) -> list[int]:
+        """The label of every item."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes' names."""
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """Names of the unreadable training files met so far."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What the backbone takes, (B, ...), and labels (B,)."""
+
+    def plain(self) -> Labelled:
+        """The same without augmentation."""
+
+    def subset(self, indices: Sequence[int], label_map: Mapping[int, int] | None = None, name: str = "") -> Labelled:
+        """The items at `indices`, under the labels that `label_map` gives to the old ones."""
+
+    def describe(self) -> dict[str, Any] | None:
+        """How items are shown, in plain types."""
+
+
+def build_labelled(
+    data: Any,
+    data_config: Mapping[str, Any],
+    train: bool,
+    augment: Mapping[str, Any] | Augment | None = None,
+) -> Labelled:
+    """The data set of a recipe's key `data`, by its `type`: images (`build_images`) or clips (`build_clips`).
+
+    `augment` changes images when `train` is true; raises `ConfigError` when it is given for clips.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"stream: data must be a mapping such as dict(type='FashionMNIST'), got {data!r}")
+    if is_video(data):
+        if train and augment is not None:
+            raise ConfigError(f"augment changes images; clips of {data['type']!r} are augmented by data.augment")
+        return build_clips(data, data_config, train)
+    kind = data.get("type")
+    if kind is not None and kind not in dataset_names() and not str(kind).startswith("torchvision."):
+        raise UnknownNameError(
+            "data set", kind, [*dataset_names(), *VIDEO_DATASETS, "torchvision.CIFAR100"], "data.type"
+        )
+    return build_images(data, data_config, train, augment)
+
+
+def as_labelled(dataset: Any) -> Labelled:
+    """Clips and images as they are, a `VideoDataset` as clips, any other data set as images (`as_images`)."""
+    if isinstance(dataset, Clips):
+        return dataset
+    return Clips(dataset) if isinstance(dataset, VideoDataset) else as_images(dataset)

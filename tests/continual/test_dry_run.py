@@ -1,0 +1,215 @@
+"""`--dry-run`: every recipe on video, without files or weights; what it prints, what it refuses, and that it writes nothing."""
+
+from __future__ import annotations
+
+import math
+import pprint
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_recipe
+
+import mtpeft
+from mtpeft.cli import main
+from mtpeft.continual.dry_run import dry_run, without_files
+from mtpeft.continual.experiment import Experiment
+from mtpeft.continual.strategy import ContinualStrategy
+from mtpeft.data.video import VIDEO_DATASETS, build_video_dataset
+from mtpeft.errors import ConfigError
+from mtpeft.flops import forward_flops
+from mtpeft.recipe import load_recipe, recipe_names
+
+#: frames of a clip, and classes of the first task
+VIDEO = {
+    "k400_aim": (8, 400),
+    "k400_st_adapter": (8, 400),
+    "ssv2_aim": (8, 174),
+    "ssv2_st_adapter": (8, 174),
+    "diving48_aim": (32, 48),
+    "hmdb51_vpeft": (8, 51),
+    "ucf101_class_incremental": (8, 51),
+}
+TINY = ["backbone.name=vit_mini_patch4_32", 'backbone.options={"depth": 2, "patch_size": 8}', "stream.data.size=32"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(name: str, *changes: str, engine: str = "continual") -> list[str]:
+    """A dry run of a recipe, changed."""
+    return [engine, name, "--dry-run", *(part for change in changes for part in ("--set", change))]
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_recipes_on_published_video_sets(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One step on noise, behind a head for the published classes; no folder, no file."""
+    frames, classes = VIDEO[name]
+    assert main(command(name, *TINY)) == 0
+    out = capsys.readouterr().out
+    assert f"input (2, 3, {frames}, 32, 32)" in out and f"output (2, {classes})" in out
+    loss = re.search(r"loss ([\d.]+);", out)
+    assert loss is not None and abs(float(loss[1]) - math.log(classes)) < 1.5
+    assert "GFLOPs for one clip forward" in out and "all tasks, each weight once" in out
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "weights"), [("k400_aim", "10,659,072"), ("k400_st_adapter", "7,110,144"), ("hmdb51_vpeft", "2,093,184")]
+)
+def test_weights_of_the_published_models(name: str, weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the recipe's own ViT-B/16: the count of the adapters, temporal embedding and last norm."""
+    assert main(command(name)) == 0
+    out = capsys.readouterr().out
+    assert "(2, 3, 8, 224, 224)" in out and weights in out and "85,799,424" in out
+
+
+def test_every_recipe_on_video_is_tested_here() -> None:
+    """Whoever adds one adds it above."""
+    found = set()
+    for name in (n for n in recipe_names() if n.startswith("continual/")):
+        recipe = load_recipe(name)
+        if recipe.get("stream", {}).get("data", {}).get("type") in set(VIDEO_DATASETS) - {"motion"}:
+            found.add(name.removeprefix("continual/"))
+    assert found == set(VIDEO)
+
+
+def test_the_step_is_one_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimiser step of the first experience moves its weights, all through the run's own strategy."""
+    steps = []
+    step = ContinualStrategy.optimizer_step
+
+    def counted(self: ContinualStrategy) -> None:
+        before = {n: p.clone() for n, p in self.model.named_parameters()}
+        step(self)
+        moved = [n for n, p in self.model.named_parameters() if not torch.equal(p, before[n])]
+        steps.append((self.experience.current_experience, moved))
+
+    monkeypatch.setattr(ContinualStrategy, "optimizer_step", counted)
+    assert dry_run(make_recipe()) == 0
+    assert [index for index, _ in steps] == [0]
+    assert any(name.startswith("heads.") for name in steps[0][1])
+    assert any("lora_B" in name for name in steps[0][1])
+
+
+def test_images_then_clips(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A step for each kind of task, not for each task."""
+    motion = {"type": "motion", "frames": 4}
+    tasks = {
+        "digits": {"data": {"type": "Digits"}},
+        "play": {"data": motion, "classes": ["forward", "reverse"]},
+        "zoom": {"data": motion, "classes": ["zoom_in", "zoom_out"]},
+    }
+    stream = {"type": "task_incremental", "tasks": tasks, "train_per_class": 9, "test_per_class": 3}
+    assert dry_run(make_recipe(stream=stream)) == 0
+    out = capsys.readouterr().out
+    assert "digits: input (2, 3, 32, 32)" in out and "GFLOPs for one image forward" in out
+    assert "play: input (2, 3, 4, 32, 32)" in out and "zoom: input" not in out
+    assert not list(folder.iterdir())
+
+
+def test_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command("motion_positions", 'backbone.options={"depth": 1, "patch_size": 8}')) == 0
+    out = capsys.readouterr().out
+    for name in load_recipe("motion_positions")["rows"]:
+        assert f"{name}: a dry run" in out
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.epocs=3", "nothing reads the key training.epocs. Did you mean 'epochs'?"),
+        ("stream.data.strid=2", "data set 'kinetics' takes no option 'strid'. Did you mean 'stride'"),
+        ("stream.data.type=kinetic", "unknown data set 'kinetic'"),
+        ("method.reducton=4", "method 'aim' has no option 'reducton'"),
+        ("stream.data.frames=4", "clips of 4 frames"),
+        ("stream.head.pool=max", "no pool 'max'"),
+        ("training.batch_size=0", "training.batch_size is 0"),
+        ("training=3", "training must be a mapping"),
+    ],
+)
+def test_typos(change: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line and exit code 2, as in a run."""
+    assert main(command("k400_aim", *TINY, change)) == 2
+    err = capsys.readouterr().err
+    assert message in err and len(err.splitlines()) == 1
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "message"),
+    [
+        ("train", "joint/scenes_full", "--dry-run is for continual recipes, this is a joint one"),
+        ("train", "joint/compare_sharing", "--dry-run is for continual recipes, this is a joint one"),
+        ("train", "pretrain/vit_mini", "--dry-run is for continual recipes, this is a pretrain one"),
+        ("continual", "joint/scenes_full", "it is a joint one"),
+        ("continual", "joint/compare_sharing", "the key reference is for comparisons of joint recipes"),
+    ],
+)
+def test_other_engines(engine: str, name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(name, engine=engine)) == 2
+    err = capsys.readouterr().err
+    assert message in err and len(err.splitlines()) == 1
+
+
+def test_generated_videos() -> None:
+    """The published number of classes, real sampling and transforms, the same noise for the same video."""
+    for name, classes in (("kinetics", 400), ("something_v2", 174), ("hmdb51", 51), ("ucf101", 101), ("diving48", 48)):
+        data = build_video_dataset(name, "train", root="nowhere", generated=3)
+        assert len(data) == 3 * classes and sorted(set(data.targets)) == list(range(classes))
+    data = build_video_dataset("motion", "val", generated=1, frames=4, size=24, views=2, crops=3)
+    assert len(data) == 10 and "reverse" in data.classes
+    assert data[1]["video"].shape == (6, 3, 4, 24, 24) and data[1]["label"] == 1
+    np.testing.assert_array_equal(data[1]["video"], data[1]["video"])
+    assert not torch.equal(data[1]["video"], data[2]["video"])
+    with pytest.raises(ConfigError, match="needs the option 'root'"):
+        build_video_dataset("kinetics", "train", generated=3)
+
+
+def test_a_dry_run_has_as_many_videos_as_the_stream_keeps() -> None:
+    """Otherwise a recipe that keeps 7 of a class would be refused for want of generated ones."""
+    stream = {
+        "type": "class_incremental",
+        "num_tasks": 5,
+        "train_per_class": 7,
+        "data": {"type": "motion", "frames": 2},
+    }
+    experiment = Experiment(without_files(make_recipe(stream=stream)))
+    assert len(experiment.stream[0].train) == 2 * 7
+
+
+def test_tasks_of_listed_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    """101 is a prime: UCF101 is split into 51 classes and five times 10."""
+    recipe = load_recipe("ucf101_class_incremental", TINY)
+    stream = Experiment(without_files(recipe)).stream
+    assert [len(task.classes) for task in stream] == [51, 10, 10, 10, 10, 10]
+    assert sorted(label for task in stream for label in task.classes) == list(range(101))
+    assert sorted(set(stream[1].train.targets)) == list(range(51, 61))
+    assert main(command("ucf101_class_incremental", *TINY, "stream.classes_per_task=[50, 50]")) == 2
+    assert "101 classes cannot be split with classes_per_task=[50, 50]: that is 100" in capsys.readouterr().err
+
+
+def test_flops_of_a_clip_are_those_of_its_frames() -> None:
+    manager = mtpeft.attach("vit_mini_patch4_32", "lora", pretrained=False)
+    manager.add_task("one", num_classes=10)
+    head = 2 * 128 * 10  # once for a clip: its frames are averaged before
+    image = forward_flops(manager, torch.zeros(1, 3, 32, 32), "one")
+    clip = forward_flops(manager, torch.zeros(1, 3, 5, 32, 32), "one")
+    assert clip - head == 5 * (image - head) and manager.training
+    assert sum(p.requires_grad for p in manager.parameters()) == 2 * 2 * 6 + 2
+
+
+def test_a_recipe_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`mtpeft train` takes it by path and finds the engine."""
+    file = folder / "own.py"
+    file.write_text("\n".join(f"{key} = {pprint.pformat(value)}" for key, value in make_recipe().items()))
+    assert main(command(str(file), engine="train")) == 0
+    assert "small: a dry run" in capsys.readouterr().out
+    assert [f.name for f in folder.iterdir()] == ["own.py"]
