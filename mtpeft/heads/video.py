@@ -1,7 +1,7 @@
 """A head for classes of clips: features of the frames, pooled over time, and a linear layer.
 
-The mean is what AIM (ICLR 2023) and ST-Adapter (NeurIPS 2022) read; attention and a transformer over the frames know their order
-by learned positions.
+The mean is what the adapters for video read in their papers; attention and a transformer over the frames know their
+order by learned positions.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from mtpeft.data.video.motion.cache import load_clips
 from mtpeft.data.video.motion.classes import MOTION_CLASSES, PAIRS, draw
 from mtpeft.data.video.motion.encode import CODECS, clip_frames, encode
 from mtpeft.data.video.motion.sources import SHOTS, source_frames
-from mtpeft.errors import ConfigError
+from mtpeft.errors import ConfigError, MtpeftError
 
 OPTIONS = {"train_per_class": 2, "test_per_class": 1, "length": 8, "pixels": 64}
 
@@ -65,11 +65,15 @@ def test_every_codec_keeps_every_frame(codec: int, tmp_path: Path) -> None:
 
 def test_the_data_set(tmp_path: Path) -> None:
     data = build_video_dataset("motion", "train", frames=4, size=32, limit=None, cache=str(tmp_path), **OPTIONS)
-    assert len(data) == 20 and data.classes == tuple(MOTION_CLASSES) and data.transform.flip == 0
+    assert len(data) == 24 and data.classes == tuple(MOTION_CLASSES) and data.transform.flip == 0
     assert data[0]["video"].shape == (3, 4, 32, 32) and data[0]["video"].std() > 0.1
     test = build_video_dataset("motion", "test", frames=4, size=32, limit=None, cache=str(tmp_path), **OPTIONS)
-    assert sorted(test.targets) == list(range(10))
+    assert sorted(test.targets) == list(range(12))
     assert {Path(record.path).suffix for record in data.records} == {".mp4", ".mkv"}
+    only = build_video_dataset("motion", "test", limit=None, cache=str(tmp_path), groups=["tilt", "zoom"], **OPTIONS)
+    assert only.classes == ("zoom_in", "zoom_out", "tilt_up", "tilt_down") and sorted(only.targets) == [0, 1, 2, 3]
+    with pytest.raises(MtpeftError, match="unknown group 'tit' .*Did you mean 'tilt'"):
+        build_video_dataset("motion", "test", cache=str(tmp_path), groups=["tit"])
     with pytest.raises(ConfigError, match="length is 7"):
         build_video_dataset("motion", "train", length=7, cache=str(tmp_path))
     with pytest.raises(ConfigError, match="train_per_class is 0"):
@@ -106,7 +110,7 @@ def flow(clips: np.ndarray, grid: int = 4) -> np.ndarray:
     return np.concatenate(moves, axis=1).reshape(len(clips), -1)
 
 
-@pytest.mark.parametrize("pair", [("pan_left", "pan_right"), ("zoom_in", "zoom_out"), ("forward", "reverse")])
+@pytest.mark.parametrize("pair", [PAIRS[0], PAIRS[1], PAIRS[2], PAIRS[-1]])
 def test_direction_shows_in_motion_and_not_in_the_average_frame(pair: tuple[str, str]) -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

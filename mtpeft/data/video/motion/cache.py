@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,14 +13,22 @@ from mtpeft.data.video.motion.classes import MOTION_CLASSES, draw
 from mtpeft.data.video.motion.encode import clip_frames, clip_name, encode
 from mtpeft.files import sha256, write_atomic
 
-VERSION = 1
+VERSION = 2
 """Part of the cache's name: raise it when a clip changes."""
 BATCH = 50
 """Clips between two writings of the manifest."""
 
 
-def load_clips(cache: str, seed: int, split: str, per_class: int, length: int, size: int) -> list[tuple[Path, str]]:
-    """File and class of the first `per_class` clips of every class of a split.
+def load_clips(
+    cache: str,
+    seed: int,
+    split: str,
+    per_class: int,
+    length: int,
+    size: int,
+    labels: Sequence[str] = tuple(MOTION_CLASSES),
+) -> list[tuple[Path, str]]:
+    """File and class of the first `per_class` clips of every class in `labels`, of a split.
 
     A file whose checksum differs from the manifest is named in a warning and made again; after an interruption only what
     is missing is made.
@@ -29,7 +38,7 @@ def load_clips(cache: str, seed: int, split: str, per_class: int, length: int, s
     known = manifest.read(stacklevel=3)
     clips: list[tuple[Path, str]] = []
     missing: list[tuple[str, str, int]] = []
-    for label, index in _wanted(per_class):
+    for label, index in itertools.product(labels, range(per_class)):
         name = clip_name(draw(seed, split, MOTION_CLASSES[label].group, index, length), split, label, index)
         clips.append((folder / name, label))
         if manifest.verified(name, known.get(name), stacklevel=3) is None:
@@ -49,7 +58,3 @@ def load_clips(cache: str, seed: int, split: str, per_class: int, length: int, s
         if digests:
             manifest.enter(digests)
     return clips
-
-
-def _wanted(per_class: int) -> Iterator[tuple[str, int]]:
-    return ((label, index) for label in MOTION_CLASSES for index in range(per_class))

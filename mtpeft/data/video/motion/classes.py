@@ -40,19 +40,22 @@ MOTION_CLASSES = {
     "shuffle": MotionClass("play", lambda length, rng: rng.permutation(length)),
     "slow": MotionClass("rate", lambda length, rng: np.repeat(np.arange(0, length, 2), 2)),
     "fast": MotionClass("rate", lambda length, rng: np.tile(np.arange(0, length, 2), 2)),
+    "tilt_up": MotionClass("tilt", lambda length, rng: np.arange(length)[::-1]),
+    "tilt_down": MotionClass("tilt", lambda length, rng: np.arange(length)),
 }
-"""pan: the window moves to the left or right. zoom: things grow or shrink. forward, reverse: the film as it was taken, or
+"""pan: the window moves to the left or right; tilt: up or down. zoom: things grow or shrink. forward, reverse: the film as it was taken, or
 backwards; swing: there (every other frame) and back; shuffle: no order. slow: every other frame, each shown twice; fast: the
-same at twice that pace, twice. Films under pan and zoom run forwards or backwards at random.
+same at twice that pace, twice. Films under pan, tilt and zoom run forwards or backwards at random.
 """
 
-GROUPS = ("pan", "zoom", "play", "rate")
+GROUPS = ("pan", "zoom", "play", "rate", "tilt")
 PAIRS = (
     ("pan_left", "pan_right"),
     ("zoom_in", "zoom_out"),
     ("forward", "reverse"),
     ("swing", "shuffle"),
     ("slow", "fast"),
+    ("tilt_up", "tilt_down"),
 )
 
 
@@ -75,20 +78,23 @@ def draw(seed: int, split: str, group: str, index: int, length: int) -> Draw:
     span = min((length - 1) * stride, last - first - 1)
     start = first + int(rng.integers(last - first - span))
     times = np.minimum(start + np.arange(length) * stride, last - 1)
-    if group in ("pan", "zoom") and rng.random() < 0.5:
+    if group in ("pan", "tilt", "zoom") and rng.random() < 0.5:
         times = times[::-1]
     width = source_frames(shot.file).shape[2]
     return Draw(shot, times, _windows(group, length, width, rng), int(rng.integers(1 << 16)))
 
 
 def _windows(group: str, length: int, width: int, rng: np.random.Generator) -> Array:
-    """(T, 3): top, left and side; a pan goes to the right by 0.4 to 0.9 sides, a zoom goes in by a factor 1.4 to 2."""
+    """(T, 3): top, left and side; pan and tilt go right or down by 0.4 to 0.9 sides, a zoom goes in by a factor 1.4 to 2."""
     progress = np.linspace(0, 1, length)
-    if group == "pan":
+    if group in ("pan", "tilt"):
         side = rng.uniform(72, 90)
-        way = min(rng.uniform(0.4, 0.9) * side, width - side)
-        top, left = rng.uniform(0, HEIGHT - side), rng.uniform(0, width - side - way)
-        return np.stack([np.full(length, top), left + way * progress, np.full(length, side)], axis=1)
+        along, across = (width, HEIGHT) if group == "pan" else (HEIGHT, width)
+        way = min(rng.uniform(0.4, 0.9) * side, along - side)
+        fixed, start = rng.uniform(0, across - side), rng.uniform(0, along - side - way)
+        places = [np.full(length, fixed), start + way * progress]
+        top, left = places if group == "pan" else places[::-1]
+        return np.stack([top, left, np.full(length, side)], axis=1)
     largest = rng.uniform(110, HEIGHT) if group == "zoom" else rng.uniform(80, 130)
     sides = largest / rng.uniform(1.4, 2.0) ** progress if group == "zoom" else np.full(length, largest)
     top, left = rng.uniform(0, HEIGHT - largest), rng.uniform(0, width - largest)

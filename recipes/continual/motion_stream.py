@@ -1,0 +1,19 @@
+"""Which way does the camera move? Three tasks in a row, one set of adapters: what sees frames apart, and what sees time.
+
+Command:  mtpeft continual motion_stream
+          (the same command again goes on; `--set common.training.epochs=2` changes all rows)
+Result:
+Duration:
+"""
+
+_base_ = "_motion.py"
+sharing = "shared"
+baselines = False
+rows = dict(
+    mean_of_frames=dict(method=dict(name="linear_probe"), baselines=True),
+    lora=dict(method=dict(name="lora", rank=8)),
+    st_adapter=dict(
+        method=dict(name="st_adapter", bottleneck_dim=64, kernel=[3, 3, 3], position="both", activation="gelu")
+    ),
+    aim=dict(method=dict(name="aim", temporal_adapters=2, joint_scale=1.0, embed_std=1.0, drop_path=0.0)),
+)
