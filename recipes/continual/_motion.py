@@ -26,7 +26,7 @@ stream = dict(
     ),
 )
 training = dict(
-    epochs=8,
+    epochs=7,
     batch_size=16,
     optimizer=dict(type="AdamW", lr=5e-3, weight_decay=0.01),
     schedule="cosine",

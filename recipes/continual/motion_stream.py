@@ -2,8 +2,9 @@
 
 Command:  mtpeft continual motion_stream
           (the same command again goes on; `--set common.training.epochs=2` changes all rows)
-Result:
-Duration:
+Result:   (seed 0) average accuracy 49.6 % with frames averaged, 50.0 % with `lora`, 90.4 % with `st_adapter`, 80.4 % with `aim`;
+          the last two forget 10 and 21 points
+Duration: 9 minutes on 2 cores, of which half a minute makes the clips on first use
 """
 
 _base_ = "_motion.py"
@@ -15,5 +16,5 @@ rows = dict(
     st_adapter=dict(
         method=dict(name="st_adapter", bottleneck_dim=64, kernel=[3, 3, 3], position="both", activation="gelu")
     ),
-    aim=dict(method=dict(name="aim", temporal_adapters=2, joint_scale=1.0, embed_std=1.0, drop_path=0.0)),
+    aim=dict(method=dict(name="aim", embed_std=1.0, drop_path=0.0), training=dict(optimizer=dict(lr=3e-3))),
 )

@@ -36,11 +36,16 @@ def motion(
             raise ConfigError(
                 f"data set 'motion': {name} is {value!r}, expected a multiple of {step} from {low} to {high}"
             )
-    for group in groups:
-        if group not in GROUPS:
-            raise UnknownNameError("group", group, GROUPS, "data set 'motion'")
-    classes = tuple(label for label, kind in MOTION_CLASSES.items() if kind.group in groups)
+    classes = motion_classes(groups)
     part, count = ("train", train_per_class) if split == "train" else ("test", test_per_class)
     clips = load_clips(cache, motion_seed, part, count, length, pixels, classes)
     records = (VideoRecord(str(path), classes.index(label), f"{label}/{path.name}") for path, label in clips)
     return Listing(tuple(records), classes, flip=False)
+
+
+def motion_classes(groups: Sequence[str] = GROUPS) -> tuple[str, ...]:
+    """The names of the classes of some groups. Raises `UnknownNameError` for a group there is not."""
+    for group in groups:
+        if group not in GROUPS:
+            raise UnknownNameError("group", group, GROUPS, "data set 'motion'")
+    return tuple(label for label, kind in MOTION_CLASSES.items() if kind.group in groups)
