@@ -98,7 +98,9 @@ def select_sites(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> li
     """The sites of a method on a backbone; an error names the method and what the backbone lacks."""
     try:
         sites = anatomy.select(config.sites, config.blocks, config.exclude)
-        reason = spec.module.unsupported(config, sites)
+        foreign = sorted({site.kind for site in sites if site.style not in spec.module.styles})
+        reason = f"it cannot act at the sites {', '.join(foreign)}" if foreign else None
+        reason = reason or spec.module.unsupported(config, sites)
     except ConfigError as error:
         reason = str(error)
     if reason is not None:

@@ -87,7 +87,7 @@ def _recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything, train one step on generated clips, print shapes, counts and FLOPs; writes nothing",
+        help="build everything, train one step (on made-up clips), print shapes, counts and FLOPs; no run folder",
     )
 
 
@@ -138,6 +138,8 @@ def _continual(options: argparse.Namespace) -> int:
 
     recipe = load_recipe(options.recipe, options.set)
     if options.dry_run:
+        if options.out or options.resume or options.fresh:
+            raise ConfigError("--dry-run has no run folder: leave out --out, --resume and --fresh")
         from mtpeft.continual.dry_run import dry_run
 
         return dry_run(recipe)

@@ -34,7 +34,8 @@ def comparison_rows(recipe: Mapping[str, Any]) -> list[Row]:
     top = Section(recipe, str(recipe["name"]))
     where, asked = f"recipe {recipe['name']}", top.take("rows")
     reference, common = top.take("reference", None), dict(top.section("common").values)
-    if not asked or isinstance(asked, str):
+    plain = isinstance(asked, (list, tuple)) and all(isinstance(name, str) for name in asked)
+    if not asked or not (plain or isinstance(asked, Mapping)):
         raise ConfigError(f"{where}: rows is {asked!r}, expected names of recipes, or a mapping of names to changes")
     if reference is not None and reference not in asked:
         raise ConfigError(f"{where}: reference {reference!r} is not one of rows")
@@ -84,6 +85,8 @@ def _of_names(top: Section, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _of_changes(top: Section, rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{name: recipe}."""
     base, own = top.take("base", None), {k: v for k, v in top.values.items() if k not in top.known}
+    if base is not None and not isinstance(base, str):
+        raise ConfigError(f"recipe {top.recipe}: base is {base!r}, expected the name of a recipe")
     start = own if base is None else _merged(load_recipe(base), own)
     for name, changes in rows.items():
         if not isinstance(changes, Mapping) or Path(name).stem != name:

@@ -74,7 +74,10 @@ def extract(
 
 
 def attention_over_time(manager: TaskManager, clips: torch.Tensor, selection: Selection) -> dict[int, torch.Tensor]:
-    """The attention over time of every block that has it: (B, T, T), averaged over tokens and heads."""
+    """The attention over time of every block that has it: (B, T, T), averaged over tokens and heads.
+
+    In training mode drop path acts as in training.
+    """
     context = Context(selection, prepared=prepare(manager, selection.tasks), frames=frames_of(clips), temporal=True)
     manager.runtime.context = context
     backbone: Any = manager.backbone
@@ -89,7 +92,7 @@ def attention_over_time(manager: TaskManager, clips: torch.Tensor, selection: Se
 def check_images(manager: TaskManager, images: torch.Tensor) -> None:
     """Raise `DataError` for images the backbone does not take."""
     channels, height, width = manager.anatomy.input_size
-    if images.ndim not in (4, 5) or images.shape[1] != channels:
+    if images.ndim not in (4, 5) or images.shape[1] != channels or not frames_of(images):
         raise DataError(
             f"images have shape {tuple(images.shape)}; the backbone takes (B, {channels}, H, W), or clips "
             f"(B, {channels}, T, H, W)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from mtpeft.backbones.attention import InstrumentedAttention
 from mtpeft.backbones.site import Site
 from mtpeft.runtime import Context, Runtime
 from mtpeft.site_hooks import ParallelHook, SiteHook
+from mtpeft.token_hooks import TokenHook
 
 
 def add_by_frames(hook: SiteHook, context: Context, x: torch.Tensor) -> torch.Tensor:
@@ -30,18 +32,35 @@ class FramesHook(SiteHook):
 
 
 class FramesBranchHook(ParallelHook):
-    """Forward hook at the end of a residual branch: adds what the module makes of the stream after the branch."""
+    """Forward hook at the end of a residual branch: adds what the module makes of the stream after the branch.
+
+    Prompts that are in the block meanwhile pass by: they have no place in a frame.
+    """
+
+    def __init__(self, attachment: Attachment, site: Site, runtime: Runtime, prompts: Mapping[int, Any]) -> None:
+        """`prompts`: the hooks that put prompts into blocks, by block."""
+        super().__init__(attachment, site, runtime)
+        self.prompts = prompts
 
     def add(self, context: Context, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The branch's input x, which is the stream before it, and its output y -> the new output."""
-        return y + add_by_frames(self, context, x + y)
+        hook = self.prompts.get(self.site.block or 0)
+        extra = sum(hook.lengths) if isinstance(hook, TokenHook) else 0
+        if not extra:
+            return y + add_by_frames(self, context, x + y)
+        prefix, prompts, patches = (x + y).tensor_split(
+            [self.site.prefix_tokens, self.site.prefix_tokens + extra], dim=1
+        )
+        added = add_by_frames(self, context, torch.cat([prefix, patches], dim=1))
+        before, behind = added.tensor_split([self.site.prefix_tokens], dim=1)
+        return y + torch.cat([before, torch.zeros_like(prompts), behind], dim=1)
 
 
 class TemporalHook(SiteHook):
     """Forward pre-hook of a block: its own frozen norm and attention, over time in place of space, before the block.
 
     Every token attends to the tokens at its place in the clip's frames; the site's module turns what comes out into what
-    is added to the stream. An image has no time: nothing is done.
+    is added to the stream. An image has no time: nothing is done. Methods attached to the projections act here too.
     """
 
     def __init__(self, attachment: Attachment, site: Site, runtime: Runtime, instrument: InstrumentedAttention) -> None:

@@ -59,7 +59,7 @@ class Installation:
         self.token_hooks: dict[int, TokenHook | WindowTokenHook] = {}
         self.rows_hooks: dict[tuple[Attachment, nn.Module], RowsHook] = {}
         self.temporal_hooks: dict[tuple[Attachment, int | None], TemporalHook] = {}
-        for whole_clips in (True, False):  # they see a block's tokens before prompts are among them
+        for whole_clips in (True, False):  # before a block, they see its tokens before prompts are among them
             for attachment in self.attachments:
                 for site in attachment.selected:
                     if (site.style in FRAME_STYLES) == whole_clips:
@@ -76,6 +76,7 @@ class Installation:
         for attn in self.instruments:
             del attn.forward
         self.handles, self.instruments, self.token_hooks, self.rows_hooks = [], {}, {}, {}
+        self.temporal_hooks = {}
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -126,7 +127,7 @@ class Installation:
     def _frames_branch(self, attachment: Attachment, site: Site) -> None:
         assert site.source is not None
         self._hook(site.source, ParallelSource(attachment, site, self.runtime), pre=True)
-        self._hook(site.module, FramesBranchHook(attachment, site, self.runtime))
+        self._hook(site.module, FramesBranchHook(attachment, site, self.runtime, self.token_hooks))
 
     def _temporal(self, attachment: Attachment, site: Site) -> None:
         assert site.attention is not None

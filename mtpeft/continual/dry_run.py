@@ -10,12 +10,13 @@ import torch
 from rich.console import Console
 
 from mtpeft.console import open_console
-from mtpeft.continual.command import rows_of
+from mtpeft.continual.command import made_up, rows_of
 from mtpeft.continual.experiment import Experiment
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream
 from mtpeft.data.video.clips import is_video
 from mtpeft.flops import forward_flops
+from mtpeft.recipe import Section
 
 #: samples of the step at most: shapes, counts and FLOPs of one sample do not depend on it, time and memory do
 SAMPLES = 2
@@ -35,15 +36,15 @@ def dry_run(recipe: dict[str, Any]) -> int:
 
 def without_files(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with made-up videos, random weights, and a batch of `SAMPLES`, read in this process."""
+    training = Section(recipe, str(recipe["name"])).section("training").fields(Training)
+    Training(**training)  # as the recipe has it: the batch is changed below
     values = dict(recipe)
     if isinstance(backbone := values.get("backbone"), Mapping):
         values["backbone"] = {**backbone, "pretrained": False}
     stream = values.get("stream")
     needed = max([SAMPLES, *_per_class(stream)])
     values["stream"] = _made_up(stream, needed)
-    training = values.get("training", {})
-    if isinstance(training, Mapping) and _batch_size(training) > SAMPLES:
-        values["training"] = {**training, "batch_size": SAMPLES, "num_workers": 0}
+    values["training"] = {**training, "batch_size": min(SAMPLES, _batch_size(training)), "num_workers": 0}
     return values
 
 
@@ -72,7 +73,8 @@ def _describe(recipe: Mapping[str, Any], experiment: Experiment, console: Consol
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     size = " x ".join(map(str, experiment.manager.anatomy.input_size))
-    show(f"{experiment.name}: a dry run with made-up clips and random weights; nothing is written")
+    clips = "made-up clips and " if made_up(experiment.recipe["stream"]) else ""
+    show(f"{experiment.name}: a dry run with {clips}random weights, without a run folder")
     show(f"backbone: {experiment.backbone_name}, frames or images of {size}")
     batch = _batch_size(recipe.get("training", {}))
     show(f"stream: {experiment.stream.kind}, {len(experiment.stream)} task(s)")

@@ -29,6 +29,8 @@ from mtpeft.continual.strips import strips_per_task, write_strips
 from mtpeft.continual.summary import PICTURES, summarise
 from mtpeft.continual.training import Training
 from mtpeft.data.streams import TASK_KNOWN, Stream
+from mtpeft.data.video.clips import Clips
+from mtpeft.device import usable_device
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
@@ -55,19 +57,20 @@ class Experiment:
         checkpoint = top.section("checkpoint")
         self.interval = int(checkpoint.take("interval", 100))
         checkpoint.finish()
-        self.device = torch.device(top.take("device", "cpu"))
+        self.device = usable_device(top.take("device", "cpu"), self.name)
         baselines, single_task = top.take("baselines", None), top.take("single_task", None)
         strips = top.take("strips", None)
         top.finish()
         resolve_methods(method, sharing)
         self._seed_all()
         model, self.backbone_name = self._build_backbone(backbone)
-        self.data_config = timm.data.resolve_model_data_config(model)
+        self.manager = attach(model, method, sharing=sharing)
+        self.manager.to(self.device)
+        size = self.manager.anatomy.input_size  # the option `img_size` does not change timm's configuration
+        self.data_config = {**timm.data.resolve_model_data_config(model), "input_size": size}
         self.stream = build_scenario(stream, self.data_config, augment, self.seed, self.name)
         self.with_baselines = wants_baselines(baselines, self.stream, self.name)
         self.strips = strips_per_task(strips, self.stream, self.name)
-        self.manager = attach(model, method, sharing=sharing)
-        self.manager.to(self.device)
         objectives = objectives_of(self.stream)
         self.metrics = [objective.metric for objective in objectives]
         heads = [(objective.metric.name, objective.head) for objective in objectives]
@@ -249,6 +252,7 @@ class Experiment:
                 "reference": self.reference,
                 "baselines": self.baselines,
                 "predictions": self.predictions,
+                "skipped": {t.name: list(t.train.skipped) for t in self.stream if isinstance(t.train, Clips)},
                 "curve": vars(self.curve),
             },
         )
@@ -269,6 +273,9 @@ class Experiment:
         self.matrix = AccuracyMatrix.from_dict(state["matrix"])
         self.reference, self.baselines = state["reference"], state["baselines"]
         self.predictions = state.get("predictions", {})  # states of earlier versions have none
+        for task in self.stream:
+            if isinstance(task.train, Clips):
+                task.train.tally.update(state.get("skipped", {}).get(task.name, ()))
         self.curve = Curve(**state["curve"])
         restore_plugins(self.strategy, state["plugins"], self.position.experience)
         set_random_state(state["random"])

@@ -19,6 +19,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "SGD": torch.optim.SGD,
 }
 SCHEDULES = ("constant", "cosine")
+#: last names of parameters that are learned positions
+POSITIONS = ("embedding", "positions")
 LOSSES = ("cross_entropy", "local_cross_entropy")
 
 
@@ -26,11 +28,12 @@ LOSSES = ("cross_entropy", "local_cross_entropy")
 class Training:
     """Settings of one experience.
 
-    `optimizer`: `dict(type="AdamW", lr=..., ...)`, made anew for every experience; vectors (biases, norms, scales) get no
-    weight decay. `head_lr`: learning rate of the heads, if it is not the optimiser's. `schedule` constant or cosine, after
-    `warmup` (share of the experience's steps). `loss` "local_cross_entropy" sees only the experience's own classes (LAE).
-    `clip_norm` limits the gradient's norm. `log_every` steps are averaged into one point of the loss curve. `eval_every`
-    (Avalanche's) evaluates the current experience every so many epochs, for plugins such as early stopping.
+    `optimizer`: `dict(type="AdamW", lr=..., ...)`, made anew for every experience; vectors (biases, norms, scales) and
+    learned positions get no weight decay. `head_lr`: learning rate of the heads, if it is not the optimiser's. `schedule`
+    constant or cosine, after `warmup` (share of the experience's steps). `loss` "local_cross_entropy" sees only the
+    experience's own classes (LAE). `clip_norm` limits the gradient's norm. `log_every` steps are averaged into one point of
+    the loss curve. `eval_every` (Avalanche's) evaluates the current experience every so many epochs, for plugins such as
+    early stopping.
     """
 
     epochs: int = 1
@@ -62,11 +65,12 @@ class Training:
                 raise ConfigError(f"training.optimizer: {kind} takes no {key!r}.{nearest(key, known)}")
 
     def build_optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
-        """An optimiser over named parameters: matrices with weight decay, vectors without, heads at their own rate."""
+        """An optimiser over named parameters: vectors and positions without weight decay, heads at their own rate."""
         options = {k: v for k, v in self.optimizer.items() if k != "type"}
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in parameters:
-            groups.setdefault((name.startswith("heads."), parameter.ndim > 1), []).append(parameter)
+            decays = parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in POSITIONS
+            groups.setdefault((name.startswith("heads."), decays), []).append(parameter)
         packed = []
         for (head, decays), members in groups.items():
             group: dict[str, Any] = {"params": members}

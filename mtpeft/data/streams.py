@@ -70,8 +70,8 @@ class Stream:
             names.add(task.name)
             if task.head is not None and self.kind != "task_incremental":
                 raise ConfigError(f"{self.kind} stream: the tasks share one linear head; leave out stream.head")
-            if task.head is not None and "name" not in task.head:
-                raise ConfigError(f"task {task.name!r}: head must be dict(name=..., ...), got {task.head!r}")
+            if task.head is not None:
+                _check_head(task.name, task.head)
             for part, data in (("training", task.train), ("test", task.test)):
                 if not len(data):
                     raise DataError(f"{self.kind} stream, task {task.name!r}: no {part} image")
@@ -209,6 +209,17 @@ def build_stream(
     if not (isinstance(train, Images) and isinstance(test, Images)):
         raise ConfigError(f"a domain_incremental stream has corrupted images for domains; {data['type']!r} gives clips")
     return domain_incremental(corrupted_domains(train, test, options.pop("domains", ())), **options)
+
+
+def _check_head(task: str, head: Any) -> None:
+    if not isinstance(head, Mapping) or "name" not in head:
+        raise ConfigError(f"task {task!r}: head must be dict(name=..., ...), got {head!r}")
+    if head["name"] == "growing":
+        raise ConfigError(
+            f"task {task!r}: a growing head is for class_incremental streams, which have it by themselves"
+        )
+    if "num_classes" in head:
+        raise ConfigError(f"task {task!r}: leave out head.num_classes, the task's classes give it")
 
 
 KINDS = ("class_incremental", "task_incremental", "domain_incremental")

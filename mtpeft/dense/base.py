@@ -1,18 +1,16 @@
-"""What a kind of dense task is: its outputs, its loss, its measures, the check and the picture of a label."""
+"""What a kind of dense task is: its outputs, loss and measures, and all that is to be known about its labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
+from mtpeft.dense.layout import Layout
 from mtpeft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from mtpeft.registry import Registry
-
-IGNORED = 255
-"""Label of a pixel that counts neither in the loss nor in a measure, for kinds whose labels are integers."""
 
 
 class Metric(NamedTuple):
@@ -69,10 +67,16 @@ class Kind:
     """One kind of dense task. Subclasses are registered by name and take their options as keywords.
 
     `channels` is the number of outputs, `metrics` every measure with unit and direction, `metric` the main one, and
-    `default_weight` the weight of the loss in published joint training (PASCAL-Context, NYUD-v2).
+    `default_weight` the weight of the loss in published joint training (PASCAL-Context, NYUD-v2). `layout` says how
+    labels become tensors; a pixel of its `fill` must not be valid. `continuous` tells numbers from classes.
+
+    Nothing else names the kind: transforms, batches, training and `mtpeft check-data` ask the class. `ClassKind` and
+    `ValueKind` (`mtpeft.dense.labelled`) have what most kinds of classes or numbers share.
     """
 
     name: ClassVar[str]
+    layout: ClassVar[Layout]
+    continuous: ClassVar[bool] = True
     channels: int
     metrics: ClassVar[dict[str, Metric]]
     default_weight: ClassVar[float] = 1.0
@@ -111,6 +115,28 @@ class Kind:
     def measure(self) -> Measure:
         """A fresh measure."""
         raise NotImplementedError
+
+    def valid_pixels(self, label: np.ndarray) -> np.ndarray:
+        """Which pixels of one label, channels last, count: bool (H, W)."""
+        return self.valid(self.layout.tensor(label)[None])[0].numpy()
+
+    @classmethod
+    def flipped(cls, label: np.ndarray) -> np.ndarray:
+        """The label, channels last, of the image mirrored left and right; kinds with directions turn them too."""
+        return label[:, ::-1]
+
+    @classmethod
+    def enlarged(cls, label: np.ndarray, factor: float) -> np.ndarray:
+        """The label when the camera is `factor` times nearer, its pixels being resized already; most stay as they are."""
+        return label
+
+    def histogram_rows(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        """Names of the rows that `histogram` counts; `classes` are the data set's names, if it has any."""
+        return ("valid",)
+
+    def histogram(self, label: np.ndarray, rows: int) -> np.ndarray:
+        """How much of a label that passed `check` falls into each of `rows` rows; only valid pixels count."""
+        return np.array([self.valid_pixels(label).sum()])
 
     def check(self, label: np.ndarray, where: str) -> None:
         """Raise `DataError` that names `where` and the value when a label, channels last, has a value out of range."""
@@ -153,17 +179,6 @@ def check_shape(label: np.ndarray, where: str, depth: int | None = None) -> None
     wanted = "(H, W)" if depth is None else f"(H, W, {depth})"
     if label.ndim != (2 if depth is None else 3) or (depth is not None and label.shape[2] != depth):
         raise DataError(f"{where}: the label has shape {label.shape}, not {wanted}")
-
-
-def check_integers(label: np.ndarray, where: str, limit: int) -> None:
-    """Raise `DataError` unless `label` (H, W) holds integers of 0 to limit - 1, or 255 for ignored pixels."""
-    check_shape(label, where)
-    if not np.issubdtype(label.dtype, np.integer) and label.dtype != bool:
-        raise DataError(f"{where}: the label is {label.dtype}; it must be of whole numbers, one class per pixel")
-    wrong = [int(v) for v in np.unique(label) if not (0 <= v < limit or v == IGNORED)]
-    if wrong:
-        shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-        raise DataError(f"{where}: label values {shown} are out of range: 0 to {limit - 1}, and {IGNORED} for ignored")
 
 
 def mean_or_none(total: torch.Tensor, count: torch.Tensor, scale: float = 1.0) -> float | None:

@@ -9,8 +9,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from mtpeft.dense.base import PERCENT_UP, Kind, Measure, Metric, check_shape, register_kind, zeros
+from mtpeft.dense.base import PERCENT_UP, Measure, Metric, check_shape, register_kind, zeros
 from mtpeft.dense.colours import blacken, scaled
+from mtpeft.dense.labelled import ValueKind
+from mtpeft.dense.layout import Layout
 from mtpeft.errors import DataError
 
 FLOOR = 1e-3
@@ -63,9 +65,12 @@ def valid_depth(label: torch.Tensor) -> torch.Tensor:
 
 
 @register_kind("depth")
-class Depth(Kind):
+class Depth(ValueKind):
     """Metric depth by one output; L1 in metres."""
 
+    layout = Layout(torch.float32, 0.0, channels=True)
+    bins = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+    bin_unit = "m"
     channels = 1
     metrics: ClassVar = {
         "rmse": Metric("m", False),
@@ -92,6 +97,11 @@ class Depth(Kind):
     def measure(self) -> Measure:
         """Sums of errors."""
         return DepthErrors()
+
+    @classmethod
+    def enlarged(cls, label: np.ndarray, factor: float) -> np.ndarray:
+        """Divided by `factor`: what looks larger is nearer."""
+        return label / np.asarray(factor, dtype=label.dtype)
 
     def check(self, label: np.ndarray, where: str) -> None:
         """Numbers (H, W); warns with the range where they look like millimetres or centimetres."""

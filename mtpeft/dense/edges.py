@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from mtpeft.dense.base import IGNORED, PERCENT_UP, Measure, register_kind, zeros
+from mtpeft.dense.base import PERCENT_UP, Measure, register_kind, zeros
+from mtpeft.dense.labelled import IGNORED
 from mtpeft.dense.matching import average_precision, match_counts, scores
 from mtpeft.dense.saliency import Binary, cross_entropy
 from mtpeft.errors import ConfigError

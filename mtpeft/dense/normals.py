@@ -6,6 +6,7 @@ A surface that faces the camera has z = 1. Labels float (n, 3, H, W); zero and n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -14,12 +15,15 @@ from torch.nn.functional import normalize
 
 from mtpeft.dense.base import PERCENT_UP, Kind, Measure, Metric, check_shape, register_kind, zeros
 from mtpeft.dense.colours import blacken
+from mtpeft.dense.layout import Layout
 from mtpeft.errors import ConfigError, DataError
 
 SHARES = (11.25, 22.5, 30.0)
 """Degrees; the shares of pixels within them are reported."""
 BIN = 0.01
 """Degrees per bin of the histogram that the median is read from."""
+DIRECTIONS = ("right", "left", "down", "up", "towards the camera", "away from it")
+"""Where a normal points most: along x, y or z, and against it."""
 
 
 class Angles(Measure):
@@ -75,6 +79,7 @@ class Normals(Kind):
     Loss "l1": the mean absolute difference of the components of unit vectors; "cosine": 1 - cosine of the angle.
     """
 
+    layout = Layout(torch.float32, 0.0, channels=True)
     channels = 3
     metrics: ClassVar = {
         "mean": Metric("deg", False),
@@ -106,6 +111,22 @@ class Normals(Kind):
     def measure(self) -> Measure:
         """Histogram and sums of angles."""
         return Angles()
+
+    @classmethod
+    def flipped(cls, label: np.ndarray) -> np.ndarray:
+        """Mirrored, and x the other way round."""
+        return super().flipped(label) * np.array([-1, 1, 1], dtype=label.dtype)
+
+    def histogram_rows(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        """The six directions along the axes."""
+        return DIRECTIONS
+
+    def histogram(self, label: np.ndarray, rows: int) -> np.ndarray:
+        """Normals by the direction they are nearest to."""
+        vectors = label[self.valid_pixels(label)]
+        axis = np.abs(vectors).argmax(axis=-1)
+        negative = np.take_along_axis(vectors, axis[:, None], axis=-1)[:, 0] < 0
+        return np.bincount(2 * axis + negative, minlength=rows)
 
     def check(self, label: np.ndarray, where: str) -> None:
         """(H, W, 3), each vector of length 1 (to 2 %) or zero."""

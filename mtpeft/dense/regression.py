@@ -8,8 +8,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from mtpeft.dense.base import Kind, Measure, Metric, check_shape, mean_or_none, register_kind, zeros
+from mtpeft.dense.base import Measure, Metric, check_shape, mean_or_none, register_kind, zeros
 from mtpeft.dense.colours import blacken, scaled
+from mtpeft.dense.labelled import ValueKind
+from mtpeft.dense.layout import Layout
 from mtpeft.errors import DataError
 
 
@@ -40,9 +42,10 @@ class Deviations(Measure):
 
 
 @register_kind("regression")
-class Regression(Kind):
+class Regression(ValueKind):
     """Numbers from 0 to `high`; labels float (n, channels, H, W), negative and non-finite pixels invalid. L1."""
 
+    layout = Layout(torch.float32, -1.0, channels=True)
     metrics: ClassVar = {"rmse": Metric("", False), "mae": Metric("", False)}
 
     def __init__(self, channels: int = 1, high: float = math.inf, metric: str | None = None) -> None:

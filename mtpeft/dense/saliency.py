@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mtpeft.dense.base import IGNORED, PERCENT_UP, Kind, Measure, check_integers, register_kind, zeros
+from mtpeft.dense.base import PERCENT_UP, Measure, register_kind, zeros
 from mtpeft.dense.colours import blacken
+from mtpeft.dense.labelled import IGNORED, ClassKind
+from mtpeft.dense.layout import Layout
 
 THRESHOLDS = 255
 BETA_SQUARE = 0.3
@@ -78,18 +81,16 @@ def cross_entropy(output: torch.Tensor, label: torch.Tensor, positive: torch.Ten
     return binary_cross_entropy_with_logits(output.float(), target, weight=weight)
 
 
-class Binary(Kind):
+class Binary(ClassKind):
     """One logit per pixel against 0 and 1."""
 
+    layout = Layout(torch.uint8, IGNORED, channels=False)
     channels = 1
+    num_classes = 2
 
-    def valid(self, label: torch.Tensor) -> torch.Tensor:
-        """Pixels that are not 255."""
-        return label != IGNORED
-
-    def check(self, label: np.ndarray, where: str) -> None:
-        """0, 1, or 255."""
-        check_integers(label, where, 2)
+    def histogram_rows(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        """0 and 1, which have no names."""
+        return ("0", "1")
 
     def picture(self, sample: torch.Tensor, reference: torch.Tensor | None = None) -> np.ndarray:
         """White where 1; of an output the probability as brightness. Ignored pixels are black, the rest at least gray."""

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from mtpeft.dense.base import IGNORED, PERCENT_UP, Kind, Measure, check_integers, register_kind, zeros
+from mtpeft.dense.base import PERCENT_UP, Measure, register_kind, zeros
 from mtpeft.dense.colours import blacken, palette
+from mtpeft.dense.labelled import IGNORED, ClassKind
 from mtpeft.errors import ConfigError
 from mtpeft.mmlab import build, mmseg
 
@@ -46,7 +47,7 @@ class IoU(Measure):
 
 
 @register_kind("semseg")
-class SemanticSegmentation(Kind):
+class SemanticSegmentation(ClassKind):
     """One of `classes` classes per pixel; labels long (n, H, W), 255 ignored. Cross-entropy."""
 
     metrics: ClassVar = {"mIoU": PERCENT_UP, "mean_accuracy": PERCENT_UP, "pixel_accuracy": PERCENT_UP}
@@ -56,12 +57,8 @@ class SemanticSegmentation(Kind):
         super().__init__(metric)
         if not 2 <= classes <= IGNORED:
             raise ConfigError(f"kind {self.name}: classes={classes}; there must be 2 to {IGNORED}")
-        self.channels = classes
+        self.channels = self.num_classes = classes
         self._criterion: Any = None
-
-    def valid(self, label: torch.Tensor) -> torch.Tensor:
-        """Pixels that are not 255."""
-        return label != IGNORED
 
     def pixel_loss(self, output: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Cross-entropy."""
@@ -72,10 +69,6 @@ class SemanticSegmentation(Kind):
     def measure(self) -> Measure:
         """Sums of areas."""
         return IoU(self.channels)
-
-    def check(self, label: np.ndarray, where: str) -> None:
-        """Classes 0 to classes - 1, or 255."""
-        check_integers(label, where, self.channels)
 
     def picture(self, sample: torch.Tensor, reference: torch.Tensor | None = None) -> np.ndarray:
         """A colour per class; of an output the best class, at every pixel."""

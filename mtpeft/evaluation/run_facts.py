@@ -52,11 +52,13 @@ def run_facts(experiment: Any) -> dict[str, Any]:
 
 def _video(tasks: Iterable[Any]) -> dict[str, Any]:
     """What read the clips of a stream; nothing for one of images."""
-    facts = [task.train.facts for task in tasks if isinstance(task.train, Clips)]
+    clips = [task.train for task in tasks if isinstance(task.train, Clips)]
+    facts = [found.facts for found in clips]
     if not facts:
         return {}
+    skipped = len({name for found in clips for name in found.skipped})
     texts = {key: "; ".join(dict.fromkeys(found[key] for found in facts)) for key in ("decoder", "sampling")}
-    return {"video": {**texts, "frames": max(found["frames"] for found in facts)}}
+    return {"video": {**texts, "frames": max(found["frames"] for found in facts), "skipped": skipped}}
 
 
 def parameter_facts(manager: TaskManager) -> dict[str, Any]:

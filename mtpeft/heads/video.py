@@ -41,6 +41,12 @@ class VideoLinearHead(Head):
         super().__init__()
         if pool not in POOLS:
             raise ConfigError(f"head 'video_linear': no pool {pool!r}.{nearest(pool, POOLS)}")
+        numbers = {"num_frames": num_frames, "depth": depth, "num_heads": num_heads}
+        for name, value in numbers.items():
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"head 'video_linear': {name} is {value!r}, expected a whole number from 1")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"head 'video_linear': dropout is {dropout}, expected a rate from 0 to below 1")
         if pool == "transformer" and dim % num_heads:
             raise ConfigError(f"head 'video_linear': num_heads={num_heads} does not divide the features' width {dim}")
         self.pool = pool

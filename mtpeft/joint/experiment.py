@@ -15,7 +15,7 @@ import torch
 from mtpeft.attaching import attach, create_backbone, resolve_methods
 from mtpeft.codec import read_state, write_state
 from mtpeft.continual.progress import Progress
-from mtpeft.dense.kinds import Kind, build_kind
+from mtpeft.device import usable_device
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
 from mtpeft.joint import evaluation
@@ -30,7 +30,7 @@ from mtpeft.joint.pictures import FOLDER, write_pictures
 from mtpeft.joint.sampler import TaskSampler
 from mtpeft.joint.settings import Training
 from mtpeft.joint.summary import summarise
-from mtpeft.joint.weighting import REGRESSION, build_weighting
+from mtpeft.joint.weighting import build_weighting
 from mtpeft.recipe import Section
 from mtpeft.run_folder import RunFolder
 from mtpeft.user_code import import_user_code
@@ -45,7 +45,7 @@ class JointExperiment:
         top = Section(recipe, recipe["name"])
         import_user_code(top.take("imports", []))
         self.name, self.seed = top.take("name"), int(top.take("seed", 0))
-        self.device = torch.device(top.take("device", "cpu"))
+        self.device = usable_device(top.take("device", "cpu"), self.name)
         start(self.device)
         backbone, method, sharing = top.section("backbone"), top.take("method"), top.take("sharing", None)
         data, transforms = top.take("data", {}), top.section("transforms")
@@ -76,13 +76,16 @@ class JointExperiment:
         transforms.finish()
         mean, std = self.data_config["mean"], self.data_config["std"]
         self.data = JointData(data, sections, views, self.seed, mean, std)
-        kinds = {task: self._kind(task, section) for task, section in sections.items()}
+        kinds = {
+            task: self.data.infos[task].build_kind(s.get("kind"), s.get("options"), s.get("metric"))
+            for task, s in sections.items()
+        }
         self.manager = attach(model, method, sharing=sharing)
         for task, section in sections.items():
             options = {k: v for k, v in section["head"].items() if k != "name"}
             self.manager.add_task(task, head=section["head"]["name"], **{"channels": kinds[task].channels, **options})
         weights = {task: float(s.get("weight", kinds[task].default_weight)) for task, s in sections.items()}
-        discrete = [task for task, kind in kinds.items() if kind.name not in REGRESSION]
+        discrete = [task for task, kind in kinds.items() if not kind.continuous]
         self.model = JointModel(self.manager, kinds, build_weighting(weighting, weights, discrete), self.seed)
         self.model.to(self.device)
         self.optim_wrapper = self._optim_wrapper()
@@ -247,14 +250,6 @@ class JointExperiment:
                 )
             found[task] = {**{k: v for k, v in section.values.items() if v is not None}, "head": dict(given)}
         return found
-
-    def _kind(self, task: str, section: Mapping[str, Any]) -> Kind:
-        info = self.data.infos[task]
-        metric = {"metric": section["metric"]} if "metric" in section else {}
-        options = {**section.get("options", {}), **metric}
-        if section.get("kind", info.kind) == info.kind:
-            options = {**info.options, **options}
-        return build_kind(section.get("kind", info.kind), **options)
 
     def _optim_wrapper(self) -> AutocastOptimWrapper:
         settings = self.training

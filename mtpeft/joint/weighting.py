@@ -17,8 +17,6 @@ from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.registry import Registry
 
 WEIGHTINGS: Registry[type[Weighting]] = Registry("weighting")
-#: kinds of tasks whose labels are continuous
-REGRESSION = ("depth", "normals", "regression", "distance")
 W = TypeVar("W", bound="type[Weighting]")
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from mtpeft.backbones.site import Site
+from mtpeft.backbones.site import STYLES, Site
 from mtpeft.errors import ConfigError, nearest
 from mtpeft.methods.product import add_product
 from mtpeft.registry import Registry
@@ -77,6 +77,8 @@ class SiteModule(nn.Module):
     carry: ClassVar[bool] = False
     #: `factors` stands for `forward` in batches of several tasks too
     factored: bool = False
+    #: the styles of sites it can serve (see `mtpeft/backbones/site.py`)
+    styles: ClassVar[tuple[str, ...]] = STYLES
 
     def __init__(self, config: Any, site: Site) -> None:
         """Subclasses create their weights here from `config` and the site's sizes."""

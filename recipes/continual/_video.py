@@ -5,7 +5,7 @@ directory by default. Testing takes the mean of the views' class probabilities.
 """
 
 seed = 0
-backbone = dict(name="vit_base_patch16_clip_224.openai")
+backbone = dict(name="vit_base_patch16_clip_quickgelu_224.openai")
 stream = dict(
     type="task_incremental",
     num_tasks=1,

@@ -4,9 +4,9 @@ Command:  mtpeft continual diving48_aim --set stream.data.root=/data/diving48
 Result:   dry run only: it needs the data and CLIP's weights. The paper reports 88.9 %
 Duration: 50 epochs of 15,000 clips; for several GPUs' worth of time
 
-As published: joint scale 0.5, 50 epochs, 3 of them warm-up, learning rate 3e-4 and weight decay 0.05 for batches of 64, drop
-path 0.2, 32 frames spread over the dive. Different: the temporal embedding gets weight decay, biases get none, and there is
-no half precision.
+As in the paper: joint scale 0.5, learning rate 3e-4 and weight decay 0.05 for batches of 64, drop path 0.2, 32 frames. Ours: 50
+epochs, 3 of them warm-up, frames spread over the dive, and three crops in testing. Different: biases get no weight decay, and
+there is no half precision.
 """
 
 _base_ = "_video.py"

@@ -98,6 +98,13 @@ def test_the_step_is_one_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("lora_B" in name for name in steps[0][1])
 
 
+def test_images_have_the_size_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    """`img_size` among the backbone's options counts, not the size its weights were made at."""
+    backbone = {"name": "vit_mini_patch4_32", "options": {"img_size": 16, "depth": 1}}
+    assert dry_run(make_recipe(backbone=backbone)) == 0
+    assert "task0: input (2, 3, 16, 16)" in capsys.readouterr().out
+
+
 def test_images_then_clips(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A step for each kind of task, not for each task."""
     motion = {"type": "motion", "frames": 4}
@@ -114,12 +121,16 @@ def test_images_then_clips(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert not list(folder.iterdir())
 
 
-def test_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(command("motion_positions", 'backbone.options={"depth": 1, "patch_size": 8}')) == 0
+@pytest.mark.parametrize(
+    "name", ["motion_positions", "motion_stream", "motion_class_incremental", "digits_then_motion"]
+)
+def test_recipes_on_motion(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every row, where there are rows; no clip is made."""
+    assert main(command(name, "backbone.options.depth=1")) == 0
     out = capsys.readouterr().out
-    for name in load_recipe("motion_positions")["rows"]:
-        assert f"{name}: a dry run" in out
-    assert not list(folder.iterdir())
+    for row in load_recipe(name).get("rows", [name]):
+        assert f"{row}: a dry run" in out
+    assert "one clip forward" in out and not list(folder.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -165,10 +176,12 @@ def test_generated_videos() -> None:
         data = build_video_dataset(name, "train", root="nowhere", generated=3)
         assert len(data) == 3 * classes and sorted(set(data.targets)) == list(range(classes))
     data = build_video_dataset("motion", "val", generated=1, frames=4, size=24, views=2, crops=3)
-    assert len(data) == 10 and "reverse" in data.classes
+    assert len(data) == 12 and "reverse" in data.classes
     assert data[1]["video"].shape == (6, 3, 4, 24, 24) and data[1]["label"] == 1
     np.testing.assert_array_equal(data[1]["video"], data[1]["video"])
     assert not torch.equal(data[1]["video"], data[2]["video"])
+    some = build_video_dataset("motion", "train", generated=1, groups=["zoom", "pan"])
+    assert some.classes == ("pan_left", "pan_right", "zoom_in", "zoom_out")
     with pytest.raises(ConfigError, match="needs the option 'root'"):
         build_video_dataset("kinetics", "train", generated=3)
 
@@ -177,7 +190,7 @@ def test_a_dry_run_has_as_many_videos_as_the_stream_keeps() -> None:
     """Otherwise a recipe that keeps 7 of a class would be refused for want of generated ones."""
     stream = {
         "type": "class_incremental",
-        "num_tasks": 5,
+        "num_tasks": 6,
         "train_per_class": 7,
         "data": {"type": "motion", "frames": 2},
     }

@@ -78,6 +78,9 @@ def test_clips_and_images_through_the_manager(tmp_path: Any) -> None:
     [
         ({"pool": "max"}, ConfigError, "no pool 'max'"),
         ({"pool": "transformer", "num_heads": 3}, ConfigError, "num_heads=3 does not divide the features' width 16"),
+        ({"num_heads": 0}, ConfigError, "num_heads is 0, expected a whole number from 1"),
+        ({"num_frames": "abc"}, ConfigError, "num_frames is 'abc', expected a whole number from 1"),
+        ({"dropout": 2}, ConfigError, "dropout is 2, expected a rate"),
         ({"num_classes": 0}, ConfigError, "at least one class"),
     ],
 )

@@ -269,9 +269,18 @@ def test_layer_scale_stays_inside_the_branch_of_space() -> None:
     close(manager.features(X, "birds"), expected_features(plain))
 
 
-def test_prompts_come_after_what_is_for_clips() -> None:
-    both = made([{"name": "vpt_deep", "num_tokens": 5}, {"name": "st_adapter", "bottleneck_dim": 8}])
+@pytest.mark.parametrize("position", ["pre_attn", "pre_mlp"])
+def test_prompts_pass_by_what_is_for_clips(position: str) -> None:
+    """Prompts are no patches: what the convolution adds does not depend on how many of them are in the block."""
+    prompts = {"name": "vpt_deep", "num_tokens": 5}
+    adapter = {"name": "st_adapter", "bottleneck_dim": 8, "kernel": (3, 3, 3), "position": position}
+    both = made([prompts, adapter])
+    site: Any = both.attachments[1].weights.banks()[0].sites  # type: ignore[operator, union-attr]
+    seen: list[T] = []
+    for module in site.values():
+        module.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
     assert both(clips(2), "birds").shape == (2, 3)
+    assert [tuple(x.shape) for x in seen] == [(2, FRAMES, 17, 48)] * 2
     assert both(clips(2)[:, :, 0], "birds").shape == (2, 3)
 
 
@@ -281,7 +290,17 @@ def test_prompts_come_after_what_is_for_clips() -> None:
         ("aim", "pvt_v2", {}, "has no such site"),
         ("aim", "vit", {"temporal_adapters": 3}, "temporal_adapters is 3, expected 1 or 2"),
         ("st_adapter", "vit", {"position": "pre_atn"}, "no position 'pre_atn'. Did you mean 'pre_attn'"),
-        ("st_adapter", "vit", {"kernel": (2, 1, 1)}, r"kernel \(2, 1, 1\) is not three odd numbers"),
+        ("st_adapter", "vit", {"kernel": (2, 1, 1)}, r"kernel is \(2, 1, 1\), expected three odd numbers"),
+        ("st_adapter", "vit", {"kernel": 3}, "kernel is 3, expected three odd numbers"),
+        ("st_adapter", "vit", {"bottleneck_dim": 0}, "bottleneck_dim is 0"),
+        ("st_adapter", "vit", {"sites": ["temporal"]}, "it cannot act at the sites temporal"),
+        ("aim", "vit", {"sites": ["frames_block"]}, "it cannot act at the sites frames_block"),
+        ("aim", "vit", {"sites": ["temporal_in"]}, "temporal_in needs the site temporal"),
+        ("aim", "vit", {"num_frames": 0}, "num_frames is 0"),
+        ("aim", "vit", {"reduction": 0}, "reduction is 0"),
+        ("aim", "vit", {"drop_path": 1.5}, "drop_path is 1.5"),
+        ("patt", "vit", {"bottleneck_dim": 0}, "bottleneck_dim is 0"),
+        ("ssf", "vit", {"sites": ["frames_block", "temporal"]}, "it cannot act at the sites frames_block, temporal"),
         ("st_adapter", "vit", {"activation": "swish"}, "activation 'swish' is none of none, relu, gelu, silu"),
         ("patt", "vit", {"mode": "vk"}, "mode 'vk' is none of kv, qv, qk, qkv"),
         ("patt", "eva02", {}, "needs one fused projection qkv"),

@@ -88,9 +88,9 @@ def test_counts_are_those_of_the_accuracy_matrix(finished):
     _, results, _ = finished
     for j, entry in enumerate(results["confusion"]):
         counts = np.array(entry["counts"])
-        assert counts.shape == (5, 5) and counts.sum() == 15 and entry["rows"] == list(range(5))
-        assert 100 * np.trace(counts) / 15 == pytest.approx(results["matrix"]["values"][-1][j])
-    assert results["confusion"][0]["classes"] == ["pan_left", "pan_right", "zoom_in", "zoom_out", "forward"]
+        assert counts.shape == (6, 6) and counts.sum() == 18 and entry["rows"] == list(range(6))
+        assert 100 * np.trace(counts) / 18 == pytest.approx(results["matrix"]["values"][-1][j])
+    assert results["confusion"][0]["classes"] == ["pan_left", "pan_right", "zoom_in", "zoom_out", "forward", "reverse"]
 
 
 def test_a_stopped_run_writes_the_same_bytes(finished, tmp_path):
@@ -129,8 +129,8 @@ def test_an_ensemble_has_no_probability(tmp_path):
     tasks = json.loads((tmp_path / "lae/pictures/index.json").read_text())["tasks"]
     strips = [strip for found in tasks.values() for strip in found]
     assert strips and all(s["probability"] is s["temporal"] is s["weights"] is None for s in strips)
-    assert [entry["rows"] for entry in results["confusion"]] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
-    assert [len(entry["classes"]) for entry in results["confusion"]] == [10, 10], "all classes seen by the end"
+    assert [entry["rows"] for entry in results["confusion"]] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
+    assert [len(entry["classes"]) for entry in results["confusion"]] == [12, 12], "all classes seen by the end"
 
 
 def test_first_right_and_first_wrong_of_classes_are_chosen():

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mtpeft.data.dense.labels import layout
 from mtpeft.data.dense.sample import DenseDataset
 from mtpeft.data.dense.transforms import Transform
+from mtpeft.dense.kinds import KINDS
 from mtpeft.errors import DataError
 
 
 class DenseView(Dataset[dict[str, Any]]):
     """A data set seen through transforms, as normalised tensors.
 
-    An item: `image` float32 (3, H, W), `labels` {task: tensor} (see `labels.LAYOUTS`; missing labels are absent
+    An item: `image` float32 (3, H, W), `labels` {task: tensor} (see `Kind.layout`; missing labels are absent
     keys), `index` and `name`. The random numbers of item i in epoch e come from (seed, e, i): neither order nor
     workers nor a restart changes them. Raises `DataError` for labels whose size is not the image's.
     """
@@ -38,7 +38,7 @@ class DenseView(Dataset[dict[str, Any]]):
         self.epoch = 0
         self._mean = torch.tensor(mean, dtype=torch.float32)[:, None, None]
         self._std = torch.tensor(std, dtype=torch.float32)[:, None, None]
-        self._layouts = {task: layout(kind, task) for task, kind in self.kinds.items()}
+        self._layouts = {task: KINDS.get(kind, f"task {task!r}").layout for task, kind in self.kinds.items()}
         self.collate_fn = collate
 
     def set_epoch(self, epoch: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,14 @@ from rich.table import Table
 from tqdm import tqdm
 
 from mtpeft.console import open_console
-from mtpeft.data.dense.labels import IGNORED, layout
 from mtpeft.data.dense.registry import SPLITS
 from mtpeft.data.dense.sample import DenseDataset
 from mtpeft.data.dense.task_files import Task, load_task
-from mtpeft.dense.kinds import Kind
+from mtpeft.dense.kinds import KINDS, Kind
 from mtpeft.errors import DataError
 
 SHOWN = 10
 """Messages of one sort that are printed; the rest is counted."""
-DEPTH_BINS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
-UNIT_BINS = tuple(np.linspace(0, 1, 6).round(1).tolist())
-DIRECTIONS = ("right", "left", "down", "up", "towards the camera", "away from it")
 
 
 @dataclass
@@ -54,8 +49,8 @@ def check_task(task: Task, split: str) -> Findings:
     """Read all labels of a split. Wrong labels and files are collected, not raised."""
     dataset = task.build(split, tasks=[task.label], missing="skip")
     info = dataset.tasks[task.label]
-    kind = task.build_kind(info)
-    rows = histogram_rows(task.kind, info.classes, kind.channels)
+    kind = info.build_kind(task.kind, task.options, task.metric)
+    rows = kind.histogram_rows(info.classes)
     found = Findings(split, rows, np.zeros(len(rows), dtype=np.int64), samples=len(dataset))
     found.missing = [str(path) for path in getattr(dataset, "missing_files", {}).get(task.label, ())]
     for index in tqdm(range(len(dataset)), desc=f"{task.name} {split}", disable=None, leave=False):
@@ -67,34 +62,6 @@ def check_task(task: Task, split: str) -> Findings:
                 found.errors.append(str(error))
         found.warnings += [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     return found
-
-
-def histogram_rows(kind: str, classes: Sequence[str], channels: int) -> tuple[str, ...]:
-    """Names of the histogram's rows: classes, ranges of values, or directions of normals."""
-    if kind in ("semseg", "parts"):
-        names = classes or [str(number) for number in range(channels)]
-        return tuple(f"{number} {name}" for number, name in enumerate(names))
-    if kind in ("saliency", "edges"):
-        return ("0", "1")
-    if kind == "normals":
-        return DIRECTIONS
-    bins, unit = (DEPTH_BINS, " m") if kind == "depth" else (UNIT_BINS, "")
-    ranges = [f"{low:g} to {high:g}{unit}" for low, high in pairwise(bins)]
-    return (*ranges, f"from {bins[-1]:g}{unit}")
-
-
-def histogram(kind: str, label: np.ndarray, rows: int) -> np.ndarray:
-    """Valid pixels of a label in each row; its values are within range."""
-    if kind in ("semseg", "parts", "saliency", "edges"):
-        return np.bincount(label[label != IGNORED].ravel().astype(np.int64), minlength=rows)
-    if kind == "normals":
-        vectors = label[np.any(label != 0, axis=-1)]
-        axis = np.abs(vectors).argmax(axis=-1)
-        negative = np.take_along_axis(vectors, axis[:, None], axis=-1)[:, 0] < 0
-        return np.bincount(2 * axis + negative, minlength=rows)
-    values = label[np.isfinite(label) & ((label > 0) if kind == "depth" else (label >= 0))]
-    bins = [*(DEPTH_BINS if kind == "depth" else UNIT_BINS), np.inf]
-    return np.histogram(values, bins)[0]
 
 
 def main(name: str, overrides: Sequence[str]) -> int:
@@ -127,11 +94,11 @@ def _check_sample(found: Findings, task: Task, kind: Kind, dataset: DenseDataset
     sample.check_sizes()
     where = _where(dataset, task.label, index, sample.name)
     kind.check(label, where)
-    valid = int(kind.valid(layout(task.kind, task.label).tensor(label)[None]).sum())
+    valid = int(kind.valid_pixels(label).sum())
     found.invalid += int(np.prod(label.shape[:2])) - valid
     if not valid:
         found.empty.append(where)
-    found.counts += histogram(task.kind, label, len(found.rows))
+    found.counts += kind.histogram(label, len(found.rows))
 
 
 def _where(dataset: Any, task: str, index: int, name: str) -> str:
@@ -154,7 +121,7 @@ def _print(console: Console, task: Task, found: Findings) -> None:
         table.add_row(row, f"{count:,}", f"{100 * count / total:.2f} %")
     table.add_row("ignored or invalid", f"{found.invalid:,}", "")
     console.print(table)
-    if task.kind in ("semseg", "parts", "saliency", "edges") and found.absent:
+    if not KINDS.get(task.kind).continuous and found.absent:
         console.print(f"absent classes: {', '.join(found.absent)}", markup=False, highlight=False)
     sorts = (
         ("labels without a valid pixel", found.empty),

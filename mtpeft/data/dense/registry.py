@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from mtpeft.data.dense.sample import DenseDataset
-from mtpeft.errors import ConfigError, nearest
-from mtpeft.registry import Registry
+from mtpeft.errors import ConfigError
+from mtpeft.registry import Registry, check_options
 
 DENSE_DATASETS: Registry[Callable[..., DenseDataset]] = Registry("dense data set")
 SPLITS = ("train", "val")
@@ -25,12 +24,5 @@ def build_dense_dataset(name: str, split: str, **options: Any) -> DenseDataset:
     factory = DENSE_DATASETS.get(name, "key data.name")
     if split not in SPLITS:
         raise ConfigError(f"data set {name!r} has no split {split!r}; use 'train' or 'val'")
-    parameters = inspect.signature(factory).parameters
-    known = [key for key in parameters if key != "split"]
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"data set {name!r} takes no option {key!r}.{nearest(key, known)}")
-    for key in known:
-        if parameters[key].default is inspect.Parameter.empty and key not in options:
-            raise ConfigError(f"data set {name!r} needs the option {key!r} (key data.{key})")
+    check_options(f"data set {name!r}", factory, options, given=("split",), section="data")
     return factory(split=split, **options)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mtpeft.dense.kinds import Kind, build_kind
 from mtpeft.errors import DataError
 
 
@@ -45,6 +46,18 @@ class TaskInfo:
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+
+    def build_kind(
+        self, name: str | None = None, options: Mapping[str, Any] | None = None, metric: str | None = None
+    ) -> Kind:
+        """The kind of the label, or the one called `name`, with `options` and main `metric` of the user's.
+
+        The options of the data set go to its own kind only. Raises what `mtpeft.dense.kinds.build_kind` does.
+        """
+        name = self.kind if name is None else name
+        own = self.options if name == self.kind else {}
+        main = {} if metric is None else {"metric": metric}
+        return build_kind(name, **{**own, **(options or {}), **main})
 
 
 class DenseDataset(Protocol):

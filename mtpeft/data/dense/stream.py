@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from mtpeft.data.dense.batch import DenseView, collate
-from mtpeft.data.dense.labels import layout
 from mtpeft.data.dense.registry import build_dense_dataset
-from mtpeft.data.dense.sample import DenseDataset, TaskInfo
+from mtpeft.data.dense.sample import DenseDataset
 from mtpeft.data.dense.transforms import build_transforms
-from mtpeft.dense.kinds import Kind, build_kind
+from mtpeft.dense.kinds import KINDS, Kind
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
 from mtpeft.recipe import Section
 
@@ -34,7 +33,8 @@ class LabelBatch:
 
     def __init__(self, label: str, kind: str, channels: int) -> None:
         """`kind` is the label's in the data set, `channels` those of a label that has an axis for them."""
-        self.label, self.layout, self.channels = label, layout(kind, label), channels
+        self.label, self.channels = label, channels
+        self.layout = KINDS.get(kind, f"task {label!r}").layout
 
     def __call__(self, items: Sequence[Sequence[Any]]) -> list[Tensor]:
         """Make the batch; raises `DataError` for images of different sizes."""
@@ -173,7 +173,7 @@ class _Builder:
             raise UnknownNameError("label", label, parts["train"].tasks, f"recipe {self.recipe}, {where}")
         info = parts["train"].tasks[label]
         head, weight = section.take("head", None) or head, float(section.take("weight", 1.0))
-        kind = _kind(section, info)
+        kind = info.build_kind(section.take("kind", None), section.take("options", None), section.take("metric", None))
         section.finish()
         if not isinstance(head, Mapping) or "name" not in head:
             raise ConfigError(
@@ -208,11 +208,3 @@ class _Builder:
         parts = {split: build_dense_dataset(str(config["name"]), split, **options) for split in ("train", "val")}
         self._opened.append((config, parts))
         return parts
-
-
-def _kind(section: Section, info: TaskInfo) -> Kind:
-    """The kind of the section, or else the data set's; the data set's options go to its own kind only."""
-    name, metric = section.take("kind", info.kind), section.take("metric", None)
-    own = info.options if name == info.kind else {}
-    options = {**own, **section.take("options", {})}
-    return build_kind(name, **options, **({} if metric is None else {"metric": metric}))

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtpeft.data.dense.registry import DENSE_DATASETS, build_dense_dataset
-from mtpeft.data.dense.sample import DenseDataset, TaskInfo
-from mtpeft.dense.kinds import Kind, build_kind
+from mtpeft.data.dense.sample import DenseDataset
 from mtpeft.errors import ConfigError, UnknownNameError
 from mtpeft.paths import tasks_folder
 from mtpeft.recipe import Section, load_recipe
@@ -38,12 +37,6 @@ class Task:
         if self.label not in dataset.tasks:
             raise UnknownNameError("label", self.label, dataset.tasks, f"task {self.name}, data set {self.dataset!r}")
         return dataset
-
-    def build_kind(self, info: TaskInfo) -> Kind:
-        """The kind, with the data set's own options where the file names the same kind."""
-        own = info.options if info.kind == self.kind else {}
-        metric = {"metric": self.metric} if self.metric else {}
-        return build_kind(self.kind, **{**own, **self.options, **metric})
 
 
 def task_names() -> list[str]:

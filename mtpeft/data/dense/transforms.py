@@ -1,11 +1,11 @@
 """Transforms of an image together with its labels.
 
-Geometry is changed as a camera would change it: a flip turns the x of normals, an enlargement divides depth.
+Geometry is changed as a camera would change it: what that does to a label is for its kind to say (`Kind.flipped`,
+`Kind.enlarged`).
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from mtpeft.data.dense.labels import layout
 from mtpeft.data.dense.sample import Sample
-from mtpeft.errors import ConfigError, nearest
-from mtpeft.registry import Registry
+from mtpeft.dense.kinds import KINDS, Kind
+from mtpeft.errors import ConfigError
+from mtpeft.registry import Registry, check_options
 
 Array = np.ndarray
 Kinds = Mapping[str, str]
@@ -35,7 +35,7 @@ TRANSFORMS: Registry[Callable[..., Transform]] = Registry("transform")
 
 @dataclass(frozen=True)
 class Flip:
-    """Mirror left and right with probability `p`; the x of normals changes its sign."""
+    """Mirror left and right with probability `p`; the x of normals changes its sign (`Kind.flipped`)."""
 
     p: float = 0.5
 
@@ -47,16 +47,13 @@ class Flip:
         """Mirrored or not."""
         if rng.random() >= self.p:
             return sample
-        labels = {task: label[:, ::-1] for task, label in sample.labels.items()}
-        for task, label in labels.items():
-            if kinds[task] == "normals":
-                labels[task] = label * np.array([-1, 1, 1], dtype=label.dtype)
+        labels = {task: _kind(kinds, task).flipped(label) for task, label in sample.labels.items()}
         return Sample(sample.image[:, ::-1], labels, sample.name)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Enlarge by a factor s drawn uniformly from `low` to `high`; depth is divided by s, normals stay.
+    """Enlarge by a factor s drawn uniformly from `low` to `high`; depth is divided by s (`Kind.enlarged`), normals stay.
 
     What looks s times larger is taken to be s times nearer, as published joint training does. Dividing all depths by one
     number shrinks the scene about the camera and turns no surface. The image grows or shrinks: a `crop` after it brings
@@ -75,10 +72,8 @@ class Scale:
         factor = rng.uniform(self.low, self.high)
         height, width = (max(1, round(n * factor)) for n in sample.image.shape[:2])
         scaled = _resized(sample, height, width)
-        for task, label in scaled.labels.items():
-            if kinds[task] == "depth":
-                scaled.labels[task] = label / np.asarray(factor, dtype=label.dtype)
-        return scaled
+        labels = {task: _kind(kinds, task).enlarged(label, factor) for task, label in scaled.labels.items()}
+        return Sample(scaled.image, labels, scaled.name)
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,7 @@ class Crop:
         # Where the image is larger, the window moves over it; where it is smaller, the image moves within the window.
         offset = np.sign(room) * rng.integers(0, np.abs(room) + 1)
         labels = {
-            task: _window(label, offset, target, layout(kinds[task], task).fill)
+            task: _window(label, offset, target, _kind(kinds, task).layout.fill)
             for task, label in sample.labels.items()
         }
         return Sample(_window(sample.image, offset, target, 0), labels, sample.name)
@@ -182,15 +177,13 @@ def build_transforms(configs: Sequence[Mapping[str, Any]]) -> Compose:
         if name is None:
             raise ConfigError(f"transform {position}: key 'name' is missing in {dict(config)}")
         factory = TRANSFORMS.get(str(name), f"transform {position}")
-        parameters = inspect.signature(factory).parameters
-        for key in options:
-            if key not in parameters:
-                raise ConfigError(f"transform {name!r} takes no option {key!r}.{nearest(key, parameters)}")
-        needed = [key for key, p in parameters.items() if p.default is inspect.Parameter.empty and key not in options]
-        if needed:
-            raise ConfigError(f"transform {name!r} needs the option {needed[0]!r}")
+        check_options(f"transform {name!r}", factory, options)
         built.append(factory(**options))
     return Compose(built)
+
+
+def _kind(kinds: Kinds, task: str) -> type[Kind]:
+    return KINDS.get(kinds[task], f"task {task!r}")
 
 
 def _resized(sample: Sample, height: int, width: int) -> Sample:

@@ -62,7 +62,8 @@ class VideoDataset(Dataset[VideoSample]):
         name: str = "videos",
     ) -> None:
         """`limit`: seconds per clip (None decodes in this process, without protection). `cache_bytes`: memory for decoded
-        videos in each process; they are then decoded whole. `max_bad_share`: of the records, unreadable in training.
+        videos in each process; they are then decoded whole. A loader's workers start anew with every epoch, and their
+        caches with them: it is for loaders without workers. `max_bad_share`: of the records, unreadable in training.
 
         Raises `ConfigError` for numbers that cannot be or a decoder that is not installed, `DataError` for no record or
         a label that is no class.

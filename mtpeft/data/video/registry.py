@@ -12,25 +12,26 @@ from mtpeft.data.video.check import check_videos
 from mtpeft.data.video.dataset import VideoDataset
 from mtpeft.data.video.decoding import TIME_LIMIT
 from mtpeft.data.video.generated import GeneratedVideos, generated_listing
-from mtpeft.data.video.motion.classes import MOTION_CLASSES
-from mtpeft.data.video.motion.listing import motion
+from mtpeft.data.video.motion.classes import GROUPS
+from mtpeft.data.video.motion.listing import motion, motion_classes
 from mtpeft.data.video.records import Listing, missing_files, usable
 from mtpeft.data.video.sampling import build_sampling
 from mtpeft.data.video.transforms import ClipTransform
 from mtpeft.errors import ConfigError, nearest
-from mtpeft.registry import Registry
+from mtpeft.registry import Registry, check_options
 
 
 @dataclass(frozen=True)
 class VideoSource:
     """`listing`: a function of `split` and options of its own (such as `root`) that lists the files.
 
-    `num_classes` of the published data set, and where they are fixed their `names`, for what is done without its files.
+    For what is done without its files: `num_classes` of the published data set, and where the options alone say what the
+    classes are, their `names` as a function of the options.
     """
 
     listing: Callable[..., Listing]
     num_classes: int
-    names: tuple[str, ...] = ()
+    names: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None
 
 
 VIDEO_DATASETS: Registry[VideoSource] = Registry("video data set")
@@ -43,7 +44,10 @@ for _name, _source in (
     ("hmdb51", VideoSource(hmdb51, 51)),
     ("ucf101", VideoSource(ucf101, 101)),
     ("diving48", VideoSource(diving48, 48)),
-    ("motion", VideoSource(motion, len(MOTION_CLASSES), tuple(MOTION_CLASSES))),
+    (
+        "motion",
+        VideoSource(motion, len(motion_classes()), lambda options: motion_classes(options.get("groups", GROUPS))),
+    ),
 ):
     VIDEO_DATASETS.add(_name, _source)
 
@@ -84,11 +88,13 @@ def build_video_dataset(
     source = VIDEO_DATASETS.get(name, "key data.name")
     if split not in SPLITS:
         raise ConfigError(f"data set {name!r} has no split {split!r}; use 'train', 'val' or 'test'")
-    checked = _checked_options(name, source.listing, options)
+    common = set(inspect.signature(build_video_dataset).parameters) - {"name", "split", "options"}
+    check_options(f"data set {name!r}", source.listing, options, given=("split",), others=common, section="data")
     if generated:
-        listing = generated_listing(source.names or tuple(map(str, range(source.num_classes))), generated)
+        names = map(str, range(source.num_classes)) if source.names is None else source.names(options)
+        listing = generated_listing(tuple(names), generated)
     else:
-        listing = source.listing(split=split, **checked)
+        listing = source.listing(split=split, **options)
     bad = {} if generated else missing_files(listing.records)
     records = usable(listing.records, bad, max_bad_share, name)
     if check and not generated:
@@ -111,21 +117,6 @@ def build_video_dataset(
         max_bad_share=max_bad_share,
         name=f"{name} {split}",
     )
-
-
-def _checked_options(name: str, listing: Callable[..., Listing], options: Mapping[str, Any]) -> Mapping[str, Any]:
-    parameters = inspect.signature(listing).parameters
-    known = [key for key in parameters if key != "split"]
-    common = [
-        key for key in inspect.signature(build_video_dataset).parameters if key not in ("name", "split", "options")
-    ]
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"data set {name!r} takes no option {key!r}.{nearest(key, [*known, *common])}")
-    for key in known:
-        if parameters[key].default is inspect.Parameter.empty and key not in options:
-            raise ConfigError(f"data set {name!r} needs the option {key!r} (key data.{key})")
-    return options
 
 
 def _checked_augment(augment: Mapping[str, Any]) -> Mapping[str, Any]:

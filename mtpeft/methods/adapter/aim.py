@@ -8,7 +8,9 @@ attentions, as in the authors' code. An image has no time: it gets the spatial a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -43,6 +45,12 @@ class AIMConfig(MethodConfig):
         super().__post_init__()
         if self.temporal_adapters not in (1, 2):
             raise ConfigError(f"aim: temporal_adapters is {self.temporal_adapters}, expected 1 or 2")
+        for name in ("num_frames", "bottleneck_dim", "reduction"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value > 0) and not (name == "reduction" and value is None):
+                raise ConfigError(f"aim: {name} is {value!r}, expected a whole number from 1")
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"aim: drop_path is {self.drop_path}, expected a rate from 0 to below 1")
         if self.temporal_adapters == 2 and "temporal_in" not in self.sites:
             object.__setattr__(self, "sites", (*self.sites, "temporal_in"))
 
@@ -50,6 +58,8 @@ class AIMConfig(MethodConfig):
 @register("aim", AIMConfig, paper="Yang et al., ICLR 2023 (arXiv 2302.03024)")
 class AIM(SiteModule):
     """A = W_up gelu(W_down x + b_d) + b_u, W_up and b_u zero at the start; the sites differ in what it is added to."""
+
+    styles: ClassVar[tuple[str, ...]] = ("frames", "temporal", "temporal_in", "input", "parallel", "output")
 
     def __init__(self, config: AIMConfig, site: Site) -> None:
         super().__init__(config, site)
@@ -84,8 +94,18 @@ class AIM(SiteModule):
         if frames == 1:
             return torch.zeros_like(x)
         if frames != len(self.embedding):
-            raise DataError(f"clips of {frames} frames, but `aim` was attached with num_frames={len(self.embedding)}")
+            raise DataError(
+                f"clips of {frames} frames, but `aim` was attached with num_frames={len(self.embedding)}; they must be equal"
+            )
         return self.embedding.expand_as(x)
+
+    @staticmethod
+    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
+        """Each of its sites means something of its own; an adapter before the attention over time needs that attention."""
+        kinds, known = {site.kind for site in sites}, {*AIMConfig().sites, "temporal_in"}
+        if kinds - known:
+            return f"it cannot act at the sites {', '.join(sorted(kinds - known))}"
+        return "temporal_in needs the site temporal" if "temporal_in" in kinds and "temporal" not in kinds else None
 
     def _drop(self, change: torch.Tensor) -> torch.Tensor:
         """Whole rows to zero (tokens over time, or frames), the others scaled up, in training."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -39,13 +39,22 @@ class STAdapterConfig(MethodConfig):
         super().__post_init__()
         if self.position not in POSITIONS:
             raise ConfigError(f"st_adapter: no position {self.position!r}.{nearest(self.position, POSITIONS)}")
+        kernel = self.kernel if isinstance(self.kernel, (list, tuple)) else ()
+        if len(kernel) != 3 or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in kernel):
+            raise ConfigError(
+                f"st_adapter: kernel is {self.kernel!r}, expected three odd numbers (time, height, width)"
+            )
+        if not isinstance(self.bottleneck_dim, int) or self.bottleneck_dim < 1:
+            raise ConfigError(f"st_adapter: bottleneck_dim is {self.bottleneck_dim!r}, expected a whole number from 1")
         object.__setattr__(self, "sites", self.sites or POSITIONS[self.position])
-        object.__setattr__(self, "kernel", tuple(self.kernel))
+        object.__setattr__(self, "kernel", tuple(kernel))
 
 
 @register("st_adapter", STAdapterConfig, paper="Pan et al., NeurIPS 2022 (arXiv 2206.13559)")
 class STAdapter(SiteModule):
     """W_up f(conv(W_down x + b_d)) + b_u is added; the convolution starts at zero."""
+
+    styles: ClassVar[tuple[str, ...]] = ("frames", "frames_branch")
 
     def __init__(self, config: STAdapterConfig, site: Site) -> None:
         super().__init__(config, site)
@@ -75,8 +84,6 @@ class STAdapter(SiteModule):
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
-        """The kernel has to keep the length, the activation has to be known."""
-        if len(config.kernel) != 3 or any(k < 1 or k % 2 == 0 for k in config.kernel):
-            return f"kernel {config.kernel} is not three odd numbers"
+        """The activation has to be known."""
         known = ("none", *ACTIVATIONS)
         return None if config.activation in known else f"activation {config.activation!r} is none of {', '.join(known)}"

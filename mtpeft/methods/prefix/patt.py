@@ -43,7 +43,7 @@ class PATTConfig(MethodConfig):
     properties=Properties(identity_at_init=False),
 )
 class PATT(SiteModule):
-    """y + s * W_2 tanh(W_1 x + b_1) + b_2 on the rows of `mode`; weights truncated normal (0.02), biases zero."""
+    """y + s * (W_2 tanh(W_1 x + b_1) + b_2) on the rows of `mode`; weights truncated normal (0.02), biases zero."""
 
     factored = True
 
@@ -70,6 +70,8 @@ class PATT(SiteModule):
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
         """One addition for keys and values together needs one projection of them."""
+        if config.bottleneck_dim < 1:
+            return f"bottleneck_dim is {config.bottleneck_dim}, expected a whole number from 1"
         if config.mode not in MODES:
             return f"mode {config.mode!r} is none of {', '.join(MODES)}"
         if any(site.kind != "qkv" for site in sites):

@@ -13,11 +13,10 @@ from PIL import Image
 
 from mtpeft.cli import main
 from mtpeft.data.dense import TaskInfo, nyud, pascal
-from mtpeft.data.dense.check import histogram, histogram_rows
 from mtpeft.data.dense.registry import DENSE_DATASETS
 from mtpeft.data.dense.scenes.dataset import SCENES_TASKS
 from mtpeft.data.dense.task_files import load_task, task_names
-from mtpeft.dense.kinds import KINDS
+from mtpeft.dense.kinds import KINDS, build_kind
 from mtpeft.heads import HEADS
 from mtpeft.paths import tasks_folder
 
@@ -166,17 +165,20 @@ def test_every_label_has_a_task_file_of_its_kind(dataset: str, infos: dict[str, 
     assert {name for name in task_names() if name.startswith(f"{dataset}/")} == {f"{dataset}/{key}" for key in infos}
     for label, info in infos.items():
         task = load_task(f"{dataset}/{label}")
-        assert task.kind == info.kind and task.build_kind(info).metric == task.metric
+        assert task.kind == info.kind and info.build_kind(task.kind, task.options, task.metric).metric == task.metric
 
 
 def test_histograms_count_each_valid_pixel_once() -> None:
     normals = np.zeros((2, 3, 3), dtype=np.float32)
     normals[0, 0], normals[0, 1], normals[1, 2] = [0.8, 0.6, 0], [-0.8, 0.6, 0], [0, 0.6, 0.8]
-    assert histogram("normals", normals, 6).tolist() == [1, 1, 0, 0, 1, 0]
+    assert build_kind("normals").histogram(normals, 6).tolist() == [1, 1, 0, 0, 1, 0]
     depth = np.array([[0.0, np.nan, 0.2, 1.0, 2.9, 500.0]], dtype=np.float32)
-    rows = histogram_rows("depth", (), 1)
-    assert dict(zip(rows, histogram("depth", depth, len(rows)), strict=True))["2 to 3 m"] == 1
-    assert histogram("depth", depth, len(rows)).sum() == 4
-    assert histogram("distance", np.array([[-1, 0, 0.5, 1]], dtype=np.float32), 6).tolist() == [1, 0, 1, 0, 0, 1]
-    assert histogram("semseg", np.array([[0, 2, 255]], dtype=np.uint8), 4).tolist() == [1, 0, 1, 0]
-    assert histogram_rows("semseg", (), 3) == ("0 0", "1 1", "2 2")
+    rows = build_kind("depth").histogram_rows()
+    counts = build_kind("depth").histogram(depth, len(rows))
+    assert dict(zip(rows, counts, strict=True))["2 to 3 m"] == 1 and counts.sum() == 4
+    distance = np.array([[-1, 0, 0.5, 1]], dtype=np.float32)
+    assert build_kind("distance").histogram(distance, 6).tolist() == [1, 0, 1, 0, 0, 1]
+    semseg = build_kind("semseg", classes=3)
+    assert semseg.histogram(np.array([[0, 2, 255]], dtype=np.uint8), 4).tolist() == [1, 0, 1, 0]
+    assert semseg.histogram_rows() == ("0 0", "1 1", "2 2")
+    assert semseg.histogram_rows(("wall", "floor", "bed"))[2] == "2 bed"

@@ -72,7 +72,7 @@ def test_the_data_set(tmp_path: Path) -> None:
     assert {Path(record.path).suffix for record in data.records} == {".mp4", ".mkv"}
     only = build_video_dataset("motion", "test", limit=None, cache=str(tmp_path), groups=["tilt", "zoom"], **OPTIONS)
     assert only.classes == ("zoom_in", "zoom_out", "tilt_up", "tilt_down") and sorted(only.targets) == [0, 1, 2, 3]
-    with pytest.raises(MtpeftError, match="unknown group 'tit' .*Did you mean 'tilt'"):
+    with pytest.raises(MtpeftError, match=r"unknown group .tit. .*Did you mean .tilt."):
         build_video_dataset("motion", "test", cache=str(tmp_path), groups=["tit"])
     with pytest.raises(ConfigError, match="length is 7"):
         build_video_dataset("motion", "train", length=7, cache=str(tmp_path))

@@ -43,9 +43,9 @@ MOTION_CLASSES = {
     "tilt_up": MotionClass("tilt", lambda length, rng: np.arange(length)[::-1]),
     "tilt_down": MotionClass("tilt", lambda length, rng: np.arange(length)),
 }
-"""pan: the window moves to the left or right; tilt: up or down. zoom: things grow or shrink. forward, reverse: the film as it was taken, or
-backwards; swing: there (every other frame) and back; shuffle: no order. slow: every other frame, each shown twice; fast: the
-same at twice that pace, twice. Films under pan, tilt and zoom run forwards or backwards at random.
+"""pan: the window moves to the left or right; tilt: up or down. zoom: things grow or shrink. forward, reverse: the film as it
+was taken, or backwards; swing: there (every other frame) and back; shuffle: no order. slow: every other frame, each shown
+twice; fast: the same at twice that pace, twice. Films under pan, tilt and zoom run forwards or backwards at random.
 """
 
 GROUPS = ("pan", "zoom", "play", "rate", "tilt")
@@ -93,8 +93,7 @@ def _windows(group: str, length: int, width: int, rng: np.random.Generator) -> A
         way = min(rng.uniform(0.4, 0.9) * side, along - side)
         fixed, start = rng.uniform(0, across - side), rng.uniform(0, along - side - way)
         places = [np.full(length, fixed), start + way * progress]
-        top, left = places if group == "pan" else places[::-1]
-        return np.stack([top, left, np.full(length, side)], axis=1)
+        return np.stack([*(places if group == "pan" else places[::-1]), np.full(length, side)], axis=1)
     largest = rng.uniform(110, HEIGHT) if group == "zoom" else rng.uniform(80, 130)
     sides = largest / rng.uniform(1.4, 2.0) ** progress if group == "zoom" else np.full(length, largest)
     top, left = rng.uniform(0, HEIGHT - largest), rng.uniform(0, width - largest)
