@@ -54,8 +54,9 @@ class Training:
             if getattr(self, key) not in choices:
                 raise UnknownNameError(key, getattr(self, key), choices, f"key training.{key}")
         for key in ("epochs", "batch_size", "eval_batch_size", "log_every"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"training.{key} is {getattr(self, key)}, expected 1 or more")
+            value = getattr(self, key)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"training.{key} is {value!r}, expected a whole number, 1 or more")
         kind = self.optimizer.get("type")
         if kind not in OPTIMIZERS:
             raise UnknownNameError("optimizer", kind, OPTIMIZERS, "key training.optimizer.type")

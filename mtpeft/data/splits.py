@@ -52,7 +52,7 @@ def task_sizes(classes: int, num_tasks: int | None, classes_per_task: int | Sequ
             raise DataError(f"{classes} classes cannot be split with classes_per_task={sizes}: that is {sum(sizes)}")
         return sizes
     option, value = ("num_tasks", num_tasks) if num_tasks is not None else ("classes_per_task", classes_per_task)
-    if not value or value < 1 or classes % value:
+    if not isinstance(value, int) or value < 1 or classes % value:
         raise DataError(f"{classes} classes cannot be split evenly with {option}={value}; use a divisor of {classes}")
     count = value if option == "num_tasks" else classes // value
     return [classes // count] * count
@@ -63,6 +63,8 @@ def sample(data: Labelled, classes: Sequence[int], per_class: int | None, seed: 
     labels = torch.tensor(data.targets)
     if per_class is None:
         return torch.isin(labels, torch.tensor(classes)).nonzero()[:, 0].tolist()
+    if not isinstance(per_class, int):
+        raise ConfigError(f"{data.name}: {per_class!r} of each class asked for, expected a whole number")
     kept: list[int] = []
     for label in classes:
         members = (labels == label).nonzero()[:, 0]

@@ -1,8 +1,9 @@
 """Six camera motions, two at a time, behind one growing head: no task is known at test time.
 
 Command:  mtpeft continual motion_class_incremental
-Result:
-Duration:
+Result:   (seed 0) average accuracy 27.9 % one after another (each task forgets the one before), 82.5 % with 120 clips replayed;
+          linear probe on averaged frames 21.3 %
+Duration: 11 minutes on one core, and the making of the clips on first use
 """
 
 _base_ = "_motion.py"

