@@ -1,8 +1,8 @@
 """Images, then clips: handwritten digits, then two kinds of camera motion, by one shared set of adapters.
 
 Command:  mtpeft continual digits_then_motion
-Result:
-Duration:
+Result:   (seed 0) pan 97.5 %, tilt 98.8 %; digits fall from 98.3 % to 24.8 %
+Duration: 5 minutes on one core, and the making of the clips on first use
 
 What the adapters learn about motion changes what they do to images: an image is a clip of one frame.
 """

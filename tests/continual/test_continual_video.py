@@ -49,7 +49,7 @@ def video_recipe(cache: Path, kind: str = "class_incremental", data: Any = None,
         "first": {"data": data or motion(cache), "classes": ["pan_left", "forward"]},
         "second": {"data": data or motion(cache), "classes": ["reverse", "zoom_in"]},
     }
-    split = {"type": kind, "data": data or motion(cache), "num_tasks": 5}
+    split = {"type": kind, "data": data or motion(cache), "num_tasks": 6}
     stream = {"type": kind, "tasks": tasks} if kind == "task_incremental" else split
     training = {"epochs": 2, "batch_size": 6, "optimizer": {"type": "AdamW", "lr": 0.003}}
     return make_recipe(stream=stream, training=training, **changes)
@@ -59,23 +59,23 @@ def test_an_image_method_learns_classes_of_clips_one_after_another(cache: Path, 
     recipe = video_recipe(cache, baselines=True)
     experiment, results = train(recipe, tmp_path / "run")
     assert results is not None and results == read(tmp_path / "run/results.json")
-    assert results["scenario"] == "class_incremental" and len(results["tasks"]) == 5
-    assert [t["train_samples"] for t in results["tasks"]] == [2 * TRAIN] * 5
+    assert results["scenario"] == "class_incremental" and len(results["tasks"]) == 6
+    assert [t["train_samples"] for t in results["tasks"]] == [2 * TRAIN] * 6
     matrix = np.array(results["matrix"]["values"], dtype=float)
-    assert np.isfinite(matrix[np.tril_indices(5)]).all() and matrix[0, 0] > 0
+    assert np.isfinite(matrix[np.tril_indices(6)]).all() and matrix[0, 0] > 0
     video = results["input"]["video"]
     assert video["decoder"].startswith("decord") and video["frames"] == 4 and "SegmentSampling" in video["sampling"]
     assert experiment.manager.backbone_unchanged()
     assert all(isinstance(task.train, Clips) for task in experiment.stream)
     # The last entry again, without the engine.
-    last: Any = experiment.stream[4].test
+    last: Any = experiment.stream[5].test
     x, y = last.batch(range(len(last)))
     experiment.manager.eval()
     with torch.no_grad():
         right = (experiment.manager(x, experiment.manager.tasks[-1]).argmax(1) == y).float().mean().item()
-    assert matrix[4, 4] == pytest.approx(100 * right)
+    assert matrix[5, 5] == pytest.approx(100 * right)
     for baseline in ("linear_probe", "nearest_class_mean"):
-        assert len(results["baselines"][baseline]["values"]) == 5
+        assert len(results["baselines"][baseline]["values"]) == 6
 
 
 def image_then_video(cache: Path) -> dict[str, Any]:
