@@ -87,7 +87,7 @@ def check_deepcopy(case: Case) -> None:
 def check_clips(case: Case) -> None:
     """To a method for images every frame of a clip is one; for others a still clip is its image at step 0.
 
-    A batch with a task for every clip equals each task alone.
+    A batch with a task for every clip, and several tasks for each, equal each task alone.
     """
     batch, tasks = clips(), ["birds", "depth", "cars", "birds"]
     manager = training(case.manager())
@@ -107,3 +107,5 @@ def check_clips(case: Case) -> None:
             case.close(fresh.features(still, "birds"), plain, "features of a still clip at step 0", atol=1e-5)
         for task, (rows, output) in manager(batch, tasks).items():
             case.close(output, manager(batch[rows], task), f"mixed batch of clips: outputs of {task}")
+        for task, output in manager.forward_tasks(batch, ["birds", "normals"]).items():
+            case.close(output, manager(batch, task), f"forward_tasks of clips: output of {task}")
