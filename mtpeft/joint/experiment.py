@@ -81,6 +81,7 @@ class JointExperiment:
             for task, s in sections.items()
         }
         self.manager = attach(model, method, sharing=sharing)
+        self.data_config["input_size"] = self.manager.anatomy.input_size  # the option `img_size` does not change timm's
         for task, section in sections.items():
             options = {k: v for k, v in section["head"].items() if k != "name"}
             self.manager.add_task(task, head=section["head"]["name"], **{"channels": kinds[task].channels, **options})
