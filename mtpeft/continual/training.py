@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtpeft.decay import decays
 from mtpeft.errors import ConfigError, UnknownNameError, nearest
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -19,8 +20,6 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "SGD": torch.optim.SGD,
 }
 SCHEDULES = ("constant", "cosine")
-#: last names of parameters that are learned positions
-POSITIONS = ("embedding", "positions")
 LOSSES = ("cross_entropy", "local_cross_entropy")
 
 
@@ -70,12 +69,11 @@ class Training:
         options = {k: v for k, v in self.optimizer.items() if k != "type"}
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in parameters:
-            decays = parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in POSITIONS
-            groups.setdefault((name.startswith("heads."), decays), []).append(parameter)
+            groups.setdefault((name.startswith("heads."), decays(name, parameter)), []).append(parameter)
         packed = []
-        for (head, decays), members in groups.items():
+        for (head, decayed), members in groups.items():
             group: dict[str, Any] = {"params": members}
-            if not decays:
+            if not decayed:
                 group["weight_decay"] = 0.0
             if head and self.head_lr is not None:
                 group["lr"] = self.head_lr

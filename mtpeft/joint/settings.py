@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtpeft.decay import decays
 from mtpeft.errors import ConfigError, UnknownNameError, nearest
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -89,13 +90,13 @@ class Training:
         """An optimiser over named parameters in up to four groups: heads or not, matrices (with decay) or vectors."""
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in parameters:
-            groups.setdefault(("heads." in name, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault(("heads." in name, decays(name, parameter)), []).append(parameter)
         if not groups:
             raise ConfigError("nothing is left to train: every task is frozen")
         packed = []
-        for (head, decays), members in groups.items():
+        for (head, decayed), members in groups.items():
             rate = self.head_rate if head and self.head_rate is not None else self.learning_rate
-            decay = self.weight_decay if decays else 0.0
+            decay = self.weight_decay if decayed else 0.0
             packed.append({"params": members, "lr": rate, "base_rate": rate, "weight_decay": decay})
         options: dict[str, Any] = {"lr": self.learning_rate, **self.optimizer_options}
         return OPTIMIZERS[self.optimizer_type](packed, **options)

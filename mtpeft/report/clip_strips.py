@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from mtpeft.errors import DataError
-from mtpeft.evaluation.schema import ENTRY, FLAG, POSITIVE, TEXT, VALUE, MapOf
+from mtpeft.evaluation.schema import ENTRY, FLAG, POSITIVE, TEXT, VALUE
 from mtpeft.report.groups import Results
 from mtpeft.report.heatmap import colour_at, text_colour
 from mtpeft.report.layout import titled
 from mtpeft.report.markup import escape
-from mtpeft.report.pictures import data_uri, find_pictures, read_index, sentence
+from mtpeft.report.pictures import data_uri, of_tasks, sentence
 
 PREDICTION = {"truth": TEXT, "predicted": TEXT, "right": FLAG, "probability": ENTRY}
 STRIP = {"sample": TEXT, "image": TEXT, "frames": POSITIVE, **PREDICTION, "temporal": VALUE, "weights": VALUE}
-INDEX = {"tasks": MapOf([STRIP])}
 NARROWEST = 34  # pixels of a frame, below which a strip scrolls sideways
 WRITTEN = 8  # frames up to which the weights are written out
 CELL = 10  # units of the drawing's own
@@ -30,15 +29,12 @@ def clip_strips(run: Results, folder: Path | None, most: int | None = None) -> s
 
     `folder` is the run folder, None when it is not known. Raises `DataError` for a damaged index or picture.
     """
-    pictures = find_pictures(run, folder)
-    if isinstance(pictures, str):
-        return sentence(pictures)
-    tasks = read_index(pictures, INDEX)
-    blocks = []
-    for task in run["tasks"]:
-        figures = "".join(_figure(strip, pictures) for strip in tasks.get(task["name"], [])[:most])
-        blocks.append(titled(task["name"], figures or sentence("No clips of this task.")))
-    return f'<div class="pictures">{"".join(blocks)}</div>'
+
+    def block(task: Mapping[str, Any], strips: list[Any] | None, pictures: Path) -> str:
+        figures = "".join(_figure(strip, pictures) for strip in (strips or [])[:most])
+        return titled(task["name"], figures or sentence("No clips of this task."))
+
+    return of_tasks(run, folder, [STRIP], block)
 
 
 def _figure(strip: Mapping[str, Any], folder: Path) -> str:

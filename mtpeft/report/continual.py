@@ -24,7 +24,7 @@ from mtpeft.report.layout import (
     titled,
 )
 from mtpeft.report.markup import baseline_key
-from mtpeft.report.pictures import sentence
+from mtpeft.report.pictures import of_groups, sentence
 
 STRIPS_COMPARED = 2  # clips of each task on a page about several methods
 
@@ -171,15 +171,11 @@ def _clips(stream: Stream, places: Mapping[int, Path]) -> str:
     """Strips of test clips of the first seed of each group."""
     if not any("pictures" in run for _, run in stream.runs):
         return ""
-    alone = len(stream.groups) == 1
-    blocks = []
-    for group in stream.groups:
-        run = group.runs[0]
-        shown = clip_strips(run, places.get(id(run)), None if alone else STRIPS_COMPARED)
-        blocks.append(shown if alone else details(f"{group.label}, seed {run['seed']}", shown))
+    content = of_groups(
+        stream.groups, lambda run, alone: clip_strips(run, places.get(id(run)), None if alone else STRIPS_COMPARED)
+    )
     note = "Test clips, the first of a class that was classified right and the first that was not; time runs from left to right."
     note += " Of several seeds the first one given is shown." * stream.seeded
-    content = "".join(blocks)
     if 'class="shares"' in content:
         note += " Below the frames: their weights in the pooled features, darker is more."
     if 'class="attention"' in content:

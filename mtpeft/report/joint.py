@@ -26,6 +26,7 @@ from mtpeft.report.layout import (
     titled,
 )
 from mtpeft.report.markup import baseline_key, escape
+from mtpeft.report.pictures import of_groups
 
 CASES_ALONE, CASES_COMPARED = 4, 2  # cases of each kind on a page about one method, and about several
 DEFINITIONS = (
@@ -141,17 +142,15 @@ def _weights(runs: JointRuns, plots: Plots) -> str:
 
 def _pictures(runs: JointRuns, places: dict[int, Path]) -> str:
     """Worst and best cases of the first seed of each group."""
-    alone = len(runs.groups) == 1
-    grids = []
-    for group in runs.groups:
-        run = group.runs[0]
-        shown = picture_grids(run, places.get(id(run)), CASES_ALONE if alone else CASES_COMPARED)
-        grids.append(shown if alone else details(f"{group.label}, seed {run['seed']}", shown))
+    grids = of_groups(
+        runs.groups,
+        lambda run, alone: picture_grids(run, places.get(id(run)), CASES_ALONE if alone else CASES_COMPARED),
+    )
     note = (
         "Validation samples with the highest and the lowest loss on each task, each with its own value of the metric."
     )
     note += " Of several seeds the first one given is shown." * runs.seeded
-    return card("Pictures", note, *grids)
+    return card("Pictures", note, grids)
 
 
 def _conflict(runs: JointRuns, plots: Plots) -> str:

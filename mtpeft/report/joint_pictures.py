@@ -11,15 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtpeft.evaluation.schema import ENTRY, TEXT, MapOf
+from mtpeft.evaluation.schema import ENTRY, TEXT
 from mtpeft.report.groups import Results
 from mtpeft.report.layout import grid, titled
 from mtpeft.report.markup import escape
 from mtpeft.report.numbers import measured, number
-from mtpeft.report.pictures import data_uri, find_pictures, read_index, sentence
+from mtpeft.report.pictures import data_uri, of_tasks, sentence
 
 CASE = {"sample": TEXT, "score": ENTRY, "image": TEXT, "truth": TEXT, "prediction": TEXT}
-INDEX = {"tasks": MapOf({"best": [CASE], "worst": [CASE]})}
 KINDS = ("worst", "best")
 PARTS = {"image": "input", "truth": "truth", "prediction": "prediction"}
 
@@ -29,16 +28,12 @@ def picture_grids(run: Results, folder: Path | None, most: int) -> str:
 
     `folder` is the run folder, None when it is not known. Raises `DataError` for a damaged index or picture.
     """
-    pictures = find_pictures(run, folder)
-    if isinstance(pictures, str):
-        return sentence(pictures)
-    tasks = read_index(pictures, INDEX)
-    blocks = []
-    for task in run["tasks"]:
-        cases = tasks.get(task["name"], {})
-        rows = "".join(_row(kind, cases.get(kind, [])[:most], task, pictures) for kind in KINDS)
-        blocks.append(titled(f"{task['name']}: {measured(task)}", rows or sentence("No pictures of this task.")))
-    return f'<div class="pictures">{"".join(blocks)}</div>'
+
+    def block(task: Mapping[str, Any], cases: dict[str, Any] | None, pictures: Path) -> str:
+        rows = "".join(_row(kind, (cases or {}).get(kind, [])[:most], task, pictures) for kind in KINDS)
+        return titled(f"{task['name']}: {measured(task)}", rows or sentence("No pictures of this task."))
+
+    return of_tasks(run, folder, {"best": [CASE], "worst": [CASE]}, block)
 
 
 def _row(kind: str, cases: Sequence[Mapping[str, Any]], task: Mapping[str, Any], folder: Path) -> str:

@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mtpeft.errors import DataError
-from mtpeft.evaluation.schema import check
-from mtpeft.report.groups import Results
+from mtpeft.evaluation.schema import MapOf, check
+from mtpeft.report.groups import Group, Results
+from mtpeft.report.layout import details
 from mtpeft.report.markup import Raw, escape
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def of_tasks(run: Results, folder: Path | None, spec: Any, block: Callable[[Mapping[str, Any], Any, Path], str]) -> str:
+    """`block(task, its entry of the index or None, folder of the pictures)` of every task; a sentence where there are none.
+
+    `folder` is the run folder, None when it is not known, `spec` what the index holds for each task. Raises `DataError` for
+    a damaged index or picture.
+    """
+    pictures = find_pictures(run, folder)
+    if isinstance(pictures, str):
+        return sentence(pictures)
+    tasks = read_index(pictures, {"tasks": MapOf(spec)})
+    blocks = [block(task, tasks.get(task["name"]), pictures) for task in run["tasks"]]
+    return f'<div class="pictures">{"".join(blocks)}</div>'
+
+
+def of_groups(groups: Sequence[Group], render: Callable[[Results, bool], str]) -> str:
+    """`render(run, alone)` of the first run of each group, folded where there are several groups."""
+    if len(groups) == 1:
+        return render(groups[0].runs[0], True)
+    return "".join(
+        details(f"{group.label}, seed {group.runs[0]['seed']}", render(group.runs[0], False)) for group in groups
+    )
 
 
 def find_pictures(run: Results, folder: Path | None) -> Path | str:

@@ -1,4 +1,4 @@
-"""What the streams of moving clips share: three kinds of camera motion, seen at 16 pixels, and one schedule.
+"""What the streams of moving clips share: camera motion seen at 16 pixels, and one schedule.
 
 Clips of one kind show the same frames in another order, so neither a frame nor an average of frames tells its two classes
 apart. 16 pixels are 16 tokens a frame: a run on a laptop is a matter of minutes.
@@ -7,7 +7,6 @@ apart. 16 pixels are 16 tokens a frame: a run on a laptop is a matter of minutes
 seed = 0
 backbone = dict(name="vit_mini_patch4_32", options=dict(img_size=16))
 stream = dict(
-    type="task_incremental",
     data=dict(
         type="motion",
         groups=["pan", "tilt", "zoom"],
@@ -17,12 +16,6 @@ stream = dict(
         size=16,
         augment=dict(scale=[0.8, 1.0], ratio=[0.9, 1.1]),
         cache_bytes=1_000_000_000,
-    ),
-    head=dict(name="video_linear"),
-    tasks=dict(
-        pan=dict(classes=["pan_left", "pan_right"]),
-        tilt=dict(classes=["tilt_up", "tilt_down"]),
-        zoom=dict(classes=["zoom_in", "zoom_out"]),
     ),
 )
 training = dict(

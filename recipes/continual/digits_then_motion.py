@@ -11,10 +11,11 @@ _base_ = "_motion.py"
 sharing = "shared"
 method = dict(name="st_adapter", bottleneck_dim=64, kernel=[3, 3, 3], position="both", activation="gelu")
 stream = dict(
+    type="task_incremental",
+    head=dict(name="video_linear"),
     tasks=dict(
-        _delete_=True,
         digits=dict(data=dict(type="Digits"), head=dict(name="linear")),
         pan=dict(classes=["pan_left", "pan_right"]),
         tilt=dict(classes=["tilt_up", "tilt_down"]),
-    )
+    ),
 )

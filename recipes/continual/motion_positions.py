@@ -13,7 +13,11 @@ rows: the paper's backbones were trained on video, this one was not.
 """
 
 _base_ = "_motion.py"
-stream = dict(tasks=dict(_delete_=True, pan=dict(classes=["pan_left", "pan_right"])))
+stream = dict(
+    type="task_incremental",
+    head=dict(name="video_linear"),
+    tasks=dict(pan=dict(classes=["pan_left", "pan_right"])),
+)
 training = dict(epochs=4)
 baselines = False
 rows = {

@@ -9,6 +9,15 @@ Duration: 9 minutes on 2 cores, of which half a minute makes the clips on first 
 
 _base_ = "_motion.py"
 sharing = "shared"
+stream = dict(
+    type="task_incremental",
+    head=dict(name="video_linear"),
+    tasks=dict(
+        pan=dict(classes=["pan_left", "pan_right"]),
+        tilt=dict(classes=["tilt_up", "tilt_down"]),
+        zoom=dict(classes=["zoom_in", "zoom_out"]),
+    ),
+)
 baselines = False
 rows = dict(
     mean_of_frames=dict(method=dict(name="linear_probe"), baselines=True),

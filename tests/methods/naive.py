@@ -115,10 +115,10 @@ def tokens(manager: TaskManager, images: T) -> T:
     return backbone.forward_features(images)
 
 
-def close(found: T, expected: T) -> None:
+def assert_close(found: T, expected: T) -> None:
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
 def shifted(model: nn.Module, images: T) -> None:
     """The naive ViT is timm's own: without this, nothing below would mean anything."""
-    close(NaiveViT(model)(images), model.forward_features(images))  # type: ignore[operator]
+    assert_close(NaiveViT(model)(images), model.forward_features(images))  # type: ignore[operator]

@@ -8,7 +8,7 @@ from typing import Any
 import naive
 import pytest
 import torch
-from naive import NaiveViT, attached, close, gelu, linear, tokens
+from naive import NaiveViT, assert_close, attached, gelu, linear, tokens
 
 from mtpeft.testing.case import images
 
@@ -32,7 +32,7 @@ def test_the_naive_vit_is_timm_s(anatomy: str) -> None:
 
 def test_head_reads_the_class_token() -> None:
     model, manager, _ = attached("vit", "linear_probe")
-    close(manager(X, "birds"), linear(manager.head("birds").fc, NaiveViT(model)(X)[:, 0]))
+    assert_close(manager(X, "birds"), linear(manager.head("birds").fc, NaiveViT(model)(X)[:, 0]))
 
 
 def test_lora_on_every_linear_layer() -> None:
@@ -49,7 +49,7 @@ def test_lora_on_every_linear_layer() -> None:
         fc1=lambda y, x, i: y + delta("fc1", x, i),
         fc2=lambda y, x, i: y + delta("fc2", x, i),
     )
-    close(tokens(manager, X), plain(X))
+    assert_close(tokens(manager, X), plain(X))
 
 
 def test_lora_by_default_acts_on_q_and_v_with_scale_one() -> None:
@@ -67,7 +67,7 @@ def test_lora_by_default_acts_on_q_and_v_with_scale_one() -> None:
             dim=-1,
         )
 
-    close(tokens(manager, X), NaiveViT(model, qkv=qkv)(X))
+    assert_close(tokens(manager, X), NaiveViT(model, qkv=qkv)(X))
 
 
 def test_ssf_after_every_operation() -> None:
@@ -82,7 +82,9 @@ def test_ssf_after_every_operation() -> None:
 
         return change
 
-    close(tokens(manager, X), NaiveViT(model, **{k: affine(k) for k in [*kinds, "patch_embed", "final_norm"]})(X))
+    assert_close(
+        tokens(manager, X), NaiveViT(model, **{k: affine(k) for k in [*kinds, "patch_embed", "final_norm"]})(X)
+    )
 
 
 def bottleneck(adapter: Any, x: torch.Tensor, activation: Any) -> torch.Tensor:
@@ -96,7 +98,7 @@ def test_adaptformer_reads_the_stream_before_the_norm(anatomy: str) -> None:
     def mlp_branch(y: torch.Tensor, x: torch.Tensor, u: torch.Tensor, i: int) -> torch.Tensor:
         return y + 0.3 * bottleneck(sites["parallel_mlp", i].adapter, x, lambda t: t.clamp(min=0))
 
-    close(tokens(manager, X), NaiveViT(model, mlp_branch=mlp_branch)(X))
+    assert_close(tokens(manager, X), NaiveViT(model, mlp_branch=mlp_branch)(X))
 
 
 def test_adaptformer_norms() -> None:
@@ -111,7 +113,7 @@ def test_adaptformer_norms() -> None:
             delta = 0.1 * bottleneck(site.adapter, x, lambda t: t.clamp(min=0))
             return y + (naive.norm(site.norm, delta) if where == "out" else delta)
 
-        close(tokens(manager, X), NaiveViT(model, mlp_branch=mlp_branch)(X))
+        assert_close(tokens(manager, X), NaiveViT(model, mlp_branch=mlp_branch)(X))
 
 
 @pytest.mark.parametrize("anatomy", ["vit", "dinov2"])
@@ -122,7 +124,7 @@ def test_houlsby_before_both_residual_additions_and_after_layer_scale(anatomy: s
         return lambda y, x, u, i: y + bottleneck(sites[kind, i].adapter, y, gelu)
 
     plain = NaiveViT(model, attention_branch=after("after_attention"), mlp_branch=after("after_mlp"))
-    close(tokens(manager, X), plain(X))
+    assert_close(tokens(manager, X), plain(X))
 
 
 @pytest.mark.parametrize("anatomy", ["vit", "dinov2"])
@@ -154,7 +156,7 @@ def test_convpass_with_prefix_tokens_as_single_pixels(anatomy: str) -> None:
         return change
 
     plain = NaiveViT(model, attention_branch=bypass("parallel_attn_ln"), mlp_branch=bypass("parallel_mlp_ln"))
-    close(tokens(manager, X), plain(X))
+    assert_close(tokens(manager, X), plain(X))
 
 
 @pytest.mark.parametrize("anatomy", ["vit", "dinov2"])
@@ -169,7 +171,7 @@ def test_vpt_deep_puts_fresh_prompts_behind_the_prefix_tokens(anatomy: str) -> N
     def remove(x: torch.Tensor, i: int) -> torch.Tensor:
         return torch.cat([x[:, :prefix], x[:, prefix + 3 :]], dim=1)
 
-    close(tokens(manager, X), NaiveViT(model, tokens=insert, output=remove)(X))
+    assert_close(tokens(manager, X), NaiveViT(model, tokens=insert, output=remove)(X))
 
 
 def test_vpt_shallow_prompts_pass_through_all_blocks() -> None:
@@ -181,7 +183,7 @@ def test_vpt_shallow_prompts_pass_through_all_blocks() -> None:
         return torch.cat([x[:, :1], prompts, x[:, 1:]], dim=1) if i == 0 else x
 
     expected = NaiveViT(model, tokens=insert)(X)
-    close(tokens(manager, X), torch.cat([expected[:, :1], expected[:, 4:]], dim=1))
+    assert_close(tokens(manager, X), torch.cat([expected[:, :1], expected[:, 4:]], dim=1))
 
 
 @pytest.mark.parametrize("reparam_dim", [None, 7])
@@ -198,7 +200,7 @@ def test_prefix_tuning_extends_keys_and_values(reparam_dim: int | None) -> None:
             prefix = both[:, :D], both[:, D:]
         return tuple(torch.cat([p.expand(2, -1, -1), own], dim=1) for p, own in zip(prefix, pair, strict=True))
 
-    close(tokens(manager, X), NaiveViT(model, kv=kv)(X))
+    assert_close(tokens(manager, X), NaiveViT(model, kv=kv)(X))
 
 
 def test_calibrated_prefix_attention_is_divided_by_its_own_sum() -> None:
@@ -213,7 +215,7 @@ def test_calibrated_prefix_attention_is_divided_by_its_own_sum() -> None:
         prefix = probabilities[..., :4]
         return torch.cat([prefix / prefix.sum(dim=-1, keepdim=True), probabilities[..., 4:]], dim=-1)
 
-    close(tokens(manager, X), NaiveViT(model, kv=kv, probabilities=calibrate)(X))
+    assert_close(tokens(manager, X), NaiveViT(model, kv=kv, probabilities=calibrate)(X))
 
 
 def test_vqt_queries_read_every_block_and_join_the_features() -> None:
@@ -231,10 +233,10 @@ def test_vqt_queries_read_every_block_and_join_the_features() -> None:
         return x[:, 3:]
 
     stream = NaiveViT(model, tokens=insert, logits=only_the_stream_s_keys, output=remove)(X)
-    close(tokens(manager, X), stream)
-    close(stream, model.forward_features(X))  # the stream itself never sees the queries
+    assert_close(tokens(manager, X), stream)
+    assert_close(stream, model.forward_features(X))  # the stream itself never sees the queries
     expected = torch.cat([part / (part**2).sum(dim=1, keepdim=True).sqrt() for part in (stream[:, 0], *reads)], dim=1)
-    close(manager.features(X, "birds"), expected)
+    assert_close(manager.features(X, "birds"), expected)
     assert expected.shape == (2, D * (1 + 2 * 3))
 
 
@@ -264,7 +266,7 @@ def test_fact_slices(method: str) -> None:
         fc1=lambda y, x, i: y + torch.cat([slice_of("fc1", x, i, g) for g in range(4)], dim=-1),
         fc2=lambda y, x, i: y + sum(slice_of("fc2", x[..., g * D : (g + 1) * D], i, g) for g in range(4)),
     )
-    close(tokens(manager, X), plain(X))
+    assert_close(tokens(manager, X), plain(X))
 
 
 def test_lst_recursion() -> None:
@@ -282,7 +284,7 @@ def test_lst_recursion() -> None:
     for i, block in enumerate(side.blocks):
         mu = 1 / (1 + math.exp(-side.gates[i].item() / 0.2))
         state = plain.block(block, mu * state + (1 - mu) * linear(side.downs[i + 1], taps[i + 1]), i)
-    close(tokens(manager, X), linear(side.up, naive.norm(side.norm, state)))
+    assert_close(tokens(manager, X), linear(side.up, naive.norm(side.norm, state)))
 
 
 def test_lst_starts_from_the_rows_of_largest_magnitude() -> None:
@@ -299,19 +301,19 @@ def test_lst_starts_from_the_rows_of_largest_magnitude() -> None:
         return torch.tensor(sorted(score.argsort(descending=True)[:count].tolist()))
 
     stream = top(model.patch_embed.proj.weight.abs().sum(dim=(1, 2, 3)), 12)
-    close(side.blocks[0].norm1.weight, first.norm1.weight[stream])
+    assert_close(side.blocks[0].norm1.weight, first.norm1.weight[stream])
     q, k, v = first.attn.qkv.weight[:, stream].chunk(3)
     rows = top((q * k * v).abs().sum(dim=1), 12)
-    close(side.blocks[0].attn.qkv.weight, torch.cat([q[rows], k[rows], v[rows]]))
-    close(side.blocks[0].attn.qkv.bias, torch.cat([b[rows] for b in first.attn.qkv.bias.chunk(3)]))
+    assert_close(side.blocks[0].attn.qkv.weight, torch.cat([q[rows], k[rows], v[rows]]))
+    assert_close(side.blocks[0].attn.qkv.bias, torch.cat([b[rows] for b in first.attn.qkv.bias.chunk(3)]))
     out = top(first.attn.proj.weight[:, rows].abs().sum(dim=1), 12)
-    close(side.blocks[0].attn.proj.weight, first.attn.proj.weight[out][:, rows])
-    close(side.blocks[0].norm2.bias, first.norm2.bias[out])
+    assert_close(side.blocks[0].attn.proj.weight, first.attn.proj.weight[out][:, rows])
+    assert_close(side.blocks[0].norm2.bias, first.norm2.bias[out])
     hidden = top(first.mlp.fc1.weight[:, out].abs().sum(dim=1), 48)
-    close(side.blocks[0].mlp.fc1.weight, first.mlp.fc1.weight[hidden][:, out])
+    assert_close(side.blocks[0].mlp.fc1.weight, first.mlp.fc1.weight[hidden][:, out])
     stream = top(first.mlp.fc2.weight[:, hidden].abs().sum(dim=1), 12)
-    close(side.blocks[0].mlp.fc2.weight, first.mlp.fc2.weight[stream][:, hidden])
-    close(side.blocks[1].norm1.bias, model.blocks[1].norm1.bias[stream])
+    assert_close(side.blocks[0].mlp.fc2.weight, first.mlp.fc2.weight[stream][:, hidden])
+    assert_close(side.blocks[1].norm1.bias, model.blocks[1].norm1.bias[stream])
     assert (manager.backbone.norm.weight.shape[0], side.norm.weight.shape[0]) == (48, 12)
 
 
@@ -331,7 +333,7 @@ def test_bitfit_trains_every_bias() -> None:
         path = names[kind] if block is None else f"blocks.{block}.{names[kind]}"
         model.get_submodule(path).bias.copy_(site.bias)
     assert len(sites) == sum(name.endswith(".bias") for name, _ in model.named_parameters())
-    close(tokens(manager, X), NaiveViT(model)(X))
+    assert_close(tokens(manager, X), NaiveViT(model)(X))
 
 
 def test_ln_tune_trains_scale_and_shift_of_every_norm() -> None:
@@ -341,14 +343,14 @@ def test_ln_tune_trains_scale_and_shift_of_every_norm() -> None:
         layer.weight.copy_(site.norm.weight)
         layer.bias.copy_(site.norm.bias)
     assert len(sites) == 5
-    close(tokens(manager, X), NaiveViT(model)(X))
+    assert_close(tokens(manager, X), NaiveViT(model)(X))
 
 
 def test_full_trains_the_backbone_itself() -> None:
     model, manager, _ = attached("vit", "full")
     before = NaiveViT(model)(X)
     model.load_state_dict(manager.backbone.state_dict())
-    close(tokens(manager, X), NaiveViT(model)(X))
+    assert_close(tokens(manager, X), NaiveViT(model)(X))
     assert not torch.allclose(before, tokens(manager, X))
 
 
@@ -366,14 +368,14 @@ def test_vp_frame() -> None:
                 frame[:, row, column] = site.left[:, row - 10, column]
             elif column >= 54:
                 frame[:, row, column] = site.right[:, row - 10, column - 54]
-    close(tokens(manager, X), NaiveViT(model, pixels=lambda x: x + frame)(X))
+    assert_close(tokens(manager, X), NaiveViT(model, pixels=lambda x: x + frame)(X))
 
 
 def test_vp_patches() -> None:
     model, manager, sites = attached("vit", "vp", prompt_size=10, template="fixed_patch")
     patch = torch.zeros(3, 64, 64, dtype=torch.float64)
     patch[:, :10, :10] = sites["pixels", None].patch
-    close(tokens(manager, X), NaiveViT(model, pixels=lambda x: x + patch)(X))
+    assert_close(tokens(manager, X), NaiveViT(model, pixels=lambda x: x + patch)(X))
     _, manager, sites = attached("vit", "vp", prompt_size=10, template="random_patch")
     site = sites["pixels", None]
     drawn = [site.prompt(64, 64) for _ in range(8)]
@@ -398,4 +400,4 @@ def test_methods_act_in_the_order_they_are_given() -> None:
     def proj(y: torch.Tensor, x: torch.Tensor, i: int) -> torch.Tensor:
         return (y + x @ lora[i].lora_A.T @ lora[i].lora_B.T) * ssf[i].scale + ssf[i].shift
 
-    close(tokens(manager.eval(), X), NaiveViT(tiny_backbone("vit").double(), proj=proj)(X))
+    assert_close(tokens(manager.eval(), X), NaiveViT(tiny_backbone("vit").double(), proj=proj)(X))

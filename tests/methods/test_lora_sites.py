@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from naive import attached, close
+from naive import assert_close, attached
 from timm.models.eva import Eva
 
 import mtpeft
@@ -41,7 +41,7 @@ def test_lora_is_an_edit_of_the_rows_of_q_k_and_v(anatomy: str) -> None:
             weight, rows = rows_of(model.get_submodule(path).attn, kind)
             weight[rows] += 2.0 * sites[kind, i].lora_B @ sites[kind, i].lora_A
     backbone: Any = manager.backbone
-    close(backbone.forward_features(X), model.forward_features(X))
+    assert_close(backbone.forward_features(X), model.forward_features(X))
 
 
 @pytest.mark.parametrize("anatomy", ["vit", "eva", "beit", "swinv2"])
@@ -51,7 +51,7 @@ def test_one_lora_on_a_fused_qkv(anatomy: str) -> None:
     for i, path in enumerate(Anatomy(model).blocks):
         model.get_submodule(path).attn.qkv.weight += sites["qkv", i].lora_B @ sites["qkv", i].lora_A
     backbone: Any = manager.backbone
-    close(backbone.forward_features(X), model.forward_features(X))
+    assert_close(backbone.forward_features(X), model.forward_features(X))
 
 
 def eva(fused: bool) -> Any:
@@ -87,14 +87,14 @@ def test_fused_and_split_projections_give_the_same_lora() -> None:
         )
         weights.pop(f"{stem}k_bias", None)
     split.load_state_dict(weights)
-    close(fused.forward_features(X), split.forward_features(X))
+    assert_close(fused.forward_features(X), split.forward_features(X))
     managers = []
     for model in (fused, split):
         torch.manual_seed(0)
         managers.append(mtpeft.attach(model, "lora", rank=4))
         managers[-1].add_task("birds", num_classes=3)
         perturb(managers[-1], std=0.2)
-    close(managers[0].features(X, "birds"), managers[1].features(X, "birds"))
+    assert_close(managers[0].features(X, "birds"), managers[1].features(X, "birds"))
     assert managers[0].num_trainable("birds") == managers[1].num_trainable("birds")
 
 

@@ -18,7 +18,7 @@ from mtpeft.testing.case import images, mixed_path, perturb
 X = images(2, torch.float64)
 
 
-def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
@@ -26,7 +26,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 def test_the_naive_swin_is_timm_s() -> None:
     model, _, _ = attached("swin", "linear_probe")
     assert [any(block.shift_size) for stage in model.layers for block in stage.blocks] == [False, True] * 2
-    close(naive_swin(model, X), model.forward_features(X))
+    assert_close(naive_swin(model, X), model.forward_features(X))
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def test_vpt_deep_gives_every_window_of_a_block_the_same_fresh_prompts() -> None
     fresh = [sites["tokens", i].prompts for i in range(4)]
     assert [tuple(p.shape) for p in fresh] == [(3, 24), (3, 24), (3, 48), (3, 48)]
     expected = naive_swin(model, X, fresh)
-    close(tokens(manager, X), expected)
+    assert_close(tokens(manager, X), expected)
     assert (expected - model.forward_features(X)).abs().max() > 0.01
 
 
@@ -45,7 +45,7 @@ def test_vpt_shallow_prompts_read_all_windows_and_pass_patch_merging(first: int)
     model, manager, sites = attached("swin", "vpt_shallow", num_tokens=3, blocks=(first,))
     fresh = [None] * first + [sites["tokens", first].prompts]
     expected = naive_swin(model, X, fresh)
-    close(tokens(manager, X), expected)
+    assert_close(tokens(manager, X), expected)
     ended = X.new_zeros(0, 24 if first == 0 else 48)  # the same prompts, gone after their first block
     assert (expected - naive_swin(model, X, [*fresh, ended])).abs().max() > 1e-3
 
@@ -76,8 +76,8 @@ def test_bitfit_trains_the_relative_position_tables_too() -> None:
         assert not torch.equal(blocks[i].attn.relative_position_bias_table, table)
         blocks[i].attn.relative_position_bias_table.copy_(table)
     expected = naive_swin(model, X)
-    close(tokens(manager, X), expected)
-    close(twin.forward_features(X), expected)  # type: ignore[operator]
+    assert_close(tokens(manager, X), expected)
+    assert_close(twin.forward_features(X), expected)  # type: ignore[operator]
     assert (expected - before).abs().max() > 0.01
 
 
@@ -102,8 +102,8 @@ def test_prompts_tables_adapters_and_low_rank_together_in_a_mixed_batch(rows: fl
     with torch.no_grad(), mixed_path(rows):
         birds, cars = (manager(X, task) for task in ("birds", "cars"))
         mixed = manager(X, ["cars", "birds"])
-    close(mixed["cars"][1][0], cars[0])
-    close(mixed["birds"][1][0], birds[1])
+    assert_close(mixed["cars"][1][0], cars[0])
+    assert_close(mixed["birds"][1][0], birds[1])
     assert (birds - cars).abs().max() > 0.01
 
 

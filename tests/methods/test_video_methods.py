@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from naive import NaiveViT, attached, close, gamma, gelu, linear, norm
+from naive import NaiveViT, assert_close, attached, gamma, gelu, linear, norm
 
 import mtpeft
 from mtpeft.errors import ConfigError, DataError
@@ -54,7 +54,7 @@ def test_aim(temporal_adapters: int) -> None:
 
     def enter(x: T, i: int) -> T:
         if i == 0:
-            x = x + sites["frames_embed", None].embedding.repeat(2, 1, 1)
+            x = x + sites["frames_embed", None].positions.repeat(2, 1, 1)
         u = norm(model.blocks[i].norm1, x)
         if temporal_adapters == 2:
             u = u + adapter(sites["temporal_in", i], u)
@@ -67,7 +67,7 @@ def test_aim(temporal_adapters: int) -> None:
         mlp_branch=lambda y, x, u, i: y + 0.7 * adapter(sites["parallel_mlp_ln", i], u),
         final_norm=lambda y, x: norm(sites["final_norm", None].norm, x),
     )
-    close(manager.features(X, "birds"), expected_features(plain))
+    assert_close(manager.features(X, "birds"), expected_features(plain))
 
 
 def st(site: Any, x: T) -> T:
@@ -91,7 +91,7 @@ def test_st_adapter(position: str) -> None:
         changes["tokens"] = lambda x, i: st(sites["frames_block", i], x)
     if position != "pre_attn":
         changes["attention_branch"] = lambda y, x, u, i: st(sites["frames_mlp", i], x + y) - x
-    close(manager.features(X, "birds"), expected_features(NaiveViT(model, **changes)))
+    assert_close(manager.features(X, "birds"), expected_features(NaiveViT(model, **changes)))
 
 
 def test_st_adapter_of_one_frame_is_a_bottleneck() -> None:
@@ -103,7 +103,7 @@ def test_st_adapter_of_one_frame_is_a_bottleneck() -> None:
         z = linear(site.down, x[:, 5:]) * site.conv.weight[:, 0, 1, 0, 0] + site.conv.bias
         return torch.cat([x[:, :5], x[:, 5:] + linear(site.up, z)], dim=1)
 
-    close(manager.features(images, "birds"), NaiveViT(model, tokens=enter)(images)[:, 0])
+    assert_close(manager.features(images, "birds"), NaiveViT(model, tokens=enter)(images)[:, 0])
 
 
 @pytest.mark.parametrize(("kernel", "moves"), [((3, 3, 3), True), ((1, 3, 3), False)])
@@ -120,7 +120,7 @@ def test_a_kernel_over_space_is_the_full_convolution(kernel: tuple[int, int, int
                 tap = site.conv.weight[:, 0, t, h, w].view(-1, 1, 1, 1)
                 total = total + tap * z[:, :, t : t + FRAMES, h : h + 4, w : w + 4]
     expected = linear(site.up, (total + site.conv.bias.view(-1, 1, 1, 1)).flatten(3).permute(0, 2, 3, 1))
-    close(site(x)[:, :, 1:], expected)
+    assert_close(site(x)[:, :, 1:], expected)
     assert not site(x)[:, :, 0].any()
     reordered = manager.features(X.flip(2), "birds")
     assert torch.allclose(reordered, manager.features(X, "birds")) is not moves
@@ -138,7 +138,7 @@ def test_patt(mode: str) -> None:
             parts["qkv".index(name)] = parts["qkv".index(name)] + 0.3 * change[..., position * 48 : (position + 1) * 48]
         return torch.cat(parts, dim=-1)
 
-    close(manager.features(X[:, :, 0], "birds"), NaiveViT(model, qkv=qkv)(X[:, :, 0])[:, 0])
+    assert_close(manager.features(X[:, :, 0], "birds"), NaiveViT(model, qkv=qkv)(X[:, :, 0])[:, 0])
 
 
 def test_v_peft_is_patt_beside_an_adapter_of_the_normed_input() -> None:
@@ -160,7 +160,7 @@ def test_v_peft_is_patt_beside_an_adapter_of_the_normed_input() -> None:
         return y + 0.1 * linear(site.up, linear(site.down, u).clamp(min=0))
 
     plain = NaiveViT(tiny_backbone("vit").double(), qkv=qkv, mlp_branch=mlp)
-    close(manager.features(X, "birds"), expected_features(plain))
+    assert_close(manager.features(X, "birds"), expected_features(plain))
 
 
 def test_aim_on_swin_attends_over_time_without_the_table_of_the_window() -> None:
@@ -172,7 +172,7 @@ def test_aim_on_swin_attends_over_time_without_the_table_of_the_window() -> None
     handle.remove()
     tracks, entry = entries[0], entries[1]  # (B N, T, C) over time, then (B T, H, W, C) over space
     height, width = entry.shape[1:3]
-    before = model.patch_embed(FOLDED) + sites["frames_embed", None].embedding.view(FRAMES, 1, 1, -1).repeat(2, 1, 1, 1)
+    before = model.patch_embed(FOLDED) + sites["frames_embed", None].positions.view(FRAMES, 1, 1, -1).repeat(2, 1, 1, 1)
     u = norm(plain_block.norm1, before)
     expected = before.clone()
     for clip in range(2):
@@ -182,7 +182,7 @@ def test_aim_on_swin_attends_over_time_without_the_table_of_the_window() -> None
                 attended = NaiveViT(model).attention(plain_block, u[rows, h, w].unsqueeze(0), 0)[0]
                 expected[rows, h, w] += adapter(sites["temporal", 0], attended)
     assert tracks.shape == (2 * height * width, FRAMES, 24)
-    close(entry, expected)
+    assert_close(entry, expected)
 
 
 def made(method: Any, anatomy: str = "vit", **options: Any) -> TaskManager:
@@ -229,7 +229,7 @@ def test_an_image_has_no_time_for_aim() -> None:
     manager, images = made("aim", num_frames=FRAMES), clips(2)[:, :, 0]
     one = manager.features(images, "birds")
     torch.testing.assert_close(manager.features(images.unsqueeze(2), "birds"), one, atol=0, rtol=0)
-    manager.attachments[0].weights.bank("birds").sites["norm_pre-frames_embed"].embedding += 1.0  # type: ignore[operator, union-attr]
+    manager.attachments[0].weights.bank("birds").sites["norm_pre-frames_embed"].positions += 1.0  # type: ignore[operator, union-attr]
     torch.testing.assert_close(manager.features(images, "birds"), one, atol=0, rtol=0)
 
 
@@ -255,7 +255,7 @@ def test_layer_scale_stays_inside_the_branch_of_space() -> None:
     inner = NaiveViT(model)
 
     def enter(x: T, i: int) -> T:
-        x = x + sites["frames_embed", None].embedding.repeat(2, 1, 1) if i == 0 else x
+        x = x + sites["frames_embed", None].positions.repeat(2, 1, 1) if i == 0 else x
         attended = over_time(inner, model.blocks[i], norm(model.blocks[i].norm1, x), i)
         return x + adapter(sites["temporal", i], attended)
 
@@ -266,7 +266,7 @@ def test_layer_scale_stays_inside_the_branch_of_space() -> None:
         mlp_branch=lambda y, x, u, i: y + 0.5 * adapter(sites["parallel_mlp_ln", i], u),
         final_norm=lambda y, x: norm(sites["final_norm", None].norm, x),
     )
-    close(manager.features(X, "birds"), expected_features(plain))
+    assert_close(manager.features(X, "birds"), expected_features(plain))
 
 
 @pytest.mark.parametrize("position", ["pre_attn", "pre_mlp"])

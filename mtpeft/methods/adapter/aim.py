@@ -65,7 +65,7 @@ class AIM(SiteModule):
         super().__init__(config, site)
         self.kind = site.kind
         if site.kind == "frames_embed":
-            self.embedding = nn.Parameter(config.embed_std * torch.randn(config.num_frames, 1, site.dim))
+            self.positions = nn.Parameter(config.embed_std * torch.randn(config.num_frames, 1, site.dim))
         elif site.kind == "final_norm":
             self.norm = hookless_copy(site.module)
         else:
@@ -93,11 +93,11 @@ class AIM(SiteModule):
         frames = x.shape[1]
         if frames == 1:
             return torch.zeros_like(x)
-        if frames != len(self.embedding):
+        if frames != len(self.positions):
             raise DataError(
-                f"clips of {frames} frames, but `aim` was attached with num_frames={len(self.embedding)}; they must be equal"
+                f"clips of {frames} frames, but `aim` was attached with num_frames={len(self.positions)}; they must be equal"
             )
-        return self.embedding.expand_as(x)
+        return self.positions.expand_as(x)
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
