@@ -16,7 +16,7 @@ from mtpeft.backbones.original import Original
 from mtpeft.counting import Counts, count, render_table
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
 from mtpeft.features import apply_head, attention_over_time, check_images, extract, prepare, rows_of
-from mtpeft.heads import GrowingHead
+from mtpeft.heads import GrowingHead, Head
 from mtpeft.heads.build import build_head
 from mtpeft.hooks import Installation, carries_hooks
 from mtpeft.merging import merged_backbone
@@ -216,6 +216,15 @@ class TaskManager(nn.Module):
         """
         check_images(self, clips)
         return attention_over_time(self, clips, Selection((self._default(task),)))
+
+    def frame_weights(self, clips: torch.Tensor, task: str | None = None) -> torch.Tensor | None:
+        """What each frame counts for the task's head, (B, T), rows sum to 1; None where it does not weigh them."""
+        check_images(self, clips)
+        name = self._default(task)
+        head = self.head(name)
+        if not isinstance(head, Head):
+            return None
+        return head.frame_weights(extract(self, clips, Selection((name,)), ("frames",))["frames"])
 
     @property
     def feature_dim(self) -> int:

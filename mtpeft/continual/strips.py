@@ -25,9 +25,7 @@ from mtpeft.data.dense.stream import DenseStream
 from mtpeft.data.streams import TASK_KNOWN, Stream, StreamTask
 from mtpeft.data.video.clips import Clips
 from mtpeft.errors import ConfigError
-from mtpeft.features import extract
 from mtpeft.files import write_atomic
-from mtpeft.runtime import Selection
 
 if TYPE_CHECKING:
     from mtpeft.continual.experiment import Experiment
@@ -114,11 +112,8 @@ def _strip(
 
 def _pooling_weights(experiment: Experiment, clip: Tensor, task: str) -> list[float] | None:
     """The share of each frame, where the head weighs them."""
-    head: Any = experiment.manager.head(task)
-    if not hasattr(head, "weights") or getattr(head, "pool", "attention") != "attention":
-        return None
-    frames = extract(experiment.manager, clip, Selection((task,)), ("frames",))["frames"]
-    return _rounded(head.weights(frames)[0])
+    weights = experiment.manager.frame_weights(clip, task)
+    return None if weights is None else _rounded(weights[0])
 
 
 def _rounded(values: Tensor) -> Any:

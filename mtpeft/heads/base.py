@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
+import torch
 from torch import nn
 
 from mtpeft.registry import Registry
@@ -22,6 +23,10 @@ class Head(nn.Module):
     """
 
     reads: ClassVar[str] = "pooled"
+
+    def frame_weights(self, frames: torch.Tensor) -> torch.Tensor | None:
+        """What each frame counts in the output, (B, T), rows sum to 1; None where the head does not weigh them."""
+        return None
 
 
 HEADS: Registry[type[Head]] = Registry("head")

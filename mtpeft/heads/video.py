@@ -65,19 +65,18 @@ class VideoLinearHead(Head):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """(B, T, C) -> (B, num_classes)."""
         if self.pool == "attention":
-            pooled = (self.weights(frames).unsqueeze(1) @ frames).squeeze(1)
+            pooled = (self._shares(frames).unsqueeze(1) @ frames).squeeze(1)
         elif self.pool == "transformer":
             pooled = self.encoder(self._placed(frames)).mean(1)
         else:
             pooled = frames.mean(1)
         return self.fc(self.dropout(pooled))
 
-    def weights(self, frames: torch.Tensor) -> torch.Tensor:
-        """What each frame counts, (B, T), rows sum to 1. Raises `ConfigError` where no single weight says that."""
-        if self.pool == "transformer":
-            raise ConfigError("head 'video_linear': a transformer has no weight of each frame")
-        if self.pool == "mean":
-            return frames.new_full(frames.shape[:2], 1.0 / frames.shape[1])
+    def frame_weights(self, frames: torch.Tensor) -> torch.Tensor | None:
+        """The attention of `pool="attention"`."""
+        return self._shares(frames) if self.pool == "attention" else None
+
+    def _shares(self, frames: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = self.query(torch.tanh(self._placed(frames))).squeeze(-1)
         return scores.softmax(dim=1)
 

@@ -28,14 +28,14 @@ FRAMES = torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(0))
 def test_the_mean_is_the_linear_layer_of_the_mean_frame() -> None:
     made = head("mean")
     torch.testing.assert_close(made(FRAMES), FRAMES.mean(1) @ made.fc.weight.T + made.fc.bias)
-    torch.testing.assert_close(made.weights(FRAMES), torch.full((3, 4), 0.25))
+    assert made.frame_weights(FRAMES) is None and head("transformer").frame_weights(FRAMES) is None
 
 
 def test_attention_is_the_mean_under_its_own_weights() -> None:
     made = head("attention")
     scores = torch.tanh(FRAMES + made.positions[:4]) @ made.query.weight[0] + made.query.bias
     weights = scores.exp() / scores.exp().sum(1, keepdim=True)
-    torch.testing.assert_close(made.weights(FRAMES), weights)
+    torch.testing.assert_close(made.frame_weights(FRAMES), weights)
     pooled = (weights.unsqueeze(-1) * FRAMES).sum(1)
     torch.testing.assert_close(made(FRAMES), pooled @ made.fc.weight.T + made.fc.bias)
 
@@ -68,6 +68,9 @@ def test_clips_and_images_through_the_manager(tmp_path: Any) -> None:
             torch.testing.assert_close(outputs[task], manager.head(task)(frames), atol=1e-5, rtol=1e-5)
             one = manager(batch[:, :, 0], task)
             torch.testing.assert_close(one, manager.head(task)(frames[:, :1]), atol=1e-5, rtol=1e-5)
+        weights = manager.frame_weights(batch, "attention")
+        torch.testing.assert_close(weights, manager.head("attention").frame_weights(frames))  # type: ignore[operator]
+        assert manager.frame_weights(batch, "mean") is None
         manager.save(tmp_path / "saved")
         loaded = mtpeft.load(tmp_path / "saved", tiny_backbone("swin")).eval()
         assert torch.equal(loaded(batch, "transformer"), manager(batch, "transformer"))
@@ -89,8 +92,6 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], error: type[MtpeftEr
         VideoLinearHead(16, **{"num_classes": 5, **options})
 
 
-def test_more_frames_than_positions_and_weights_of_a_transformer() -> None:
+def test_more_frames_than_positions() -> None:
     with pytest.raises(DataError, match="clips of 4 frames, but head 'video_linear' has num_frames=3"):
         head("attention", num_frames=3)(FRAMES)
-    with pytest.raises(ConfigError, match="a transformer has no weight of each frame"):
-        head("transformer").weights(FRAMES)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from naive import NaiveViT, assert_close, attached, gamma, gelu, linear, norm
+from naive import NaiveViT, assert_close, attached, gelu, linear, norm
 
 import mtpeft
 from mtpeft.errors import ConfigError, DataError
@@ -46,10 +46,12 @@ def over_time(plain: NaiveViT, block: Any, u: T, i: int) -> T:
     return out
 
 
-@pytest.mark.parametrize("temporal_adapters", [1, 2])
-def test_aim(temporal_adapters: int) -> None:
+@pytest.mark.parametrize(("anatomy", "temporal_adapters"), [("vit", 1), ("vit", 2), ("dinov2", 1)])
+def test_aim(anatomy: str, temporal_adapters: int) -> None:
+    """Layer scale (of DINOv2) belongs to the branch over space alone."""
     options = {"num_frames": FRAMES, "temporal_adapters": temporal_adapters, "joint_scale": 0.7}
-    model, manager, sites = attached("vit", "aim", **options)
+    model, manager, sites = attached(anatomy, "aim", **options)
+    assert hasattr(model.blocks[0].ls1, "gamma") == (anatomy == "dinov2")
     inner = NaiveViT(model)
 
     def enter(x: T, i: int) -> T:
@@ -246,27 +248,6 @@ def test_drop_path_drops_whole_rows_in_training_alone() -> None:
     torch.testing.assert_close(dropped[kept], 2 * whole[kept])
     first: Any = manager.attachments[0].weights.bank("birds").sites["blocks-0-temporal"]  # type: ignore[operator, union-attr]
     torch.testing.assert_close(first.train()(x), first.eval()(x))
-
-
-def test_layer_scale_stays_inside_the_branch_of_space() -> None:
-    model, manager, sites = attached("dinov2", "aim", num_frames=FRAMES)
-    block = model.blocks[0]
-    assert not torch.allclose(gamma(block.ls1), torch.ones(()).double())
-    inner = NaiveViT(model)
-
-    def enter(x: T, i: int) -> T:
-        x = x + sites["frames_embed", None].positions.repeat(2, 1, 1) if i == 0 else x
-        attended = over_time(inner, model.blocks[i], norm(model.blocks[i].norm1, x), i)
-        return x + adapter(sites["temporal", i], attended)
-
-    plain = NaiveViT(
-        model,
-        tokens=enter,
-        attention_branch=lambda y, x, u, i: y + adapter(sites["after_attention", i], y),
-        mlp_branch=lambda y, x, u, i: y + 0.5 * adapter(sites["parallel_mlp_ln", i], u),
-        final_norm=lambda y, x: norm(sites["final_norm", None].norm, x),
-    )
-    assert_close(manager.features(X, "birds"), expected_features(plain))
 
 
 @pytest.mark.parametrize("position", ["pre_attn", "pre_mlp"])
