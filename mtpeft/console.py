@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mtpeft.continual.progress import Progress as Callbacks
+from mtpeft.progress import Progress as Callbacks
 
 
 def open_console() -> Console:

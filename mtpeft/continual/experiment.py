@@ -22,7 +22,7 @@ from mtpeft.continual.plugins import (
     restore_plugins,
     set_random_state,
 )
-from mtpeft.continual.progress import Curve, Position, Progress
+from mtpeft.continual.progress import Curve, Position
 from mtpeft.continual.scenario import build_scenario, single_task_values, wants_baselines
 from mtpeft.continual.strategy import ContinualStrategy
 from mtpeft.continual.strips import strips_per_task, write_strips
@@ -35,6 +35,7 @@ from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
+from mtpeft.progress import Progress
 from mtpeft.recipe import Section
 from mtpeft.run_folder import RunFolder
 from mtpeft.user_code import import_user_code

@@ -1,19 +1,9 @@
-"""What a run shows and remembers of its progress: callbacks, position, loss curve."""
+"""What a run remembers of its progress: position and loss curve."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-
-@dataclass
-class Progress:
-    """Callbacks that show a run's progress; the defaults show nothing."""
-
-    stage: Callable[[str, int], None] = lambda text, steps: None
-    step: Callable[[], None] = lambda: None
-    message: Callable[[str], None] = lambda text: None
 
 
 @dataclass

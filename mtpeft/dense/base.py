@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -23,7 +24,7 @@ class Metric(NamedTuple):
 PERCENT_UP = Metric("%", True)
 
 
-class Measure:
+class Measure(ABC):
     """A measure computed from sums over all pixels or images seen, so that parts of a data set can be added up.
 
     `totals` holds the sums, plain tensors on the CPU; `update` adds a batch, `compute` gives the values. A value that is
@@ -34,13 +35,13 @@ class Measure:
         """`totals` are the sums at their start, zeros."""
         self.totals = totals
 
+    @abstractmethod
     def update(self, output: torch.Tensor, label: torch.Tensor) -> None:
         """Add a batch: output (n, channels, H, W) as the head gives it, and its labels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(self) -> dict[str, float | None]:
         """Every value, by name."""
-        raise NotImplementedError
 
     def state(self) -> dict[str, torch.Tensor]:
         """A copy of the sums."""
@@ -63,7 +64,7 @@ class Measure:
             raise CheckpointError(f"state of another measure: it has {theirs}, {type(self).__name__} has {ours}")
 
 
-class Kind:
+class Kind(ABC):
     """One kind of dense task. Subclasses are registered by name and take their options as keywords.
 
     `channels` is the number of outputs, `metrics` every measure with unit and direction, `metric` the main one, and
@@ -97,9 +98,9 @@ class Kind:
         """Direction of the main metric."""
         return self.metrics[self.metric].higher_is_better
 
+    @abstractmethod
     def valid(self, label: torch.Tensor) -> torch.Tensor:
         """Which pixels count: label (n, ...) -> bool (n, H, W)."""
-        raise NotImplementedError
 
     def loss(self, output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Mean loss over valid pixels: output (n, channels, H, W), label -> scalar; zero where no pixel is valid."""
@@ -108,13 +109,13 @@ class Kind:
             return output.sum() * 0
         return self.pixel_loss(output, label, valid)
 
+    @abstractmethod
     def pixel_loss(self, output: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """The loss where at least one pixel is valid."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self) -> Measure:
         """A fresh measure."""
-        raise NotImplementedError
 
     def valid_pixels(self, label: np.ndarray) -> np.ndarray:
         """Which pixels of one label, channels last, count: bool (H, W)."""
@@ -138,16 +139,16 @@ class Kind:
         """How much of a label that passed `check` falls into each of `rows` rows; only valid pixels count."""
         return np.array([self.valid_pixels(label).sum()])
 
+    @abstractmethod
     def check(self, label: np.ndarray, where: str) -> None:
         """Raise `DataError` that names `where` and the value when a label, channels last, has a value out of range."""
-        raise NotImplementedError
 
+    @abstractmethod
     def picture(self, sample: torch.Tensor, reference: torch.Tensor | None = None) -> np.ndarray:
         """A label or an output of one image, without batch axis -> uint8 (H, W, 3). Invalid pixels are black.
 
         `reference` is the label whose range of values the colours span, so that an output can be set beside it.
         """
-        raise NotImplementedError
 
 
 KINDS: Registry[type[Kind]] = Registry("task kind")

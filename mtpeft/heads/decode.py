@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ NECK_SCALES = (4.0, 2.0, 1.0, 0.5)
 BATCH_NORM: dict[str, Any] = {"type": "BN"}
 
 
-class StagesHead(Head):
+class StagesHead(Head, ABC):
     """A head that reads maps of several scales and gives one map at image size.
 
     `forward` takes maps (B, C_i, H_i, W_i), finest first, and returns (B, channels, H, W). Subclasses define `decode`.
@@ -42,9 +43,9 @@ class StagesHead(Head):
         if pyramid and self.plain and len(self.dims) != len(NECK_SCALES):
             raise ConfigError(f"{len(self.dims)} taps of one grid: a pyramid is made of {len(NECK_SCALES)}")
 
+    @abstractmethod
     def decode(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """Maps -> (B, channels, h, w) of any size."""
-        raise NotImplementedError
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Maps (B, C_i, H_i, W_i) -> (B, channels, H, W) at image size, enlarged bilinearly."""

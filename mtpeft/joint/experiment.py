@@ -14,7 +14,6 @@ import torch
 
 from mtpeft.attaching import attach, create_backbone, resolve_methods
 from mtpeft.codec import read_state, write_state
-from mtpeft.continual.progress import Progress
 from mtpeft.device import usable_device
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
@@ -31,6 +30,7 @@ from mtpeft.joint.sampler import TaskSampler
 from mtpeft.joint.settings import Training
 from mtpeft.joint.summary import summarise
 from mtpeft.joint.weighting import build_weighting
+from mtpeft.progress import Progress
 from mtpeft.recipe import Section
 from mtpeft.run_folder import RunFolder
 from mtpeft.user_code import import_user_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -15,7 +16,7 @@ SHARINGS: Registry[type[Sharing]] = Registry("sharing")
 S = TypeVar("S", bound="type[Sharing]")
 
 
-class Sharing(nn.Module):
+class Sharing(nn.Module, ABC):
     """Where a method's weights come from.
 
     `bank(task)` gives the weights of a task. A source whose weights are computed overrides `prepare` and `call` too.
@@ -37,13 +38,13 @@ class Sharing(nn.Module):
     def remove_task(self, task: str) -> None:
         """Forget a task."""
 
+    @abstractmethod
     def bank(self, task: str) -> Bank:
         """The weights task `task` uses."""
-        raise NotImplementedError(f"{type(self).__name__}.bank")
 
+    @abstractmethod
     def banks(self) -> list[Bank]:
         """Every bank, each once."""
-        raise NotImplementedError(f"{type(self).__name__}.banks")
 
     def modules_of(self, task: str) -> list[nn.Module]:
         """The modules whose weights the task's output depends on."""

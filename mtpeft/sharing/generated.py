@@ -10,6 +10,7 @@ has one per stage width and position. Any method's weights can be generated, unl
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -33,16 +34,16 @@ class Vector(nn.Module):
         self.vector = nn.Parameter(torch.randn(size))
 
 
-class Generator(nn.Module):
+class Generator(nn.Module, ABC):
     """Makes one kind of weight for the layers of a group from their embeddings."""
 
     def __init__(self, shapes: Sequence[Shape], start: float | None, dim: int, **options: Any) -> None:
         """`shapes` one per layer; `start`: the standard deviation to begin with, None for zeros. `dim` the size of z."""
         super().__init__()
 
+    @abstractmethod
     def forward(self, z: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
         """z (T, L, dim) for the layers with these positions in the group -> L tensors (T, *shape)."""
-        raise NotImplementedError(f"{type(self).__name__}.forward")
 
 
 class Generated(Sharing):

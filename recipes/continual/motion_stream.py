@@ -2,8 +2,8 @@
 
 Command:  mtpeft continual motion_stream
           (the same command again goes on; `--set training.epochs=2` changes all rows)
-Result:   (seed 0) average accuracy 49.6 % with frames averaged, 50.0 % with `lora`, 90.4 % with `st_adapter`, 80.4 % with `aim`;
-          the last two forget 10 and 21 points
+Result:   (seed 0) average accuracy 49.6 % with frames averaged, 50.0 % with `lora`, 90.4 % with `st_adapter`, 79.2 % with `aim`;
+          the last two forget 10 and 26 points
 Duration: 9 minutes on 2 cores, of which half a minute makes the clips on first use
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mtpeft.continual.experiment import Experiment
-from mtpeft.continual.progress import Progress
+from mtpeft.progress import Progress
 from mtpeft.run_folder import RunFolder
 
 

@@ -13,12 +13,12 @@ import torch
 from conftest import make_recipe, train
 
 from mtpeft.continual.experiment import Experiment
-from mtpeft.continual.progress import Progress
 from mtpeft.data.video import build_video_dataset
 from mtpeft.data.video.clips import Clips
 from mtpeft.errors import ConfigError, DataError
 from mtpeft.evaluation.baselines import frozen_features
 from mtpeft.evaluation.results import read
+from mtpeft.progress import Progress
 from mtpeft.run_folder import RunFolder
 
 TRAIN, TEST = 6, 3

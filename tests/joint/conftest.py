@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mtpeft.continual.progress import Progress
 from mtpeft.data.dense import DENSE_DATASETS, Sample, TaskInfo
 from mtpeft.joint.experiment import JointExperiment
+from mtpeft.progress import Progress
 from mtpeft.run_folder import RunFolder
 
 SIZE = 32

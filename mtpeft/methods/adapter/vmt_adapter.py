@@ -14,6 +14,7 @@ corresponds to a narrower bottleneck (rho 5 to 6).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -68,7 +69,7 @@ class KnowledgeExtraction(TaskStream):
         return range(depth) if config.ke_blocks == "all" else ends
 
 
-class _Adapter(SiteModule):
+class _Adapter(SiteModule, ABC):
     """y + up(act(down(x))); subclasses hold the projections."""
 
     factored = True
@@ -86,9 +87,9 @@ class _Adapter(SiteModule):
         """x (..., d) -> z (..., d / rho)."""
         return self.activation(nn.functional.linear(x, self.down, self.down_bias))
 
+    @abstractmethod
     def up_weight(self) -> torch.Tensor:
         """(d, d / rho)."""
-        raise NotImplementedError
 
     def up(self, z: torch.Tensor, bias: bool = False) -> torch.Tensor:
         """z (..., d / rho) -> (..., d)."""

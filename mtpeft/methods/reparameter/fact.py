@@ -11,6 +11,7 @@ through an unpermuted reshape (same count, a slightly different model).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ class TuckerFactors(Factors):
         nn.init.xavier_uniform_(self.P)
 
 
-class _FacT(SiteModule):
+class _FacT(SiteModule, ABC):
     """What both variants share: x -> s V drop(M U x), with `cores` (groups, r, r) acting on columns."""
 
     def __init__(self, config: FacTTTConfig, site: Site) -> None:
@@ -84,9 +85,9 @@ class _FacT(SiteModule):
         self.groups = _groups(site, min(site.dim, site.dim_out))
         self.dropout = nn.Dropout(config.dropout)
 
+    @abstractmethod
     def cores(self, model: Any) -> torch.Tensor:
         """M of every slice, (groups, r, r)."""
-        raise NotImplementedError
 
     def forward(self, x: torch.Tensor, y: torch.Tensor, model: Any) -> torch.Tensor:
         """x (..., in), y (..., out) -> (..., out); in or out is `groups` times the model's width."""

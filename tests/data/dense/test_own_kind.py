@@ -57,6 +57,9 @@ class CentreOffset(Kind):
     def measure(self) -> Measure:
         return Distances()
 
+    def picture(self, sample: torch.Tensor, reference: torch.Tensor | None = None) -> np.ndarray:
+        return np.zeros((*sample.shape[-2:], 3), np.uint8)
+
     def check(self, label: np.ndarray, where: str) -> None:
         assert label.ndim == 3
 
@@ -80,6 +83,9 @@ class Material(ClassKind):
 
     def pixel_loss(self, output: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(output, label, ignore_index=255)
+
+    def picture(self, sample: torch.Tensor, reference: torch.Tensor | None = None) -> np.ndarray:
+        return np.zeros((*sample.shape[-2:], 3), np.uint8)
 
     def measure(self) -> Measure:
         return Hits()
