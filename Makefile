@@ -26,10 +26,11 @@ test-forks: $(FORKS)/.installed data chromium ## the tests that are not slow, wi
 nightly: lint data chromium ## lint, types, and all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-lint: $(STAMP) ## ruff (rules and format) and mypy
+lint: $(STAMP) ## ruff (rules and format), mypy, and the layers of the package
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache >$(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
 
 format: $(STAMP) ## put the sources into ruff's format
 	@$(BIN)/ruff check -q --fix .

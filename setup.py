@@ -1,7 +1,7 @@
 """Package metadata. Settings of the tools (ruff, mypy, pytest) are in pyproject.toml.
 
 `tasks/` and `recipes/` stand at the root, where they are read and edited, and install inside the package
-(`mtpeft/tasks`, `mtpeft/recipes`), so that a recipe is found by name from any folder (`mtpeft.paths`).
+(`mtpeft/tasks`, `mtpeft/recipes`), so that a recipe is found by name from any folder (`mtpeft.runs.paths`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ EXTRAS = {
     ],
     "mtl": ["torchjd[cagrad]>=0.18"],  # gradient weightings of joint training; its CAGrad needs cvxpy
     "bench": ["peft>=0.13", "matplotlib>=3.7"],
-    "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "mypy>=1.13"],
+    "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "mypy>=1.13", "import-linter>=2.6"],
 }
 
 setup(
@@ -91,6 +91,6 @@ setup(
         "mtpeft.tasks": ["**/*.py", "**/*.md"],
         "mtpeft.recipes": ["**/*.py", "**/*.md"],
     },
-    entry_points={"console_scripts": ["mtpeft = mtpeft.cli:main"]},
+    entry_points={"console_scripts": ["mtpeft = mtpeft.cli.main:main"]},
     zip_safe=False,
 )

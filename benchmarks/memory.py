@@ -17,7 +17,7 @@ from _common import arguments, goal, show, write
 from torch import nn
 
 import mtpeft
-from mtpeft.attaching import create_backbone
+from mtpeft.manager.attach import create_backbone
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},

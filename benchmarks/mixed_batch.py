@@ -16,7 +16,7 @@ from _common import arguments, goal, interleave, milliseconds, ratio, show, wake
 from torch import nn
 
 import mtpeft
-from mtpeft.attaching import create_backbone
+from mtpeft.manager.attach import create_backbone
 
 SITES = ("qkv", "fc1", "fc2")
 CLASSES = 10

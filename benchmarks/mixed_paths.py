@@ -19,7 +19,7 @@ import torch
 from _common import arguments, interleave, ratio, show, wake, write
 
 import mtpeft
-from mtpeft.attaching import create_backbone
+from mtpeft.manager.attach import create_backbone
 from mtpeft.sharing import bank
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {

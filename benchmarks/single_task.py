@@ -17,7 +17,7 @@ from _common import arguments, interleave, milliseconds, ratio, show, wake, writ
 from torch import nn
 
 import mtpeft
-from mtpeft.attaching import create_backbone
+from mtpeft.manager.attach import create_backbone
 
 CLASSES = 100
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {

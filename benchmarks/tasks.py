@@ -19,9 +19,9 @@ from memory import MIB, saved_bytes
 from torch import nn
 
 import mtpeft
-from mtpeft.attaching import create_backbone
-from mtpeft.features import extract, flat, prepare
-from mtpeft.runtime import Selection
+from mtpeft.hooks.runtime import Selection
+from mtpeft.manager.attach import create_backbone
+from mtpeft.manager.features import extract, flat, prepare
 
 METHODS: dict[str, dict[str, Any]] = {
     "adapter per task": {"method": {"name": "houlsby", "reduction": 4}, "sharing": "per_task"},

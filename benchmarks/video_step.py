@@ -14,8 +14,8 @@ from _common import arguments, interleave, milliseconds, ratio, show, wake, writ
 from single_task import step
 
 import mtpeft
-from mtpeft.attaching import create_backbone
-from mtpeft.manager import TaskManager
+from mtpeft.manager.attach import create_backbone
+from mtpeft.manager.manager import TaskManager
 
 CLASSES = 100
 FROZEN, TASK = "frozen, linear head", "clips"

@@ -12,17 +12,17 @@ from mtpeft._version import __version__
 from mtpeft.errors import MtpeftError
 
 if TYPE_CHECKING:
-    from mtpeft.attaching import attach, create_backbone
-    from mtpeft.checkpoint import load
-    from mtpeft.manager import TaskManager
+    from mtpeft.manager.attach import attach, create_backbone
+    from mtpeft.manager.loading import load
+    from mtpeft.manager.manager import TaskManager
     from mtpeft.methods import METHODS, MethodConfig, Properties, SiteModule, register
 
 #: public names and the modules they live in; imported on first use, so that the command line answers at once
 _LAZY = {
-    "attach": "mtpeft.attaching",
-    "create_backbone": "mtpeft.attaching",
-    "load": "mtpeft.checkpoint",
-    "TaskManager": "mtpeft.manager",
+    "attach": "mtpeft.manager.attach",
+    "create_backbone": "mtpeft.manager.attach",
+    "load": "mtpeft.manager.loading",
+    "TaskManager": "mtpeft.manager.manager",
     "METHODS": "mtpeft.methods",
     "MethodConfig": "mtpeft.methods",
     "Properties": "mtpeft.methods",

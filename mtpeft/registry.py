@@ -1,12 +1,11 @@
-"""A registry: names to objects, with no duplicates and helpful errors; and the check of an object's options."""
+"""A registry: names to objects, with no duplicates and helpful errors."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator
+from typing import Generic, TypeVar
 
-from mtpeft.errors import ConfigError, UnknownNameError, nearest
+from mtpeft.errors import ConfigError, UnknownNameError
 
 T = TypeVar("T")
 
@@ -44,28 +43,3 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._entries)
-
-
-def check_options(
-    what: str,
-    entry: Callable[..., Any],
-    options: Mapping[str, Any],
-    *,
-    given: Iterable[str] = (),
-    others: Iterable[str] = (),
-    section: str = "",
-) -> None:
-    """Raise `ConfigError` for an option that `entry` does not take, or one that it needs and `options` lack.
-
-    `what` is the entry in messages ("transform 'crop'"). `given` are the parameters the caller fills in itself, `others`
-    more names to offer for a wrong one, `section` the part of the recipe that options are in ("data").
-    """
-    parameters = inspect.signature(entry).parameters
-    known = [key for key in parameters if key not in given]
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"{what} takes no option {key!r}.{nearest(key, [*known, *others])}")
-    for key in known:
-        if parameters[key].default is inspect.Parameter.empty and key not in options:
-            place = f" (key {section}.{key})" if section else ""
-            raise ConfigError(f"{what} needs the option {key!r}{place}")

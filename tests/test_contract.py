@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import mtpeft
-from mtpeft.cli import main
+from mtpeft.cli.main import main
 from mtpeft.methods import METHODS
 from mtpeft.testing import check_method, tiny_backbone
 from mtpeft.testing.case import Case, images, perturb

@@ -16,9 +16,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from mtpeft import paths
 from mtpeft.doctor.check import RANGES
 from mtpeft.errors import MtpeftError
+from mtpeft.runs import paths
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ["mtpeft", "recipes", "tasks", "setup.py", "pyproject.toml", "README.md", "LICENSE"]
@@ -142,7 +142,7 @@ def test_a_wheel_holds_every_file_and_finds_its_recipes(tmp_path: Path) -> None:
 
     target = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", target, wheel], check=True)
-    code = "from mtpeft.paths import checkout, recipes_folder, tasks_folder; print(recipes_folder(), tasks_folder()); "
+    code = "from mtpeft.runs.paths import checkout, recipes_folder, tasks_folder; print(recipes_folder(), tasks_folder()); "
     printed = subprocess.run(
         [sys.executable, "-c", code + "assert checkout() is None"],
         cwd=tmp_path,

@@ -2,7 +2,7 @@
 
 import sys
 
-from mtpeft.cli import main
+from mtpeft.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["report", *sys.argv[1:]]))

@@ -7,13 +7,13 @@ hold `norm1`, `attn`, `norm2` and `mlp`. Nothing depends on the model's name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.attention import attention_family
+from mtpeft.backbones.probe import probe
 from mtpeft.backbones.site import Site
 from mtpeft.backbones.site_builders import block_sites, model_sites
 from mtpeft.backbones.stages import Stage, find_mergings, find_stages
@@ -22,16 +22,6 @@ from mtpeft.errors import ConfigError, UnknownNameError
 BLOCK_PARTS = ("norm1", "attn", "norm2", "mlp", "drop_path1", "drop_path2")
 #: names a method may give besides the kinds of single sites: groups of sites by tag
 GROUPS = {"norms": "every normalisation layer", "biases": "every bias vector", "operations": "every operation"}
-
-
-@dataclass(frozen=True)
-class Call:
-    """What the probe saw of one module: position in the order of calls, shapes of first input and of output."""
-
-    order: int
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    grid: tuple[int, int] | None
 
 
 class Anatomy:
@@ -65,7 +55,7 @@ class Anatomy:
         self.image_size = self.input_size[1:]
         self.patch_size = int(stem_proj.stride[0])
         try:
-            self.calls, output_shape = _probe(backbone, self.input_size)
+            self.calls, output_shape = probe(backbone, self.input_size)
         except (RuntimeError, AssertionError) as error:
             size = " x ".join(map(str, self.input_size))
             raise ConfigError(
@@ -194,38 +184,3 @@ def _image_size(backbone: Any) -> tuple[int, int]:
         config = getattr(backbone, "default_cfg", None) or {}
         size = tuple(config.get("input_size", (3, 224, 224)))[1:]
     return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _probe(backbone: Any, input_size: tuple[int, int, int]) -> tuple[dict[nn.Module, Call], tuple[int, ...]]:
-    """Run two images of zeros and record every module that is called on something with a batch axis."""
-    calls: dict[nn.Module, Call] = {}
-    order: dict[nn.Module, int] = {}
-    handles = []
-    for module in backbone.modules():
-        handles.append(module.register_forward_pre_hook(lambda m, _: _number(order, m)))
-        handles.append(module.register_forward_hook(lambda m, args, out: _record(calls, order, m, args, out)))
-    parameter = next(backbone.parameters())
-    modes = [(m, m.training) for m in backbone.modules()]
-    try:
-        backbone.eval()
-        with torch.no_grad():
-            images = torch.zeros(2, *input_size, device=parameter.device, dtype=parameter.dtype)
-            features = backbone.forward_features(images)
-            backbone.forward_head(features, pre_logits=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes:
-            module.training = mode
-    return calls, tuple(features.shape)
-
-
-def _number(order: dict[nn.Module, int], module: nn.Module) -> None:
-    order.setdefault(module, len(order))
-
-
-def _record(calls: dict[nn.Module, Call], order: dict[nn.Module, int], module: nn.Module, args: Any, out: Any) -> None:
-    batched = args and isinstance(args[0], torch.Tensor) and isinstance(out, torch.Tensor) and args[0].shape[0] % 2 == 0
-    if batched:
-        grid = tuple(args[1]) if len(args) > 1 and isinstance(args[1], (tuple, list)) else None
-        calls[module] = Call(order[module], tuple(args[0].shape), tuple(out.shape), grid)

@@ -11,8 +11,8 @@ from torch import nn
 from mtpeft.errors import ConfigError
 
 #: How a site is reached. `output` and `input` change the output or the input of one module; `parallel` adds to a
-#: residual branch and sees the branch's input; the others are described in `mtpeft/site_hooks.py`,
-#: `mtpeft/token_hooks.py` and `mtpeft/frame_hooks.py`.
+#: residual branch and sees the branch's input; the others are described in `mtpeft/hooks/sites.py`,
+#: `mtpeft/hooks/tokens.py` and `mtpeft/hooks/frames.py`.
 STYLES = ("output", "input", "parallel", "tokens", "prefix", "queries", "logits", "side")
 #: styles of sites that see the frames of a clip together
 FRAME_STYLES = ("frames", "frames_branch", "temporal", "temporal_in")

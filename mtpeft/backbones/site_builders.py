@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from mtpeft.backbones.attention import attention_family, bypasses_projection
+from mtpeft.backbones.probe import Probed
 from mtpeft.backbones.site import Site
-
-if TYPE_CHECKING:
-    from mtpeft.backbones.anatomy import Anatomy
 
 #: layers with weights that are neither linear nor convolution count as normalisation when their name says so
 NORM_NAMES = ("Norm", "Affine")
@@ -30,7 +28,7 @@ def _is_operation(module: nn.Module) -> bool:
 class _Builder:
     """Sites of one anatomy, with the fields all of them share filled in."""
 
-    def __init__(self, anatomy: Anatomy) -> None:
+    def __init__(self, anatomy: Probed) -> None:
         self.anatomy = anatomy
         self.backbone = anatomy.backbone
         self.paths = {module: path for path, module in self.backbone.named_modules()}
@@ -71,7 +69,7 @@ class _Builder:
         return self.site(kind, "output", module, call.input_shape[axis], width, tags=frozenset(tags), **values)
 
 
-def model_sites(anatomy: Anatomy) -> Iterator[Site]:
+def model_sites(anatomy: Probed) -> Iterator[Site]:
     """Sites outside the blocks: pixels, stem, every layer between and after the blocks, the final norm, side networks."""
     build = _Builder(anatomy)
     backbone = anatomy.backbone
@@ -121,7 +119,7 @@ def _side_site(build: _Builder) -> Site:
     )
 
 
-def block_sites(anatomy: Anatomy) -> Iterator[Site]:
+def block_sites(anatomy: Probed) -> Iterator[Site]:
     """Sites of every block, in the order the blocks run."""
     build = _Builder(anatomy)
     for index, path in enumerate(anatomy.blocks):

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
+from mtpeft.backbones.probe import Probed
 from mtpeft.errors import ConfigError
-
-if TYPE_CHECKING:
-    from mtpeft.backbones.anatomy import Anatomy
 
 #: a plain ViT has one scale; its features are read at the ends of its quarters (as DPT and SETR do)
 QUARTERS = 4
@@ -34,7 +31,7 @@ class Scales:
     image_size: tuple[int, int]
 
 
-def find_stages(anatomy: Anatomy) -> tuple[Stage, ...]:
+def find_stages(anatomy: Probed) -> tuple[Stage, ...]:
     """Stages of a pyramid (a stage ends where width or length changes), or four taps of a plain model, finest first."""
     shapes = [_shape(anatomy, path) for path in anatomy.blocks]
     total = len(shapes)
@@ -48,13 +45,13 @@ def find_stages(anatomy: Anatomy) -> tuple[Stage, ...]:
     return tuple(Stage(shapes[i][-1], stride, i) for i, stride in zip(ends, strides, strict=True))
 
 
-def find_mergings(anatomy: Anatomy) -> tuple[str, ...]:
+def find_mergings(anatomy: Probed) -> tuple[str, ...]:
     """Paths of the patch mergings between the stages, (B, H, W, C) -> (B, H / 2, W / 2, C'), in order; () without."""
     calls = {p: m for p, m in anatomy.backbone.named_modules() if m in anatomy.calls and hasattr(m, "reduction")}
     return tuple(sorted(calls, key=lambda path: anatomy.calls[calls[path]].order))
 
 
-def merged_stages(anatomy: Anatomy) -> tuple[Stage, ...]:
+def merged_stages(anatomy: Probed) -> tuple[Stage, ...]:
     """The stages after the patch merging that follows each, as some decoders read them; the last has none."""
     paths = anatomy.mergings
     if len(paths) != len(anatomy.stages) - 1:
@@ -70,13 +67,13 @@ def merged_stages(anatomy: Anatomy) -> tuple[Stage, ...]:
     return (*merged, anatomy.stages[-1])
 
 
-def _shape(anatomy: Anatomy, path: str) -> tuple[int, int]:
+def _shape(anatomy: Probed, path: str) -> tuple[int, int]:
     """Positions and width of a block's output."""
     shape = anatomy.calls[anatomy.backbone.get_submodule(path)].output_shape
     return shape[1] if len(shape) == 3 else shape[1] * shape[2], shape[-1]
 
 
-def to_map(anatomy: Anatomy, features: torch.Tensor, stage: Stage) -> torch.Tensor:
+def to_map(anatomy: Probed, features: torch.Tensor, stage: Stage) -> torch.Tensor:
     """A block's output, tokens (B, P + N, C) or a map (B, H, W, C) -> (B, C, H, W) without prefix tokens."""
     if features.ndim == 4:
         return features.permute(0, 3, 1, 2)

@@ -8,14 +8,14 @@ from typing import Any
 
 from rich.console import Console
 
-from mtpeft.comparison import Row, comparison_rows, is_joint, run_rows
-from mtpeft.console import interrupts, open_console, progress_bar
 from mtpeft.continual.experiment import Experiment
 from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read
-from mtpeft.recipe import load_recipe
 from mtpeft.report import print_summary, write_report
-from mtpeft.run_folder import RunFolder, default_folder, read_recipe
+from mtpeft.runs.comparison import Row, comparison_rows, is_joint, run_rows
+from mtpeft.runs.console import interrupts, open_console, progress_bar
+from mtpeft.runs.folder import RunFolder, default_folder, read_recipe
+from mtpeft.runs.recipe import load_recipe
 
 #: the demo: each against the others on the same tasks, known and not known at test time
 DEMO = (

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mtpeft.console import open_console
 from mtpeft.continual.command import made_up, rows_of
 from mtpeft.continual.experiment import Experiment
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream
 from mtpeft.data.video.clips import is_video
-from mtpeft.flops import forward_flops
-from mtpeft.recipe import Section
+from mtpeft.manager.flops import forward_flops
+from mtpeft.options import Section
+from mtpeft.runs.console import open_console
 
 #: samples of the step at most: shapes, counts and FLOPs of one sample do not depend on it, time and memory do
 SAMPLES = 2

@@ -10,8 +10,6 @@ import numpy as np
 import timm
 import torch
 
-from mtpeft.attaching import attach, create_backbone, resolve_methods
-from mtpeft.codec import read_state, write_state
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import objectives_of
 from mtpeft.continual.plugins import (
@@ -23,22 +21,25 @@ from mtpeft.continual.plugins import (
     set_random_state,
 )
 from mtpeft.continual.progress import Curve, Position
-from mtpeft.continual.scenario import build_scenario, single_task_values, wants_baselines
+from mtpeft.continual.scenario import build_scenario, wants_baselines
 from mtpeft.continual.strategy import ContinualStrategy
 from mtpeft.continual.strips import strips_per_task, write_strips
 from mtpeft.continual.summary import PICTURES, summarise
 from mtpeft.continual.training import Training
 from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.data.video.clips import Clips
-from mtpeft.device import usable_device
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
-from mtpeft.progress import Progress
-from mtpeft.recipe import Section
-from mtpeft.run_folder import RunFolder
-from mtpeft.user_code import import_user_code
+from mtpeft.evaluation.single_task import single_task_values
+from mtpeft.manager.attach import attach, create_backbone, resolve_methods
+from mtpeft.options import Section
+from mtpeft.runs.device import usable_device
+from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.progress import Progress
+from mtpeft.runs.state import read_state, write_state
+from mtpeft.runs.user_code import import_user_code
 
 
 class Experiment:
@@ -87,7 +88,9 @@ class Experiment:
         )
         self.granularity = granularity(plugins)
         self.matrix = AccuracyMatrix(self.metrics)
-        self.single_task = single_task_values(single_task, [metric.name for metric in self.metrics])
+        names = [metric.name for metric in self.metrics]
+        alone = None if single_task is None else single_task_values(single_task, names)
+        self.single_task = None if alone is None else [alone[name] for name in names]
         self.reference: list[float | None] = [None] * len(self.stream)
         self.baselines: dict[str, Any] = {}
         self.predictions: dict[str, list[int]] = {}  # of each task, when it was last measured

@@ -17,7 +17,7 @@ from torch import nn
 
 from mtpeft.data.streams import TASK_KNOWN
 from mtpeft.errors import ConfigError
-from mtpeft.manager import TaskManager
+from mtpeft.manager.manager import TaskManager
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

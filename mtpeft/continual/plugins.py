@@ -110,7 +110,7 @@ def granularity(plugins: Sequence[Any]) -> str:
 
 
 def plugin_states(plugins: Sequence[Any]) -> list[Any]:
-    """States of all plugins, for `mtpeft.codec.pack`."""
+    """States of all plugins, for `mtpeft.runs.state.pack`."""
     states: list[Any] = []
     for plugin in plugins:
         name = type(plugin).__name__

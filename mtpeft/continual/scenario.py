@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mtpeft.data.dense.stream import DENSE, DenseStream, build_dense_stream
@@ -35,13 +35,3 @@ def wants_baselines(key: bool | None, stream: Stream | DenseStream, recipe: str)
             "tasks has none: leave the key baselines out"
         )
     return not dense if key is None else bool(key)
-
-
-def single_task_values(reference: Any, tasks: Sequence[str]) -> list[float | None] | None:
-    """The recipe's key `single_task` in the order of `tasks`: {task: value}, or the folder of a joint run."""
-    if reference is None:
-        return None
-    from mtpeft.joint.evaluation import single_task_values as of_tasks
-
-    found = of_tasks(reference, list(tasks))
-    return [found[task] for task in tasks]

@@ -10,7 +10,7 @@ from mtpeft.data.splits import common_classes, sample
 from mtpeft.data.streams import Stream, StreamTask
 from mtpeft.data.video.clips import is_video
 from mtpeft.errors import ConfigError, UnknownNameError
-from mtpeft.recipe import Section
+from mtpeft.options import Section
 
 KIND = "task_incremental"
 COMMON = ("data", "head", "train_per_class", "test_per_class", "subset_seed")

@@ -11,7 +11,7 @@ from mtpeft.dense.base import PERCENT_UP, Measure, register_kind, zeros
 from mtpeft.dense.colours import blacken, palette
 from mtpeft.dense.labelled import IGNORED, ClassKind
 from mtpeft.errors import ConfigError
-from mtpeft.mmlab import build, mmseg
+from mtpeft.heads.mmlab import build, mmseg
 
 
 class IoU(Measure):

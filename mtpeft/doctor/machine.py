@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mtpeft.doctor.check import Check
 from mtpeft.files import sha256
-from mtpeft.paths import PACKAGE, checkout
+from mtpeft.runs.paths import PACKAGE, checkout
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_FILES = tuple(

@@ -27,7 +27,7 @@ from mtpeft.data.streams import Stream
 from mtpeft.errors import DataError
 
 if TYPE_CHECKING:
-    from mtpeft.manager import TaskManager
+    from mtpeft.manager.manager import TaskManager
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0)
 HELD_OUT = 5  # every fifth image of a class picks the penalty

@@ -11,11 +11,11 @@ import torch
 
 from mtpeft._version import __version__
 from mtpeft.backbones.fingerprint import fingerprint
-from mtpeft.counting import RULE, backbone_size
 from mtpeft.data.video.clips import Clips
+from mtpeft.manager.counting import RULE, backbone_size
 
 if TYPE_CHECKING:
-    from mtpeft.manager import TaskManager
+    from mtpeft.manager.manager import TaskManager
 
 
 def run_facts(experiment: Any) -> dict[str, Any]:

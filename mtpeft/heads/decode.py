@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from mtpeft import mmlab
 from mtpeft.backbones.stages import Scales
 from mtpeft.errors import ConfigError
+from mtpeft.heads import mmlab
 from mtpeft.heads.base import Head, register_head
 
 #: enlargements that make four taps of one grid a pyramid, finest first (mmsegmentation's MultiLevelNeck)

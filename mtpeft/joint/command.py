@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mtpeft.comparison import comparison_rows, run_rows
-from mtpeft.console import interrupts, open_console, progress_bar
 from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read, write
 from mtpeft.joint.distributed import gather, rank, start
 from mtpeft.joint.experiment import JointExperiment
 from mtpeft.joint.separate import merge, separate_recipes
 from mtpeft.report import print_joint_summary, write_report
-from mtpeft.run_folder import RunFolder, default_folder, read_recipe
+from mtpeft.runs.comparison import comparison_rows, run_rows
+from mtpeft.runs.console import interrupts, open_console, progress_bar
+from mtpeft.runs.folder import RunFolder, default_folder, read_recipe
 
 Results = dict[str, Any]
 

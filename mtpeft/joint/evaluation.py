@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtpeft.errors import ConfigError
 from mtpeft.evaluation.definitions import Undefined, multi_task_delta
 from mtpeft.joint.data import JointData
 from mtpeft.joint.distributed import gather, rank, world
@@ -64,33 +63,6 @@ def delta(model: JointModel, values: Values, single_task: Mapping[str, float | N
         return multi_task_delta(np.array(columns[0]), np.array(columns[1]), signs)
     except Undefined:
         return None
-
-
-def single_task_values(reference: Any, tasks: list[str]) -> dict[str, float | None]:
-    """The recipe's key `single_task`: nothing, {task: value}, or the folder of a run whose main values are taken.
-
-    Raises `ConfigError` for anything else and for tasks that are not the run's.
-    """
-    if reference is None:
-        return dict.fromkeys(tasks)
-    if isinstance(reference, str):
-        from pathlib import Path
-
-        from mtpeft.evaluation.results import read
-
-        folder = Path(reference)
-        results = read(folder / "results.json" if folder.is_dir() else folder)
-        if results["kind"] != "joint":
-            raise ConfigError(f"recipe key single_task: {reference} is no joint run")
-        return {task: results["main"].get(task) for task in tasks}
-    if not isinstance(reference, Mapping):
-        raise ConfigError(f"recipe key single_task is {reference!r}: give values per task, or the folder of a run")
-    for task, value in reference.items():
-        if task not in tasks:
-            raise ConfigError(f"recipe key single_task: {task!r} is not one of the tasks {', '.join(tasks)}")
-        if value is not None and not isinstance(value, (int, float)):
-            raise ConfigError(f"recipe key single_task.{task} is {value!r}, expected a number")
-    return {task: None if reference.get(task) is None else float(reference[task]) for task in tasks}
 
 
 def _number(value: float | None) -> float:

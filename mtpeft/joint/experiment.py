@@ -12,11 +12,9 @@ import numpy as np
 import timm
 import torch
 
-from mtpeft.attaching import attach, create_backbone, resolve_methods
-from mtpeft.codec import read_state, write_state
-from mtpeft.device import usable_device
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
+from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.joint import evaluation
 from mtpeft.joint.conflict import gradient_conflict
 from mtpeft.joint.data import JointData, build_loader
@@ -30,10 +28,13 @@ from mtpeft.joint.sampler import TaskSampler
 from mtpeft.joint.settings import Training
 from mtpeft.joint.summary import summarise
 from mtpeft.joint.weighting import build_weighting
-from mtpeft.progress import Progress
-from mtpeft.recipe import Section
-from mtpeft.run_folder import RunFolder
-from mtpeft.user_code import import_user_code
+from mtpeft.manager.attach import attach, create_backbone, resolve_methods
+from mtpeft.options import Section
+from mtpeft.runs.device import usable_device
+from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.progress import Progress
+from mtpeft.runs.state import read_state, write_state
+from mtpeft.runs.user_code import import_user_code
 
 
 class JointExperiment:
@@ -66,7 +67,7 @@ class JointExperiment:
             torch.set_num_threads(self.training.threads)
         resolve_methods(method, sharing)
         sections = self._sections(tasks, head)
-        self.single_task = evaluation.single_task_values(self.reference, list(sections))
+        self.single_task = single_task_values(self.reference, list(sections))
         self._seed_all()
         self.backbone_name = backbone.take("name")
         model = create_backbone(self.backbone_name, backbone.take("pretrained", True), **backbone.take("options", {}))

@@ -16,7 +16,7 @@ from mtpeft.joint.distributed import rank, sum_gradients, sum_tensors, total
 from mtpeft.joint.optim import AutocastOptimWrapper, NonFiniteLossError
 from mtpeft.joint.sampler import mix
 from mtpeft.joint.weighting import Weighting
-from mtpeft.manager import TaskManager
+from mtpeft.manager.manager import TaskManager
 
 #: {task: (rows (n,) into the batch, labels (n, ...))}
 Labels = Mapping[str, tuple[torch.Tensor, torch.Tensor]]

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mtpeft.counting import RULE
 from mtpeft.files import write_atomic
 from mtpeft.joint.pictures import FOLDER
+from mtpeft.manager.counting import RULE
 
 Results = dict[str, Any]
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtpeft.decay import decays
 from mtpeft.errors import ConfigError, UnknownNameError, nearest
+from mtpeft.runs.decay import decays
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "AdamW": torch.optim.AdamW,

@@ -6,9 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from mtpeft.evaluation.run_facts import parameter_facts, run_facts
-from mtpeft.flops import count_flops
 from mtpeft.joint.evaluation import main_values
 from mtpeft.joint.pictures import FOLDER
+from mtpeft.manager.flops import count_flops
 
 if TYPE_CHECKING:
     from mtpeft.joint.experiment import JointExperiment

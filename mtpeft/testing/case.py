@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 import mtpeft.sharing.bank
-from mtpeft.attaching import attach
-from mtpeft.attachment import select_sites, stream_blocks
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.site import FRAME_STYLES
 from mtpeft.errors import ConfigError
-from mtpeft.manager import TaskManager
+from mtpeft.hooks.attachment import select_sites, stream_blocks
+from mtpeft.manager.attach import attach
+from mtpeft.manager.manager import TaskManager
 from mtpeft.methods import METHODS, MethodSpec
 from mtpeft.testing.backbones import IMAGE_SIZE, tiny_backbone
 

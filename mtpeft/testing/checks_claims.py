@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.checkpoint import load
 from mtpeft.errors import ConfigError
+from mtpeft.manager.loading import load
 from mtpeft.testing.case import TASKS, Case, images, training
 
 #: loads every saved manager of a folder in an interpreter of its own: script, folder, then files to import

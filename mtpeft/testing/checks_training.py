@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtpeft.manager import TaskManager
+from mtpeft.manager.manager import TaskManager
 from mtpeft.testing.case import TASKS, Case, gradients, mixed_path, perturb, scalar, training
 
 MIXED = ["birds", "depth", "cars", "birds", "normals", "cars", "birds", "depth"]

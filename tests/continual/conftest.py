@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mtpeft.continual.experiment import Experiment
-from mtpeft.progress import Progress
-from mtpeft.run_folder import RunFolder
+from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.progress import Progress
 
 
 def make_recipe(**changes: Any) -> dict[str, Any]:

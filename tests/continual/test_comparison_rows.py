@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from conftest import make_recipe
 
-from mtpeft.cli import main
-from mtpeft.comparison import comparison_rows, is_joint
+from mtpeft.cli.main import main
 from mtpeft.continual import command
 from mtpeft.errors import ConfigError
 from mtpeft.evaluation import read
+from mtpeft.runs.comparison import comparison_rows, is_joint
 
 
 @pytest.fixture(autouse=True)

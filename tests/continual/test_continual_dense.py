@@ -12,7 +12,7 @@ import torch
 from conftest import train
 from tiles import changed_stream, make_dense
 
-from mtpeft.cli import main
+from mtpeft.cli.main import main
 from mtpeft.continual.experiment import Experiment
 from mtpeft.data.dense.stream import build_dense_stream
 from mtpeft.data.loader import ResumableLoader

@@ -18,8 +18,8 @@ from mtpeft.data.video.clips import Clips
 from mtpeft.errors import ConfigError, DataError
 from mtpeft.evaluation.baselines import frozen_features
 from mtpeft.evaluation.results import read
-from mtpeft.progress import Progress
-from mtpeft.run_folder import RunFolder
+from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.progress import Progress
 
 TRAIN, TEST = 6, 3
 

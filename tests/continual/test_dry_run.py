@@ -13,14 +13,14 @@ import torch
 from conftest import make_recipe
 
 import mtpeft
-from mtpeft.cli import main
+from mtpeft.cli.main import main
 from mtpeft.continual.dry_run import dry_run, without_files
 from mtpeft.continual.experiment import Experiment
 from mtpeft.continual.strategy import ContinualStrategy
 from mtpeft.data.video import VIDEO_DATASETS, build_video_dataset
 from mtpeft.errors import ConfigError
-from mtpeft.flops import forward_flops
-from mtpeft.recipe import load_recipe, recipe_names
+from mtpeft.manager.flops import forward_flops
+from mtpeft.runs.recipe import load_recipe, recipe_names
 
 #: frames of a clip, and classes of the first task
 VIDEO = {

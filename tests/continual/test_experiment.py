@@ -13,7 +13,7 @@ from conftest import make_recipe, train
 from mtpeft.continual.experiment import Experiment
 from mtpeft.continual.strategy import ContinualStrategy
 from mtpeft.errors import ConfigError, DataError, MtpeftError, UnknownNameError
-from mtpeft.run_folder import RunFolder
+from mtpeft.runs.folder import RunFolder
 
 CLASS = {**make_recipe()["stream"], "type": "class_incremental"}
 PER_TASK = {"method": {"name": "adaptformer", "bottleneck_dim": 4, "scale": 1.0}, "sharing": "per_task"}

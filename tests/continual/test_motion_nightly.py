@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mtpeft.comparison import comparison_rows
 from mtpeft.continual.experiment import Experiment
-from mtpeft.recipe import load_recipe
-from mtpeft.run_folder import RunFolder
+from mtpeft.runs.comparison import comparison_rows
+from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
 

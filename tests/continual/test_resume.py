@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from conftest import make_recipe, train
 
-from mtpeft.codec import read_state, unpack
 from mtpeft.errors import CheckpointError
+from mtpeft.runs.state import read_state, unpack
 
 CLASS = {**make_recipe()["stream"], "type": "class_incremental"}
 RUNS: dict[str, dict[str, Any]] = {
@@ -53,7 +53,7 @@ def test_sigkill(tmp_path: Path) -> None:
     recipe = make_recipe(training={**make_recipe()["training"], "epochs": 30}, checkpoint={"interval": 1})
     file = tmp_path / "small.py"
     file.write_text("\n".join(f"{key} = {pprint.pformat(value)}" for key, value in recipe.items()))
-    command = [sys.executable, "-m", "mtpeft.cli", "continual", str(file), "--out"]
+    command = [sys.executable, "-m", "mtpeft.cli.main", "continual", str(file), "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MTPEFT_RUNS": str(tmp_path)}
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, env=environment)
     victim = subprocess.Popen(
@@ -77,7 +77,7 @@ def test_sigkill(tmp_path: Path) -> None:
 def test_interrupt_saves_the_step(tmp_path: Path) -> None:
     """Asked to stop, a run saves the running step and goes on from there."""
     from mtpeft.continual.experiment import Experiment
-    from mtpeft.run_folder import RunFolder
+    from mtpeft.runs.folder import RunFolder
 
     recipe = make_recipe(checkpoint={"interval": 1000})
     _, whole = train(recipe, tmp_path / "whole")

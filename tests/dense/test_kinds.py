@@ -132,7 +132,7 @@ def test_segmentation():
 
 
 def test_segmentation_equals_the_metric_of_mmsegmentation():
-    from mtpeft.mmlab import mmseg
+    from mtpeft.heads.mmlab import mmseg
 
     metric = mmseg("mmseg.evaluation").IoUMetric()
     metric.dataset_meta = {"classes": list("abcd")}

@@ -98,7 +98,7 @@ def test_published_counts_of_four_tasks():
 
 def test_plain_taps_are_resampled_like_the_neck():
     from mtpeft.heads.decode import as_pyramid
-    from mtpeft.mmlab import mmseg
+    from mtpeft.heads.mmlab import mmseg
 
     taps = [torch.randn(1, 4, 6, 6) for _ in range(4)]
     resize = mmseg("mmseg.models.utils").resize

@@ -9,8 +9,8 @@ import numpy as np
 
 from mtpeft.data.dense import DENSE_DATASETS, Sample, TaskInfo
 from mtpeft.joint.experiment import JointExperiment
-from mtpeft.progress import Progress
-from mtpeft.run_folder import RunFolder
+from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.progress import Progress
 
 SIZE = 32
 TASKS = ("semseg", "depth", "normals")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from conftest import TASKS, make_recipe, train
 
-from mtpeft.cli import main
+from mtpeft.cli.main import main
 from mtpeft.evaluation import read
-from mtpeft.recipe import load_recipe, recipe_names
+from mtpeft.runs.recipe import load_recipe, recipe_names
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,7 @@ DIVERGING: dict[str, Any] = {
 }
 WORKER = """
 import pathlib, sys
-from mtpeft.cli import main
+from mtpeft.cli.main import main
 folder = pathlib.Path(sys.argv[1])
 for file in sorted(folder.glob("*.py")):
     if file.name != "worker.py":

@@ -14,11 +14,11 @@ from conftest import TASKS, make_recipe, train
 from PIL import Image
 
 import mtpeft
-from mtpeft.codec import read_state
 from mtpeft.errors import ConfigError, MtpeftError, UnknownNameError
 from mtpeft.evaluation import read
 from mtpeft.joint.experiment import JointExperiment
-from mtpeft.run_folder import RunFolder
+from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.state import read_state
 
 SINGLE = {"semseg": 40.0, "depth": 1.0, "normals": 20.0}
 

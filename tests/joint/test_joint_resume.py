@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import make_recipe, train
 
-from mtpeft.codec import read_state
+from mtpeft.runs.state import read_state
 
 RUNS: dict[str, dict[str, Any]] = {
     "per task, tasks drawn": {
@@ -66,7 +66,7 @@ def test_killed_run_ends_the_same(name: str, tmp_path: Path) -> None:
 def test_stop_saves_off_the_interval(tmp_path: Path) -> None:
     """Ctrl-C: the state of the step that ran is saved, and the same command goes on."""
     from mtpeft.joint.experiment import JointExperiment
-    from mtpeft.run_folder import RunFolder
+    from mtpeft.runs.folder import RunFolder
 
     recipe = make_recipe(checkpoint={"interval": 100})
     asked: list[bool] = []
@@ -87,7 +87,7 @@ def test_sigkill(tmp_path: Path) -> None:
     )
     file = tmp_path / "small.py"
     file.write_text("\n".join(f"{key} = {pprint.pformat(value, sort_dicts=False)}" for key, value in recipe.items()))
-    command = [sys.executable, "-m", "mtpeft.cli", "train", str(file), "--out", str(tmp_path / "killed")]
+    command = [sys.executable, "-m", "mtpeft.cli.main", "train", str(file), "--out", str(tmp_path / "killed")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     state = tmp_path / "killed/checkpoints/state.json"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import mtpeft
-from mtpeft.manager import TaskManager
+from mtpeft.manager.manager import TaskManager
 from mtpeft.testing import tiny_backbone
 from mtpeft.testing.case import perturb
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import mtpeft
 from mtpeft.errors import ConfigError
-from mtpeft.manager import TaskManager
+from mtpeft.manager.manager import TaskManager
 from mtpeft.testing import tiny_backbone
 
 TASKS = ("depth", "normals")

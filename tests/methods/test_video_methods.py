@@ -11,7 +11,7 @@ from naive import NaiveViT, assert_close, attached, gelu, linear, norm
 
 import mtpeft
 from mtpeft.errors import ConfigError, DataError
-from mtpeft.manager import TaskManager
+from mtpeft.manager.manager import TaskManager
 from mtpeft.testing import tiny_backbone
 from mtpeft.testing.case import clips, perturb
 

@@ -19,7 +19,7 @@ from mtpeft.continual.experiment import Experiment
 from mtpeft.continual.strips import choose
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.report.page import render
-from mtpeft.run_folder import RunFolder
+from mtpeft.runs.folder import RunFolder
 
 
 def run_of(name: str = "lora", **changes):

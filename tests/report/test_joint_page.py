@@ -13,7 +13,7 @@ from elements import Elements
 from joint_factory import TASKS, make_joint, make_pictures
 from results_factory import make_results
 
-from mtpeft.cli import main
+from mtpeft.cli.main import main
 from mtpeft.errors import MtpeftError
 from mtpeft.evaluation import read, write
 from mtpeft.report import write_report

@@ -68,7 +68,7 @@ def read_classes(path: Path, reduce_zero_label: bool = False) -> Array:
 
 def _index(name: str, kind: str, root: str, image: str, label: str, list_file: str = "", **options: Any) -> Any:
     """An instance of a data set class of mmsegmentation, without a pipeline. Paths are below `root`."""
-    from mtpeft.mmlab import mmseg
+    from mtpeft.heads.mmlab import mmseg
 
     folder = Path(root).expanduser()
     for part in (image, list_file):

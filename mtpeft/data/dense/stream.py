@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from mtpeft.data.dense.batch import DenseView, collate
-from mtpeft.data.dense.registry import build_dense_dataset
+from mtpeft.data.dense.build import build_dense_dataset
 from mtpeft.data.dense.sample import DenseDataset
 from mtpeft.data.dense.transforms import build_transforms
 from mtpeft.dense.kinds import KINDS, Kind
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
-from mtpeft.recipe import Section
+from mtpeft.options import Section
 
 DENSE = "dense_incremental"
 

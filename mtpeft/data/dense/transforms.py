@@ -16,7 +16,8 @@ from PIL import Image
 from mtpeft.data.dense.sample import Sample
 from mtpeft.dense.kinds import KINDS, Kind
 from mtpeft.errors import ConfigError
-from mtpeft.registry import Registry, check_options
+from mtpeft.options import check_options
+from mtpeft.registry import Registry
 
 Array = np.ndarray
 Kinds = Mapping[str, str]

@@ -19,7 +19,8 @@ from mtpeft.data.video.records import Listing, missing_files, usable
 from mtpeft.data.video.sampling import build_sampling
 from mtpeft.data.video.transforms import ClipTransform
 from mtpeft.errors import ConfigError
-from mtpeft.registry import Registry, check_options
+from mtpeft.options import check_options
+from mtpeft.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtpeft.cli import main
+from mtpeft.cli.main import main
 from mtpeft.data.dense import TaskInfo, nyud, pascal
 from mtpeft.data.dense.registry import DENSE_DATASETS
 from mtpeft.data.dense.scenes.dataset import SCENES_TASKS
-from mtpeft.data.dense.task_files import load_task, task_names
 from mtpeft.dense.kinds import KINDS, build_kind
 from mtpeft.heads import HEADS
-from mtpeft.paths import tasks_folder
+from mtpeft.runs.paths import tasks_folder
+from mtpeft.runs.task_files import load_task, task_names
 
 SIZE = (6, 8)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtpeft.cli import main
+from mtpeft.cli.main import main
 from mtpeft.data.dense import DENSE_DATASETS, Sample, TaskInfo
 from mtpeft.data.dense.stream import build_dense_stream
 from mtpeft.data.dense.transforms import Crop, Flip, Scale
@@ -19,7 +19,7 @@ from mtpeft.dense.kinds import KINDS, ClassKind, Kind, Layout, Measure, Metric, 
 from mtpeft.errors import UnknownNameError
 from mtpeft.joint.data import JointData
 from mtpeft.joint.experiment import JointExperiment
-from mtpeft.run_folder import RunFolder
+from mtpeft.runs.folder import RunFolder
 
 MEAN = STD = (0.5, 0.5, 0.5)
 CHANGES = [{"name": "flip", "p": 1}, {"name": "scale", "low": 2, "high": 2}, {"name": "crop", "size": 80}]

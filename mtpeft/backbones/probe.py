@@ -1,0 +1,77 @@
+"""A forward on zeros that tells which modules of a backbone run, in which order and on which shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from mtpeft.backbones.site import Site
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the probe saw of one module: position in the order of calls, shapes of first input and of output."""
+
+    order: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    grid: tuple[int, int] | None
+
+
+class Probed(Protocol):
+    """What is known of a backbone once it was probed: what stages and sites are found from (see `Anatomy`)."""
+
+    backbone: Any
+    blocks: list[str]
+    calls: dict[nn.Module, Call]
+    layout: str
+    grid: tuple[int, int]
+    prefix_tokens: int
+    patch_size: int
+    image_size: tuple[int, int]
+    input_size: tuple[int, int, int]
+    mergings: tuple[str, ...]
+    sites: list[Site]
+
+    @property
+    def stages(self) -> Sequence[Any]:
+        """The stages, finest first."""
+
+
+def probe(backbone: Any, input_size: tuple[int, int, int]) -> tuple[dict[nn.Module, Call], tuple[int, ...]]:
+    """Run two images of zeros and record every module that is called on something with a batch axis."""
+    calls: dict[nn.Module, Call] = {}
+    order: dict[nn.Module, int] = {}
+    handles = []
+    for module in backbone.modules():
+        handles.append(module.register_forward_pre_hook(lambda m, _: _number(order, m)))
+        handles.append(module.register_forward_hook(lambda m, args, out: _record(calls, order, m, args, out)))
+    parameter = next(backbone.parameters())
+    modes = [(m, m.training) for m in backbone.modules()]
+    try:
+        backbone.eval()
+        with torch.no_grad():
+            images = torch.zeros(2, *input_size, device=parameter.device, dtype=parameter.dtype)
+            features = backbone.forward_features(images)
+            backbone.forward_head(features, pre_logits=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    return calls, tuple(features.shape)
+
+
+def _number(order: dict[nn.Module, int], module: nn.Module) -> None:
+    order.setdefault(module, len(order))
+
+
+def _record(calls: dict[nn.Module, Call], order: dict[nn.Module, int], module: nn.Module, args: Any, out: Any) -> None:
+    batched = args and isinstance(args[0], torch.Tensor) and isinstance(out, torch.Tensor) and args[0].shape[0] % 2 == 0
+    if batched:
+        grid = tuple(args[1]) if len(args) > 1 and isinstance(args[1], (tuple, list)) else None
+        calls[module] = Call(order[module], tuple(args[0].shape), tuple(out.shape), grid)

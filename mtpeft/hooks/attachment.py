@@ -1,0 +1,108 @@
+"""An attachment: one method on one backbone, its sites, and the source of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtpeft.backbones.anatomy import Anatomy
+from mtpeft.backbones.site import Site
+from mtpeft.errors import ConfigError
+from mtpeft.hooks.runtime import Context
+from mtpeft.methods.base import MethodConfig, MethodSpec
+from mtpeft.sharing import SHARINGS, BankFactory, Sharing
+from mtpeft.sharing.bank import Tensors
+from mtpeft.sharing.per_task import PerTask
+
+
+class Attachment(nn.Module):
+    """One method attached to one backbone.
+
+    Nothing is changed on the backbone here; `mtpeft.hooks.installation.Installation` does that once all attachments are built.
+    Raises `ConfigError` when the backbone lacks a site the method needs.
+    """
+
+    def __init__(
+        self,
+        spec: MethodSpec,
+        config: MethodConfig,
+        anatomy: Anatomy,
+        sharing: str,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`sharing` is the name of a weight source, `options` what its constructor takes."""
+        super().__init__()
+        if spec.own_weights and spec.stream is None and sharing != "shared":
+            raise ConfigError(
+                f"method {spec.name!r} trains the backbone's own weights, which all tasks share: sharing='shared'"
+            )
+        if (spec.stream is not None) != (sharing == "split"):
+            what = "has shared weights and some of each task's own" if spec.stream else "has no task stream"
+            raise ConfigError(f"method {spec.name!r} {what}: sharing={spec.sharings[0]!r}, not {sharing!r}")
+        self.spec, self.config, self.sharing_name = spec, config, sharing
+        self.sharing_options = dict(options or {})
+        self.selected: list[Site] = select_sites(spec, config, anatomy)
+        self.factory = BankFactory(spec, config, self.selected, stream_blocks(spec, config, anatomy))
+        self.taps = {site.key for site in self.factory.tapped}
+        source: Any = SHARINGS.get(sharing)
+        try:
+            self.weights: Sharing = source(self.factory, **self.sharing_options)
+        except TypeError as error:
+            raise ConfigError(f"sharing {sharing!r}: {error}".replace(f"{source.__name__}.__init__() ", "")) from None
+
+    def forward(self, key: str, context: Context, *inputs: torch.Tensor) -> Tensors:
+        """Call site `key` with the weights of the forward's selection."""
+        selection = context.selection
+        if key in self.taps:
+            context.store[self, key] = inputs
+        cache = context.store if context.runs_once else {}
+        if self in context.prepared:
+            cache = {**cache, self.weights: context.prepared[self]}
+        return self.weights.call(key, selection.tasks, selection.index, inputs, cache)
+
+    def to_per_task(self, tasks: Sequence[str]) -> None:
+        """Replace generated weights by plain ones of each task, with the values they have now."""
+        plain = PerTask(self.factory)
+        for task in tasks:
+            plain.add_task(task, self.weights.bank(task))
+        self.weights, self.sharing_name, self.sharing_options = plain, "per_task", {}
+
+    def feature_dim(self, dim: int) -> int:
+        """Width of pooled features under this method."""
+        return self.spec.module.feature_dim(self.config, dim, self.selected)
+
+    def __repr__(self) -> str:
+        kinds = sorted({site.kind for site in self.selected})
+        return (
+            f"Attachment({self.config}, sharing={self.sharing_name!r}, sites={len(self.selected)} x {'/'.join(kinds)})"
+        )
+
+
+def stream_blocks(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> dict[int, nn.Module]:
+    """The blocks that have weights of each task, for methods with a task stream."""
+    if spec.stream is None:
+        return {}
+    ends = [stage.block for stage in anatomy.stages]
+    chosen = spec.stream.blocks(config, ends, len(anatomy.blocks))
+    blocks = {block: anatomy.backbone.get_submodule(anatomy.blocks[block]) for block in chosen}
+    for block in blocks.values():
+        if (reason := spec.stream.unsupported(config, block, anatomy)) is not None:
+            raise ConfigError(f"method {spec.name!r} cannot be attached: {reason}")
+    return blocks
+
+
+def select_sites(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> list[Site]:
+    """The sites of a method on a backbone; an error names the method and what the backbone lacks."""
+    try:
+        sites = anatomy.select(config.sites, config.blocks, config.exclude)
+        foreign = sorted({site.kind for site in sites if site.style not in spec.module.styles})
+        reason = f"it cannot act at the sites {', '.join(foreign)}" if foreign else None
+        reason = reason or spec.module.unsupported(config, sites)
+    except ConfigError as error:
+        reason = str(error)
+    if reason is not None:
+        raise ConfigError(f"method {spec.name!r} cannot be attached: {reason}")
+    return sites

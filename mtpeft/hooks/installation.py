@@ -1,0 +1,202 @@
+"""Installation of all hooks of a manager on its backbone, and their removal.
+
+Every hook is an object that holds its attachment, site and runtime as attributes, so that deep copies and pickles of a
+manager are independent of the original. A hook without a selected task leaves everything as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from mtpeft.backbones.anatomy import Anatomy
+from mtpeft.backbones.attention import InstrumentedAttention, attention_family, has_positions
+from mtpeft.backbones.site import FRAME_STYLES, Site
+from mtpeft.hooks.attachment import Attachment
+from mtpeft.hooks.frames import FramesBranchHook, FramesHook, TemporalHook
+from mtpeft.hooks.runtime import Runtime
+from mtpeft.hooks.sites import (
+    InputHook,
+    LogitHook,
+    OutputHook,
+    ParallelHook,
+    ParallelSource,
+    PrefixHook,
+    RowsHook,
+    SideHook,
+    SiteHook,
+    TapHook,
+)
+from mtpeft.hooks.streams import StageHook, StreamHook
+from mtpeft.hooks.tokens import QueryHook, TokenHook, TokenSource, WindowTokenHook, merging_before
+
+
+def carries_hooks(backbone: nn.Module) -> bool:
+    """Whether some manager's hooks are on the backbone."""
+    for module in backbone.modules():
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            if isinstance(getattr(getattr(hook, "__self__", hook), "runtime", None), Runtime):
+                return True
+        if isinstance(vars(module).get("forward"), InstrumentedAttention):
+            return True
+    return False
+
+
+class Installation:
+    """All hooks of a manager on its backbone; `remove` takes every trace away."""
+
+    def __init__(self, anatomy: Anatomy, attachments: Sequence[Attachment], runtime: Runtime) -> None:
+        """Install the hooks of all attachments, in order."""
+        self.anatomy, self.attachments, self.runtime = anatomy, list(attachments), runtime
+        self._install()
+
+    def _install(self) -> None:
+        self.handles: list[Any] = []
+        self.instruments: dict[nn.Module, InstrumentedAttention] = {}
+        self.token_hooks: dict[int, TokenHook | WindowTokenHook] = {}
+        self.rows_hooks: dict[tuple[Attachment, nn.Module], RowsHook] = {}
+        self.temporal_hooks: dict[tuple[Attachment, int | None], TemporalHook] = {}
+        for whole_clips in (True, False):  # before a block, they see its tokens before prompts are among them
+            for attachment in self.attachments:
+                for site in attachment.selected:
+                    if (site.style in FRAME_STYLES) == whole_clips:
+                        getattr(self, f"_{site.style}")(attachment, site)
+        for position, stage in enumerate(self.anatomy.stages):
+            self._hook(self._block(stage.block), StageHook(self.runtime, position))
+        for attachment in self.attachments:
+            self._streams(attachment)
+
+    def remove(self) -> None:
+        """Remove hooks and give every attention module its own forward back."""
+        for handle in self.handles:
+            handle.remove()
+        for attn in self.instruments:
+            del attn.forward
+        self.handles, self.instruments, self.token_hooks, self.rows_hooks = [], {}, {}, {}
+        self.temporal_hooks = {}
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The backbone without any hook, for the length of a `with`."""
+        self.remove()
+        try:
+            yield
+        finally:
+            self._install()
+
+    def instrument(self, attn: nn.Module) -> InstrumentedAttention:
+        """The instrumented forward of `attn`, installed on first use."""
+        if attn not in self.instruments:
+            self.instruments[attn] = InstrumentedAttention(attn, self.anatomy.prefix_tokens)
+            attn.forward = self.instruments[attn]
+        return self.instruments[attn]
+
+    def _hook(self, module: nn.Module, hook: Callable[..., Any], pre: bool = False, kwargs: bool = False) -> None:
+        add = module.register_forward_pre_hook if pre else module.register_forward_hook
+        self.handles.append(add(hook, with_kwargs=kwargs))
+
+    def _output(self, attachment: Attachment, site: Site) -> None:
+        hook: OutputHook | RowsHook
+        if site.rows is None:
+            hook = OutputHook(attachment, site, self.runtime)
+        else:
+            known = (attachment, site.module) in self.rows_hooks
+            hook = self.rows_hooks.setdefault((attachment, site.module), RowsHook(attachment, self.runtime))
+            hook.sites.append((site.key, *site.rows))
+            if known:
+                return
+        if site.bypassed and site.attention is not None:
+            self.instrument(site.attention).projection_hooks.append(hook)
+        else:
+            self._hook(site.module, hook)
+
+    def _input(self, attachment: Attachment, site: Site) -> None:
+        self._hook(site.module, InputHook(attachment, site, self.runtime), pre=True)
+
+    def _parallel(self, attachment: Attachment, site: Site) -> None:
+        assert site.source is not None
+        self._hook(site.source, ParallelSource(attachment, site, self.runtime), pre=not site.source_is_output)
+        self._hook(site.module, ParallelHook(attachment, site, self.runtime))
+
+    def _frames(self, attachment: Attachment, site: Site) -> None:
+        self._hook(site.module, FramesHook(attachment, site, self.runtime), pre=True)
+
+    def _frames_branch(self, attachment: Attachment, site: Site) -> None:
+        assert site.source is not None
+        self._hook(site.source, ParallelSource(attachment, site, self.runtime), pre=True)
+        self._hook(site.module, FramesBranchHook(attachment, site, self.runtime, self.token_hooks))
+
+    def _temporal(self, attachment: Attachment, site: Site) -> None:
+        assert site.attention is not None
+        hook = TemporalHook(attachment, site, self.runtime, self.instrument(site.attention))
+        self.temporal_hooks[attachment, site.block] = hook
+        self._hook(site.module, hook, pre=True)
+
+    def _temporal_in(self, attachment: Attachment, site: Site) -> None:
+        self.temporal_hooks[attachment, site.block].entry = SiteHook(attachment, site, self.runtime)
+
+    def _prefix(self, attachment: Attachment, site: Site) -> None:
+        assert site.attention is not None
+        hook = PrefixHook(attachment, site, self.runtime)
+        hook.calibrated = bool(getattr(attachment.config, "calibrated", False))
+        self.instrument(site.attention).prefix_sources.append(hook)
+
+    def _logits(self, attachment: Attachment, site: Site) -> None:
+        assert site.attention is not None
+        self.instrument(site.attention).logit_sources.append(LogitHook(attachment, site, self.runtime))
+
+    def _tokens(self, attachment: Attachment, site: Site) -> None:
+        assert site.block is not None
+        carry = attachment.spec.module.carry
+        last = site.depth - 1
+        source = TokenSource(attachment, site.key, site.block, keep=carry and site.block < last)
+        self._token_hook(site.block).sources.append(source)
+        if carry:
+            for block in range(site.block + 1, site.depth):
+                merging = merging_before(self.anatomy, block)
+                source = TokenSource(attachment, None, block, keep=block < last, merging=merging)
+                self._token_hook(block).sources.append(source)
+
+    def _token_hook(self, index: int) -> TokenHook | WindowTokenHook:
+        if index not in self.token_hooks:
+            block: Any = self._block(index)
+            hook: TokenHook | WindowTokenHook
+            if attention_family(block.attn) == "window":
+                hook = WindowTokenHook(self.runtime, self.instrument(block.attn))
+            else:
+                instrument = self.instrument(block.attn) if has_positions(block.attn) else None
+                hook = TokenHook(self.runtime, self.anatomy.prefix_tokens, instrument)
+            self.token_hooks[index] = hook
+            self._hook(block, hook.insert, pre=True, kwargs=True)
+            self._hook(block, hook.remove)
+        return self.token_hooks[index]
+
+    def _queries(self, attachment: Attachment, site: Site) -> None:
+        assert site.attention is not None
+        instrument = self.instrument(site.attention)
+        self._hook(site.module, QueryHook(attachment, site, self.runtime, instrument), kwargs=True)
+
+    def _block(self, index: int) -> nn.Module:
+        return self.anatomy.backbone.get_submodule(self.anatomy.blocks[index])
+
+    def _streams(self, attachment: Attachment) -> None:
+        begin, blocks = 0, attachment.factory.stream_blocks
+        for position, stage in enumerate(self.anatomy.stages):
+            siblings = tuple(b for b in blocks if begin <= b <= stage.block)
+            for block in siblings:
+                last = stage is self.anatomy.stages[-1]
+                hook = StreamHook(attachment, self.runtime, block, position, siblings, last)
+                self._hook(self._block(block), hook)
+            begin = stage.block + 1
+
+    def _side(self, attachment: Attachment, site: Site) -> None:
+        key = (attachment, "taps")
+        for index in range(len(self.anatomy.blocks)):
+            block = self._block(index)
+            if index == 0:
+                self._hook(block, TapHook(self.runtime, key, first=True), pre=True)
+            self._hook(block, TapHook(self.runtime, key, first=False))
+        self._hook(site.module, SideHook(attachment, site, self.runtime))

@@ -1,0 +1,1 @@
+"""The task manager, and what attaches, counts, merges, saves and loads it."""

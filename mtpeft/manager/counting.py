@@ -1,0 +1,94 @@
+"""How many weights a task trains, by kind, under one stated rule."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from torch import nn
+
+from mtpeft.heads import GrowingHead
+from mtpeft.manager.protocol import Managed
+
+RULE = (
+    "Counted per task: every trainable weight its output depends on, shared ones included, each once. "
+    "method: weights a method adds; norm and bias: trained copies of the backbone's own norm and bias weights; "
+    "backbone: the backbone's own weights when they are trained (without its classifier); head: the task's head; "
+    "buffers: saved but not trained. Percent is of the backbone without its classifier."
+)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Weights of one task by kind."""
+
+    method: int
+    norm_bias: int
+    backbone: int
+    head: int
+    buffers: int
+    frozen: int
+
+    @property
+    def total(self) -> int:
+        """All trainable weights, head included."""
+        return self.method + self.norm_bias + self.backbone + self.head
+
+
+def count(manager: Managed, task: str) -> Counts:
+    """Count the weights of one task."""
+    method = norm_bias = buffers = 0
+    for attachment in manager.methods:
+        modules: list[nn.Module] = attachment.weights.modules_of(task)
+        trained = sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
+        buffers += sum(b.numel() for module in modules for b in module.buffers())
+        if attachment.spec.properties.no_added_modules:
+            norm_bias += trained
+        else:
+            method += trained
+    head = manager.head(task)
+    head = head.part(task) if isinstance(head, GrowingHead) else head
+    own = sum(p.numel() for p in manager.backbone.parameters() if p.requires_grad)
+    return Counts(
+        method=method,
+        norm_bias=norm_bias,
+        backbone=own,
+        head=sum(p.numel() for p in head.parameters() if p.requires_grad),
+        buffers=buffers + sum(b.numel() for b in head.buffers()),
+        frozen=backbone_size(manager) - own,
+    )
+
+
+def backbone_size(manager: Managed) -> int:
+    """Weights of the backbone without its classifier."""
+    from mtpeft.backbones.fingerprint import classifier_parameters
+
+    classifier = classifier_parameters(manager.backbone)
+    return sum(p.numel() for p in manager.backbone.parameters() if p not in classifier)
+
+
+def render_table(manager: Managed) -> str:
+    """The counts of all tasks as text."""
+    from rich.console import Console
+    from rich.table import Table
+
+    size = backbone_size(manager)
+    methods = " + ".join(f"{a.spec.name} ({a.sharing_name})" for a in manager.methods)
+    table = Table(
+        title=f"{manager.backbone.__class__.__name__} ({size:,} weights) with {methods}", title_justify="left"
+    )
+    table.add_column("task")
+    for column in ("method", "norm and bias", "backbone", "head", "buffers", "trained", "percent"):
+        table.add_column(column, justify="right")
+    for task in manager.tasks:
+        c = count(manager, task)
+        cells = [f"{n:,}" for n in (c.method, c.norm_bias, c.backbone, c.head, c.buffers, c.total)]
+        name = f"{task} (frozen)" if task in manager.frozen_tasks else task
+        table.add_row(name, *cells, f"{100 * c.total / size:.2f} %")
+    table.add_section()
+    table.add_row("all tasks, each weight once", *[""] * 5, f"{manager.num_trainable():,}", "")
+    text = io.StringIO()
+    console = Console(width=120, file=text)
+    console.print(table)
+    console.print(RULE)
+    return text.getvalue().rstrip()

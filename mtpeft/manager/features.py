@@ -1,0 +1,174 @@
+"""One pass of the backbone, and the features heads read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from mtpeft.backbones.stages import to_map
+from mtpeft.errors import DataError
+from mtpeft.hooks.runtime import Context, Selection
+from mtpeft.hooks.streams import apply_offsets
+from mtpeft.manager.protocol import Managed
+
+#: kinds of features that are maps
+MAPS = ("map", "stages", "merged")
+#: what a head reads -> the features: pooled (B, C), frames (B, T, C), map (B, C, H, W), stages (one map per stage, finest
+#: first), or merged (the same after the patch merging that follows each stage). Maps of clips are (B, T, C, H, W).
+Features = dict[str, Any]
+
+
+def extract(
+    manager: Managed,
+    images: torch.Tensor,
+    selection: Selection,
+    kinds: Iterable[str],
+    prepared: Mapping[Any, Any] | None = None,
+) -> Features:
+    """Run the backbone once under `selection`, on images (B, C, H, W) or clips (B, C, T, H, W); the features of `kinds`.
+
+    With `selection.each` their leading axis is B where no method has task streams, else T B: task after task. `prepared`
+    is what weight sources made for these tasks already.
+    """
+    backbone: Any = manager.backbone
+    kinds, checkpoints = set(kinds), uses_checkpoints(backbone)
+    if prepared is None:
+        prepared = prepare(manager, selection.tasks)
+    context = Context(
+        selection,
+        runs_once=not checkpoints,
+        stages=bool(kinds & {"stages", "merged"}),
+        prepared=dict(prepared),
+        frames=frames_of(images),
+    )
+    manager.runtime.context = context
+    try:
+        raw = backbone.forward_features(fold(images))
+        last = len(manager.anatomy.stages) - 1
+        if selection.each and ("offsets", last) in context.store:
+            own = apply_offsets(context.store["stage", last], context.store["offsets", last], context)
+            raw = manager.anatomy.finish(own)
+        features: Features = {}
+        if kinds & {"pooled", "frames"}:
+            features["frames"] = _pooled(manager, raw, context).unflatten(0, (-1, context.frames))
+            features["pooled"] = features["frames"].mean(1) if images.ndim == 5 else features["frames"].squeeze(1)
+        if kinds & set(MAPS):
+            features["map"] = manager.anatomy.feature_map(raw)
+        if kinds & {"stages", "merged"}:
+            features["stages"] = [*_stages(manager, context), features["map"]]
+        if "merged" in kinds:
+            mergings = [backbone.get_submodule(path) for path in manager.anatomy.mergings]
+            coarser = [merge(m.permute(0, 2, 3, 1)) for merge, m in zip(mergings, features["stages"], strict=False)]
+            features["merged"] = [*(m.permute(0, 3, 1, 2) for m in coarser), features["map"]]
+        if images.ndim == 5:
+            features.update(_unfold({k: f for k, f in features.items() if k in MAPS}, context.frames))
+        if checkpoints:
+            manager.runtime.restore_in_backward(flat(features))
+    finally:
+        manager.runtime.reset()
+    return features
+
+
+def attention_over_time(manager: Managed, clips: torch.Tensor, selection: Selection) -> dict[int, torch.Tensor]:
+    """The attention over time of every block that has it: (B, T, T), averaged over tokens and heads.
+
+    In training mode drop path acts as in training.
+    """
+    context = Context(selection, prepared=prepare(manager, selection.tasks), frames=frames_of(clips), temporal=True)
+    manager.runtime.context = context
+    backbone: Any = manager.backbone
+    try:
+        with torch.no_grad():
+            backbone.forward_features(fold(clips))
+    finally:
+        manager.runtime.reset()
+    return {key[1]: weights for key, weights in context.store.items() if key[0] == "temporal"}
+
+
+def check_images(manager: Managed, images: torch.Tensor) -> None:
+    """Raise `DataError` for images the backbone does not take."""
+    channels, height, width = manager.anatomy.input_size
+    if images.ndim not in (4, 5) or images.shape[1] != channels or not frames_of(images):
+        raise DataError(
+            f"images have shape {tuple(images.shape)}; the backbone takes (B, {channels}, H, W), or clips "
+            f"(B, {channels}, T, H, W)"
+        )
+    stem: Any = getattr(manager.backbone, "patch_embed", None)
+    strict = getattr(stem, "strict_img_size", False) and getattr(stem, "img_size", None) is not None
+    if strict and images.shape[-2:] != (height, width):
+        raise DataError(
+            f"images are {images.shape[-2]} x {images.shape[-1]}; the backbone takes {height} x {width}: resize them"
+        )
+
+
+def frames_of(images: torch.Tensor) -> int:
+    """Frames of each clip (B, C, T, H, W); 1 for images."""
+    return images.shape[2] if images.ndim == 5 else 1
+
+
+def fold(images: torch.Tensor) -> torch.Tensor:
+    """Clips (B, C, T, H, W) -> their frames (B T, C, H, W), clip after clip; images as they are."""
+    return images.transpose(1, 2).flatten(0, 1) if images.ndim == 5 else images
+
+
+def apply_head(head: torch.nn.Module, features: Features) -> Any:
+    """What a head gives for the features it reads; a head that reads maps gives (B, C, T, H, W) for clips."""
+    reads = getattr(head, "reads", "pooled")
+    read = features[reads]
+    first = read[0] if isinstance(read, list) else read
+    if reads not in MAPS or first.ndim == 4:
+        return head(read)
+    frames = [f.flatten(0, 1) for f in read] if isinstance(read, list) else read.flatten(0, 1)
+    return head(frames).unflatten(0, first.shape[:2]).transpose(1, 2)
+
+
+def prepare(manager: Managed, tasks: Iterable[str]) -> dict[Any, Any]:
+    """What the weight sources compute once for a forward of `tasks`."""
+    made = {attachment: attachment.weights.prepare(tuple(tasks)) for attachment in manager.methods}
+    return {attachment: value for attachment, value in made.items() if value is not None}
+
+
+def rows_of(features: Features, rows: Any) -> Features:
+    """The features of some of the batch's rows (an index tensor or a slice)."""
+    return {k: [f[rows] for f in v] if isinstance(v, list) else v[rows] for k, v in features.items()}
+
+
+def flat(features: Features) -> list[torch.Tensor]:
+    """All tensors of `features`."""
+    return [tensor for value in features.values() for tensor in (value if isinstance(value, list) else [value])]
+
+
+def uses_checkpoints(backbone: torch.nn.Module) -> bool:
+    """Whether blocks run again during backward."""
+    return any(getattr(module, "grad_checkpointing", False) for module in backbone.modules())
+
+
+def _unfold(features: Features, frames: int) -> Features:
+    """Maps of folded frames (B T, C, H, W) -> (B, T, C, H, W)."""
+    shape = (-1, frames)
+    return {
+        k: [m.unflatten(0, shape) for m in f] if isinstance(f, list) else f.unflatten(0, shape)
+        for k, f in features.items()
+    }
+
+
+def _stages(manager: Managed, context: Context) -> list[torch.Tensor]:
+    """Maps at the ends of all stages but the last, with the tasks' own share."""
+    maps = []
+    for position, stage in enumerate(manager.anatomy.stages[:-1]):
+        output = context.store["stage", position]
+        if (offsets := context.store.get(("offsets", position))) is not None:
+            output = apply_offsets(output, offsets, context)
+        maps.append(to_map(manager.anatomy, output, stage))
+    return maps
+
+
+def _pooled(manager: Managed, raw: torch.Tensor, context: Context) -> torch.Tensor:
+    backbone: Any = manager.backbone
+    pooled = backbone.forward_head(raw, pre_logits=True)
+    for attachment in manager.methods:
+        read = [v for k, v in context.store.items() if k[0] is attachment and k[1] == "queries"]
+        pooled = attachment.spec.module.combine(pooled, read)
+    return pooled

@@ -1,0 +1,376 @@
+"""TaskManager: one frozen backbone, methods attached to it, and a set of weights and a head for every task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtpeft.backbones.anatomy import Anatomy
+from mtpeft.backbones.fingerprint import fingerprint
+from mtpeft.backbones.original import Original
+from mtpeft.errors import ConfigError, DataError, UnknownNameError
+from mtpeft.heads import GrowingHead, Head
+from mtpeft.heads.build import build_head
+from mtpeft.hooks.attachment import Attachment
+from mtpeft.hooks.installation import Installation, carries_hooks
+from mtpeft.hooks.runtime import Runtime, Selection
+from mtpeft.manager.checkpoint import save
+from mtpeft.manager.counting import Counts, count, render_table
+from mtpeft.manager.features import apply_head, attention_over_time, check_images, extract, prepare, rows_of
+from mtpeft.manager.merging import merged_backbone
+from mtpeft.sharing.generated import Generated
+
+GROWING = "growing"
+TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ \-]*")
+
+
+class TaskManager(nn.Module):
+    """The object users hold; made by `mtpeft.attach`.
+
+    As a module it is `forward(images, task)`. `train()` keeps the frozen backbone in eval mode (dropout, drop path and
+    batch norm statistics stay as pre-trained) unless `backbone_train_mode` was asked for.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        attachments: Sequence[Attachment],
+        anatomy: Anatomy,
+        backbone_train_mode: bool = False,
+    ) -> None:
+        """Freeze `backbone` and install the hooks; use `mtpeft.attach` rather than this."""
+        super().__init__()
+        if carries_hooks(backbone):
+            raise ConfigError(
+                "this backbone has methods attached already; detach() it first, or attach a list of methods"
+            )
+        self.backbone, self.anatomy = backbone, anatomy
+        self.attachments = nn.ModuleList(attachments)
+        self.heads = nn.ModuleDict()
+        self.head_specs: dict[str, dict[str, Any]] = {}
+        self.frozen_tasks: set[str] = set()
+        self.forced = False  # loaded onto a backbone with another fingerprint, at the user's word
+        self.runtime = Runtime()
+        self.owned = {n for a in attachments if a.spec.owned for n in a.spec.owned(a.config, anatomy)}
+        self.own_weights = bool(self.owned)
+        self.backbone_train_mode = backbone_train_mode or all(n in self.owned for n, _ in backbone.named_parameters())
+        self._original = Original(backbone, self.owned)
+        self.fingerprint = self._original.fingerprint
+        self._installation = Installation(anatomy, list(attachments), self.runtime)
+        self.train(backbone.training)
+
+    # tasks --------------------------------------------------------------------------------------------------------
+
+    @property
+    def methods(self) -> list[Attachment]:
+        """The attached methods, in the order they act."""
+        return list(self.attachments)  # type: ignore[arg-type]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks, in the order they were added."""
+        return list(self.head_specs)
+
+    def add_task(
+        self,
+        name: str,
+        num_classes: int | None = None,
+        head: str | nn.Module | dict[str, Any] = "linear",
+        **options: Any,
+    ) -> None:
+        """Give a task weights and a head.
+
+        `head` is a registered name (with its `options`), a config `{"name": ..., ...}`, or any module that takes the
+        features. `head="growing"` puts the classes behind those of all earlier growing tasks. The first task becomes
+        the one used when the backbone is called directly (`set_task`).
+        """
+        if not TASK_NAME.fullmatch(name):
+            raise ConfigError(f"task name {name!r}: use letters, digits, spaces, '_' and '-', as in 'birds'")
+        if name in self.head_specs:
+            raise ConfigError(f"task {name!r} exists already")
+        if isinstance(head, dict):
+            options = {**{k: v for k, v in head.items() if k != "name"}, **options}
+            head = str(head["name"])
+        if num_classes is not None:
+            options["num_classes"] = num_classes
+        module, spec = self._build_head(head, options)
+        added: list[Any] = []
+        try:
+            for attachment in self.methods:
+                attachment.weights.add_task(name)
+                added.append(attachment)
+            if isinstance(module, GrowingHead):
+                module.grow(name, int(options["num_classes"]))
+        except Exception:
+            for attachment in added:  # no half of a task stays behind
+                attachment.weights.remove_task(name)
+            raise
+        self.heads[GROWING if isinstance(module, GrowingHead) else _key(name)] = module
+        self.head_specs[name] = spec
+        self._match_backbone()
+        self.train(self.training)
+        if self.runtime.default is None:
+            self.set_task(name)
+
+    def remove_task(self, name: str) -> None:
+        """Forget a task, its weights and its head."""
+        self._check(name)
+        if self.head_specs[name]["name"] == GROWING:
+            self.heads[GROWING].shrink(name)  # type: ignore[operator]
+            if len(self.heads[GROWING].parts) == 0:  # type: ignore[arg-type]
+                del self.heads[GROWING]
+        else:
+            del self.heads[_key(name)]
+        for attachment in self.methods:
+            attachment.weights.remove_task(name)
+        del self.head_specs[name]
+        self.frozen_tasks.discard(name)
+        if self.runtime.default == name:
+            self.runtime.set_default(next(iter(self.head_specs), None))
+
+    def freeze_task(self, name: str, frozen: bool = True) -> None:
+        """Stop (or with `frozen=False` resume) training of what belongs to the task alone: its own weights and head.
+
+        The state survives save and load. Weights shared with other tasks stay trainable.
+        """
+        self._check(name)
+        (self.frozen_tasks.add if frozen else self.frozen_tasks.discard)(name)
+        for module in self._own_modules(name):
+            module.requires_grad_(not frozen)
+
+    def set_task(self, name: str) -> None:
+        """Choose the task whose weights the backbone uses when it is called directly."""
+        self._check(name)
+        self.runtime.set_default(name)
+
+    def head(self, name: str) -> nn.Module:
+        """The module that turns features into the task's output."""
+        self._check(name)
+        return self.heads[GROWING if self.head_specs[name]["name"] == GROWING else _key(name)]
+
+    # forward ------------------------------------------------------------------------------------------------------
+
+    def forward(self, images: torch.Tensor, task: str | Sequence[str] | None = None) -> Any:
+        """Outputs of one task, or of a batch in which every image has a task of its own.
+
+        `images` (B, C, H, W), or clips (B, C, T, H, W). With a name (or None: the task of `set_task`) returns the head's
+        output. With one name per image returns {task: (indices (n,) into the batch, output of those n images)}, from one
+        backbone pass.
+        """
+        check_images(self, images)
+        if task is None or isinstance(task, str):
+            name = self._default(task)
+            features = extract(self, images, Selection((name,)), self._kinds((name,)))
+            return apply_head(self.head(name), features)
+        names = list(task)
+        if len(names) != images.shape[0]:
+            raise DataError(f"{len(names)} task names for a batch of {images.shape[0]} images; give one name per image")
+        distinct = tuple(dict.fromkeys(names))
+        for name in distinct:
+            self._check(name)
+        index = torch.tensor([distinct.index(name) for name in names], device=images.device)
+        return self.forward_indexed(images, distinct, index)
+
+    def forward_indexed(self, images: torch.Tensor, tasks: Sequence[str], index: torch.Tensor) -> dict[str, Any]:
+        """As `forward` with one task per image, given as `index` (B,) into `tasks`; compiles to one graph."""
+        features = extract(self, images, Selection(tuple(tasks), index), self._kinds(tasks))
+        outputs = {}
+        for position, name in enumerate(tasks):
+            rows = (index == position).nonzero().squeeze(1)
+            outputs[name] = (rows, apply_head(self.head(name), rows_of(features, rows)))
+        return outputs
+
+    def forward_tasks(self, images: torch.Tensor, tasks: Sequence[str]) -> dict[str, Any]:
+        """Several tasks for every image: {task: output}.
+
+        One backbone pass where the methods allow it (shared weights, task streams), else one per task, under weights
+        that are generated for all of them at once.
+        """
+        check_images(self, images)
+        for name in tasks:
+            self._check(name)
+        names, kinds = tuple(tasks), self._kinds(tasks)
+        if not self.single_pass:
+            prepared = prepare(self, names)
+            single = {t: extract(self, images, Selection((t,)), self._kinds((t,)), prepared) for t in names}
+            return {t: apply_head(self.head(t), features) for t, features in single.items()}
+        features = extract(self, images, Selection(names, each=True), kinds)
+        if not any(a.spec.stream for a in self.methods):
+            return {t: apply_head(self.head(t), features) for t in names}
+        count = len(images)
+        parts = [slice(i * count, (i + 1) * count) for i in range(len(names))]
+        return {t: apply_head(self.head(t), rows_of(features, part)) for t, part in zip(names, parts, strict=True)}
+
+    def features(self, images: torch.Tensor, task: str | None = None) -> torch.Tensor:
+        """Pooled features (B, feature_dim) of one task; of clips the mean over their frames."""
+        check_images(self, images)
+        return extract(self, images, Selection((self._default(task),)), ("pooled",))["pooled"]
+
+    def temporal_attention(self, clips: torch.Tensor, task: str | None = None) -> dict[int, torch.Tensor]:
+        """By block, where a method attends over time: (B, T, T), which frame (row) attends to which, rows sum to 1.
+
+        Averaged over tokens and heads; clips are (B, C, T, H, W).
+        """
+        check_images(self, clips)
+        return attention_over_time(self, clips, Selection((self._default(task),)))
+
+    def frame_weights(self, clips: torch.Tensor, task: str | None = None) -> torch.Tensor | None:
+        """What each frame counts for the task's head, (B, T), rows sum to 1; None where it does not weigh them."""
+        check_images(self, clips)
+        name = self._default(task)
+        head = self.head(name)
+        if not isinstance(head, Head):
+            return None
+        return head.frame_weights(extract(self, clips, Selection((name,)), ("frames",))["frames"])
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the pooled features heads get."""
+        dim = self.anatomy.feature_dim
+        for attachment in self.methods:
+            dim = attachment.feature_dim(dim)
+        return dim
+
+    def train(self, mode: bool = True) -> TaskManager:
+        """Training mode for methods and heads; the backbone follows only when it is trained or was asked to."""
+        super().train(mode)
+        self.backbone.train(mode and self.backbone_train_mode)
+        return self
+
+    # accounting, merging, leaving ---------------------------------------------------------------------------------
+
+    def counts(self, task: str) -> Counts:
+        """Numbers of weights task `task` uses, by kind."""
+        self._check(task)
+        return count(self, task)
+
+    def num_trainable(self, task: str | None = None, heads: bool = True) -> int:
+        """Trainable weights of one task (shared ones included), or of all tasks together, each weight once."""
+        if task is not None:
+            counts = self.counts(task)
+            return counts.total if heads else counts.total - counts.head
+        skipped = set() if heads else set(self.heads.parameters())
+        return sum(p.numel() for _, p in self.trainable_parameters() if p not in skipped)
+
+    def table(self) -> str:
+        """A table of weights per task by kind, with the counting rule."""
+        return render_table(self)
+
+    def trainable_parameters(self, task: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters that are trained; with `task`, those the task uses."""
+        wanted = None if task is None else {p for m in self._used_modules(task) for p in m.parameters()}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and (wanted is None or parameter in wanted):
+                yield name, parameter
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """Everything that is trained or mutated, by name: methods, heads, and the backbone where it is trained."""
+        moving = set(self.owned)
+        if self.owned and self.backbone_train_mode:  # then its buffers may move too
+            moving |= {name for name, _ in self.backbone.named_buffers()}
+        state = self.state_dict()
+        return {
+            n: t for n, t in state.items() if not n.startswith("backbone.") or n.removeprefix("backbone.") in moving
+        }
+
+    @property
+    def isolated(self) -> bool:
+        """Whether training one task leaves every other task's outputs as they are."""
+        return not self.own_weights and all(a.weights.isolated or not a.selected for a in self.methods)
+
+    @property
+    def single_pass(self) -> bool:
+        """Whether one pass of the backbone over an image serves all tasks."""
+        return all(a.weights.single_pass or not a.selected for a in self.methods)
+
+    def backbone_unchanged(self) -> bool:
+        """Whether the backbone's weights still have the hash they had when the methods were attached."""
+        return fingerprint(self.backbone) == self.fingerprint
+
+    def merge(self, task: str) -> nn.Module:
+        """A new plain timm model with the task's weights folded in, and its head where that is linear.
+
+        Raises `ConfigError` naming the method when one attached does not fold.
+        """
+        self._check(task)
+        with self._unhooked():
+            return merged_backbone(self, task)
+
+    def to_per_task(self) -> None:
+        """Freeze generated weights (Hyperformer, Polyhistor) to plain ones of each task, and drop their hypernetworks.
+
+        Outputs stay as they are; from here on the tasks are trained, saved and loaded apart. Tasks added later start anew.
+        """
+        generated = [a for a in self.methods if isinstance(a.weights, Generated)]
+        if not generated:
+            raise ConfigError(f"nothing is generated: the sharing is {[a.sharing_name for a in self.methods]}")
+        for attachment in generated:
+            attachment.to_per_task(self.tasks)
+        self._match_backbone()
+        self.train(self.training)
+        for name in self.frozen_tasks:
+            self.freeze_task(name)
+
+    def detach(self) -> nn.Module:
+        """Remove every hook and give the backbone back as it was: the same object, the same bits."""
+        self._installation.remove()
+        self._original.restore(self.backbone)
+        return self.backbone
+
+    def save(self, path: Any) -> None:
+        """Write the trained weights and a manifest into folder `path` (see `mtpeft.manager.checkpoint`)."""
+        save(self, path)
+
+    # inside -------------------------------------------------------------------------------------------------------
+
+    def _kinds(self, tasks: Iterable[str]) -> set[str]:
+        """What the heads of `tasks` read."""
+        return {getattr(self.head(task), "reads", "pooled") for task in tasks}
+
+    def _build_head(self, head: str | nn.Module, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+        if isinstance(head, nn.Module):
+            return head, {"name": "custom", "class": type(head).__qualname__}
+        if head != GROWING:
+            return build_head(head, options, self.anatomy, self.feature_dim), {"name": head, **options}
+        if "num_classes" not in options:
+            raise ConfigError("a growing head needs num_classes of the task")
+        growing = self.heads[GROWING] if GROWING in self.heads else GrowingHead(self.feature_dim)
+        return growing, {"name": head, **options}
+
+    def _own_modules(self, task: str) -> list[nn.Module]:
+        head = self.head(task)
+        own: list[nn.Module] = [head.part(task) if isinstance(head, GrowingHead) else head]
+        return own + [module for a in self.methods for module in a.weights.own_modules(task)]
+
+    def _used_modules(self, task: str) -> list[nn.Module]:
+        backbone = [self.backbone] if self.own_weights else []
+        used = [module for a in self.methods for module in a.weights.modules_of(task)]
+        return [*self._own_modules(task), *used, *backbone]
+
+    def _match_backbone(self) -> None:
+        reference = next(self.backbone.parameters())
+        dtype = reference.dtype if reference.dtype.is_floating_point else None
+        for module in (*self.methods, self.heads):
+            module.to(device=reference.device, dtype=dtype)
+
+    def _default(self, task: str | None) -> str:
+        name = self.runtime.default if task is None else task
+        if name is None:
+            raise ConfigError("no task has been added yet; add_task(name, num_classes=...) first")
+        self._check(name)
+        return name
+
+    def _check(self, name: str) -> None:
+        if name not in self.head_specs:
+            raise UnknownNameError("task", name, self.head_specs)
+
+    def _unhooked(self) -> Any:
+        return self._installation.paused()
+
+
+def _key(task: str) -> str:
+    return f"task={task}"

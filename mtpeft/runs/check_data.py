@@ -1,0 +1,136 @@
+"""`mtpeft check-data`: every label of a task is read, counted and checked before anything is trained on it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from mtpeft.data.dense.registry import SPLITS
+from mtpeft.data.dense.sample import DenseDataset
+from mtpeft.dense.kinds import KINDS, Kind
+from mtpeft.errors import DataError
+from mtpeft.runs.console import open_console
+from mtpeft.runs.task_files import Task, load_task
+
+SHOWN = 10
+"""Messages of one sort that are printed; the rest is counted."""
+
+
+@dataclass
+class Findings:
+    """What was found in one split: samples, labels, pixels per row of the histogram, and messages."""
+
+    split: str
+    rows: tuple[str, ...]
+    counts: np.ndarray
+    samples: int = 0
+    labels: int = 0
+    invalid: int = 0
+    empty: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def absent(self) -> list[str]:
+        """The rows without a pixel."""
+        return [row for row, count in zip(self.rows, self.counts, strict=True) if not count]
+
+
+def check_task(task: Task, split: str) -> Findings:
+    """Read all labels of a split. Wrong labels and files are collected, not raised."""
+    dataset = task.build(split, tasks=[task.label], missing="skip")
+    info = dataset.tasks[task.label]
+    kind = info.build_kind(task.kind, task.options, task.metric)
+    rows = kind.histogram_rows(info.classes)
+    found = Findings(split, rows, np.zeros(len(rows), dtype=np.int64), samples=len(dataset))
+    found.missing = [str(path) for path in getattr(dataset, "missing_files", {}).get(task.label, ())]
+    for index in tqdm(range(len(dataset)), desc=f"{task.name} {split}", disable=None, leave=False):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                _check_sample(found, task, kind, dataset, index)
+            except DataError as error:
+                found.errors.append(str(error))
+        found.warnings += [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+    return found
+
+
+def main(name: str, overrides: Sequence[str]) -> int:
+    """Check both splits and print what was found. Raises `DataError` (exit code 2) when anything is wrong."""
+    task = load_task(name, overrides)
+    console = open_console()
+    problems: list[str] = []
+    for split in SPLITS:
+        found = check_task(task, split)
+        _print(console, task, found)
+        problems += found.errors
+        if found.missing and task.data.get("missing") != "skip":
+            problems.append(
+                f"{len(found.missing)} of {found.samples} label files of the {split} split are missing, first "
+                f"{found.missing[0]}; data.missing='skip' trains without them"
+            )
+    if problems:
+        more = f"; and {len(problems) - 1} more above" if len(problems) > 1 else ""
+        raise DataError(f"task {task.name}: {problems[0]}{more}")
+    console.print(f"{task.name}: nothing wrong")
+    return 0
+
+
+def _check_sample(found: Findings, task: Task, kind: Kind, dataset: DenseDataset, index: int) -> None:
+    sample = dataset[index]
+    label = sample.labels.get(task.label)
+    if label is None:
+        return
+    found.labels += 1
+    sample.check_sizes()
+    where = _where(dataset, task.label, index, sample.name)
+    kind.check(label, where)
+    valid = int(kind.valid_pixels(label).sum())
+    found.invalid += int(np.prod(label.shape[:2])) - valid
+    if not valid:
+        found.empty.append(where)
+    found.counts += kind.histogram(label, len(found.rows))
+
+
+def _where(dataset: Any, task: str, index: int, name: str) -> str:
+    """The label's file where there is one."""
+    path: Path | None = dataset.label_file(task, index) if hasattr(dataset, "label_file") else None
+    return str(path or name)
+
+
+def _print(console: Console, task: Task, found: Findings) -> None:
+    total = max(int(found.counts.sum()), 1)
+    files = f"{len(found.missing)} label files missing"
+    console.print(
+        f"{task.name}, {found.split}: {found.samples} images, {found.labels} labels, {files}", highlight=False
+    )
+    table = Table()
+    table.add_column("value")
+    table.add_column("pixels", justify="right")
+    table.add_column("share", justify="right")
+    for row, count in zip(found.rows, found.counts.tolist(), strict=True):
+        table.add_row(row, f"{count:,}", f"{100 * count / total:.2f} %")
+    table.add_row("ignored or invalid", f"{found.invalid:,}", "")
+    console.print(table)
+    if not KINDS.get(task.kind).continuous and found.absent:
+        console.print(f"absent classes: {', '.join(found.absent)}", markup=False, highlight=False)
+    sorts = (
+        ("labels without a valid pixel", found.empty),
+        ("missing label files", found.missing),
+        ("warnings", found.warnings),
+        ("errors", found.errors),
+    )
+    for heading, messages in sorts:
+        if messages:
+            more = f", the first {SHOWN}" if len(messages) > SHOWN else ""
+            lines = "\n".join(f"  {message}" for message in messages[:SHOWN])
+            console.print(f"{heading}: {len(messages)}{more}\n{lines}", markup=False, highlight=False, soft_wrap=True)

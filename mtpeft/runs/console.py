@@ -1,0 +1,59 @@
+"""The terminal of a run: its width, progress, and Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mtpeft.runs.progress import Progress as Callbacks
+
+
+def open_console() -> Console:
+    """The terminal; a pipe or a file gets lines wide enough for the tables."""
+    return Console() if sys.stdout.isatty() else Console(width=116)
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Callbacks]:
+    """A progress bar, as the callbacks a run reports to."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("building", total=None)
+
+        def stage(text: str, steps: int) -> None:
+            bar.reset(task, total=steps or None, description=text)
+
+        yield Callbacks(stage=stage, step=lambda: bar.advance(task), message=lambda text: bar.console.print(text))
+
+
+@contextmanager
+def interrupts() -> Iterator[list[bool]]:
+    """Ctrl-C asks for a stop after the running step, which saves the state; a second one stops at once."""
+    asked: list[bool] = []
+
+    def handler(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+
+    try:
+        previous = signal.signal(signal.SIGINT, handler)
+    except ValueError:  # not the main thread: nothing can be caught here
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
