@@ -20,11 +20,11 @@ from mtpeft.continual.plugins import (
     restore_plugins,
     set_random_state,
 )
-from mtpeft.continual.progress import Curve, Position
+from mtpeft.continual.progress import Curve, Measured, Position
 from mtpeft.continual.scenario import build_scenario, wants_baselines
 from mtpeft.continual.strategy import ContinualStrategy
-from mtpeft.continual.strips import strips_per_task, write_strips
-from mtpeft.continual.summary import PICTURES, summarise
+from mtpeft.continual.strips import PICTURES, strips_per_task, write_strips
+from mtpeft.continual.summary import summarise
 from mtpeft.continual.training import Training
 from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.data.video.clips import Clips
@@ -32,6 +32,7 @@ from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
+from mtpeft.evaluation.run_facts import run_facts
 from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.manager.attach import attach, create_backbone, resolve_methods
 from mtpeft.options import Section
@@ -74,7 +75,6 @@ class Experiment:
         self.with_baselines = wants_baselines(baselines, self.stream, self.name)
         self.strips = strips_per_task(strips, self.stream, self.name)
         objectives = objectives_of(self.stream)
-        self.metrics = [objective.metric for objective in objectives]
         heads = [(objective.metric.name, objective.head) for objective in objectives]
         self.model = ContinualModel(self.manager, self.stream.kind, heads)
         self.model.to(self.device)
@@ -87,13 +87,14 @@ class Experiment:
             device=self.device,
         )
         self.granularity = granularity(plugins)
-        self.matrix = AccuracyMatrix(self.metrics)
-        names = [metric.name for metric in self.metrics]
+        metrics = [objective.metric for objective in objectives]
+        names = [metric.name for metric in metrics]
         alone = None if single_task is None else single_task_values(single_task, names)
-        self.single_task = None if alone is None else [alone[name] for name in names]
-        self.reference: list[float | None] = [None] * len(self.stream)
-        self.baselines: dict[str, Any] = {}
-        self.predictions: dict[str, list[int]] = {}  # of each task, when it was last measured
+        self.measured = Measured(
+            AccuracyMatrix(metrics),
+            reference=[None] * len(names),
+            single_task=None if alone is None else [alone[name] for name in names],
+        )
         self.curve = Curve(self.training.log_every)
         self.position = Position()
         self.evaluations = 0
@@ -133,11 +134,11 @@ class Experiment:
             assert isinstance(self.stream, Stream)
             features = frozen_features(self.manager, self.device)
             found = frozen_baselines(self.stream, features, self.training.eval_batch_size)
-            self.baselines = {
+            self.measured.baselines = {
                 name: {"values": [100.0 * b.per_task[t.name] for t in self.stream]} for name, b in found.items()
             }
         if self.stream.kind != "class_incremental":
-            self.reference = [self._measure(j)[0] for j in range(len(self.stream))]
+            self.measured.reference = [self._measure(j)[0] for j in range(len(self.stream))]
         self._save()
 
     def _train_experience(self, index: int, state: Any | None) -> None:
@@ -162,7 +163,9 @@ class Experiment:
             raise MtpeftError(f"the frozen backbone changed while task {name!r} was trained; results are not written")
         self._evaluate_row(index)
         self.position = Position(index + 1)
-        self.folder.log("task", task=name, row=[None if np.isnan(v) else round(v, 4) for v in self.matrix.row(index)])
+        self.folder.log(
+            "task", task=name, row=[None if np.isnan(v) else round(v, 4) for v in self.measured.matrix.row(index)]
+        )
         self._save()
 
     def _report_skipped(self, task: Any) -> None:
@@ -190,16 +193,16 @@ class Experiment:
     def _evaluate_row(self, i: int) -> None:
         """Row i of R. Isolated weights leave finished and future tasks as they were: their entries are carried over."""
         self.progress.stage("evaluating", 0)
-        total = len(self.stream)
+        total, matrix = len(self.stream), self.measured.matrix
         last = total if self.stream.kind != "class_incremental" else i + 1
         carry = self.manager.isolated and self.stream.kind in TASK_KNOWN and not self.ensembles
         for j in range(last):
             if carry and j != i:
-                source = self.matrix[i - 1, j] if j < i else self.reference[j]
+                source = matrix[i - 1, j] if j < i else self.measured.reference[j]
                 assert source is not None
-                self.matrix.set(i, j, source, len(self.stream[j].test))
+                matrix.set(i, j, source, len(self.stream[j].test))
             else:
-                self.matrix.set(i, j, *self._measure(j))
+                matrix.set(i, j, *self._measure(j))
 
     @property
     def ensembles(self) -> bool:
@@ -211,7 +214,7 @@ class Experiment:
         found = self.strategy.measured(j)
         predictions = found.predictions()
         if predictions is not None:
-            self.predictions[self.stream[j].name] = predictions
+            self.measured.predictions[self.stream[j].name] = predictions
         return found.value(), len(self.stream[j].test)
 
     def evaluate_final(self, folder: RunFolder) -> list[float | None]:
@@ -227,10 +230,13 @@ class Experiment:
     # results ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> dict[str, Any]:
-        results = summarise(self)
+        results = {**run_facts(self), **summarise(self.manager, self.stream, self.measured)}
         if self.strips:
+            assert isinstance(self.stream, Stream)
             self.progress.stage("clip strips", 0)
-            write_strips(self, self.folder.path / PICTURES, self.strips)
+            pictures, predictions = self.folder.path / PICTURES, self.measured.predictions
+            write_strips(self.model, self.stream, predictions, self.ensembles, pictures, self.strips)
+            results["pictures"] = PICTURES
         self.manager.save(self.folder.path / "model")
         write(self.folder.results, results)
         self.folder.log("done")
@@ -252,10 +258,7 @@ class Experiment:
                 "optimizer": self.strategy.optimizer.state_dict() if inside else None,
                 "plugins": plugin_states(self.strategy.plugins),
                 "random": random_state(),
-                "matrix": self.matrix.to_dict(),
-                "reference": self.reference,
-                "baselines": self.baselines,
-                "predictions": self.predictions,
+                **self.measured.state(),
                 "skipped": {t.name: list(t.train.skipped) for t in self.stream if isinstance(t.train, Clips)},
                 "curve": vars(self.curve),
             },
@@ -274,12 +277,10 @@ class Experiment:
         self.model.known_train_tasks_labels |= (
             set(range(self.position.experience)) if self.stream.kind in TASK_KNOWN else {0}
         )
-        self.matrix = AccuracyMatrix.from_dict(state["matrix"])
-        self.reference, self.baselines = state["reference"], state["baselines"]
-        self.predictions = state.get("predictions", {})  # states of earlier versions have none
+        self.measured.restore(state)
         for task in self.stream:
             if isinstance(task.train, Clips):
-                task.train.tally.update(state.get("skipped", {}).get(task.name, ()))
+                task.train.tally.update(state["skipped"].get(task.name, ()))
         self.curve = Curve(**state["curve"])
         restore_plugins(self.strategy, state["plugins"], self.position.experience)
         set_random_state(state["random"])

@@ -13,7 +13,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +21,14 @@ from PIL import Image
 from torch import Tensor
 
 from mtpeft.continual.confusion import class_names
+from mtpeft.continual.model import ContinualModel
 from mtpeft.data.dense.stream import DenseStream
-from mtpeft.data.streams import TASK_KNOWN, Stream, StreamTask
+from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.data.video.clips import Clips
 from mtpeft.errors import ConfigError
 from mtpeft.files import write_atomic
 
-if TYPE_CHECKING:
-    from mtpeft.continual.experiment import Experiment
-
+PICTURES = "pictures"  # the folder of the strips in a run's folder
 PER_TASK = 4
 SIDE = 80  # pixels of a frame's longer side, at most
 MARGIN = 1  # transparent pixels left and right of a frame
@@ -49,19 +48,32 @@ def strips_per_task(key: Any, stream: Stream | DenseStream, recipe: str) -> int:
     return key
 
 
-def write_strips(experiment: Experiment, folder: Path, number: int) -> None:
-    """Write at most `number` strips of each task that has clips, from the run's last predictions."""
-    assert isinstance(experiment.stream, Stream)
+def write_strips(
+    model: ContinualModel,
+    stream: Stream,
+    predictions: Mapping[str, Sequence[int]],
+    ensembles: bool,
+    folder: Path,
+    number: int,
+) -> None:
+    """Write at most `number` strips of each task that has clips. `predictions` are of whole test sets, by task.
+
+    `ensembles`: they are those of an ensemble, which the model alone does not give.
+    """
     index: dict[str, list[dict[str, Any]]] = {}
-    experiment.model.eval()
-    for position, task in enumerate(experiment.stream):
-        predicted = experiment.predictions.get(task.name)
+    model.eval()
+    for position, task in enumerate(stream):
+        predicted = predictions.get(task.name)
         if isinstance(task.test, Clips) and predicted is not None:
-            chosen = choose(task.test.targets, predicted, number)
-            index[task.name] = [
-                _strip(experiment, position, task.test, sample, predicted[sample], folder, f"{task.name}_{k}.png")
-                for k, sample in enumerate(chosen)
-            ]
+            label = position if stream.kind in TASK_KNOWN else 0
+            index[task.name] = []
+            for k, sample in enumerate(choose(task.test.targets, predicted, number)):
+                file = f"{task.name}_{k}.png"
+                entry, shown = _strip(model, label, task.test, sample, predicted[sample], ensembles)
+                names = class_names(stream, task)
+                entry |= {"image": file, "truth": names[entry["truth"]], "predicted": names[entry["predicted"]]}
+                index[task.name].append(entry)
+                write_atomic(folder / file, _png(_frames(shown, task.test.describe())))
     write_atomic(folder / "index.json", json.dumps({"tasks": index}, indent=1, sort_keys=True) + "\n")
 
 
@@ -83,37 +95,29 @@ def choose(targets: Sequence[int], predicted: Sequence[int], number: int) -> lis
 
 @torch.no_grad()
 def _strip(
-    experiment: Experiment, position: int, clips: Clips, sample: int, predicted: int, folder: Path, file: str
-) -> dict[str, Any]:
+    model: ContinualModel, label: int, clips: Clips, sample: int, predicted: int, ensembles: bool
+) -> tuple[dict[str, Any], Tensor]:
+    """What is said of one clip, its classes as numbers, and its frames (3, T, H, W)."""
     x, target = clips.batch([sample])
-    x = x.to(experiment.device)
-    task: StreamTask = experiment.stream[position]  # type: ignore[assignment]
-    label = position if experiment.stream.kind in TASK_KNOWN else 0
+    x = x.to(next(model.manager.parameters()).device)
     probability = None
-    if not experiment.ensembles:
-        probability = round(float(experiment.model(x, label).float().softmax(dim=1)[0, predicted]), 4)
+    if not ensembles:
+        probability = round(float(model(x, label).float().softmax(dim=1)[0, predicted]), 4)
     shown = x[:, x.shape[1] // 2] if x.ndim == 6 else x  # of several views the middle one
-    name = experiment.model.task_of(label)
-    temporal = list(experiment.manager.temporal_attention(shown, name).values())
-    names = class_names(experiment.stream, task)  # type: ignore[arg-type]
-    write_atomic(folder / file, _png(_frames(shown[0], clips.describe())))
-    return {
+    name = model.task_of(label)
+    temporal = list(model.manager.temporal_attention(shown, name).values())
+    weights = model.manager.frame_weights(shown, name)  # the share of each frame, where the head weighs them
+    entry = {
         "sample": clips.dataset.records[sample].name,
-        "image": file,
         "frames": shown.shape[2],
-        "truth": names[int(target)],
-        "predicted": names[predicted],
+        "truth": int(target),
+        "predicted": predicted,
         "right": predicted == int(target),
         "probability": probability,
         "temporal": _rounded(torch.stack(temporal).float().mean(dim=0)[0]) if temporal else None,
-        "weights": _pooling_weights(experiment, shown, name),
+        "weights": None if weights is None else _rounded(weights[0]),
     }
-
-
-def _pooling_weights(experiment: Experiment, clip: Tensor, task: str) -> list[float] | None:
-    """The share of each frame, where the head weighs them."""
-    weights = experiment.manager.frame_weights(clip, task)
-    return None if weights is None else _rounded(weights[0])
+    return entry, shown[0]
 
 
 def _rounded(values: Tensor) -> Any:

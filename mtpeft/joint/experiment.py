@@ -14,6 +14,7 @@ import torch
 
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
+from mtpeft.evaluation.run_facts import run_facts
 from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.joint import evaluation
 from mtpeft.joint.conflict import gradient_conflict
@@ -124,13 +125,18 @@ class JointExperiment:
         return self._finish() if rank() == 0 else None
 
     def _train(self, begun: int) -> None:
-        hooks = [RateHook(self.training.set_rate), CurveHook(self), EvaluateHook(self, self.training.eval_every)]
+        hooks = [
+            RateHook(self.training.set_rate),
+            CurveHook(self.curve, self._after_step),
+            EvaluateHook(self.evaluate, self.training.eval_every),
+            StateHook(self.save, self.stopping, self.interval),
+        ]
         with TemporaryDirectory() as nowhere:  # for the processes that do not write
             runner = build_runner(
                 model=self.model,
                 loader=build_loader(self.data, self.sampler, self.training.workers),
                 optim_wrapper=self.optim_wrapper,
-                hooks=[*hooks, StateHook(self, self.interval)],
+                hooks=hooks,
                 steps=self.training.steps,
                 start=begun,
                 work_dir=Path(nowhere) if self.folder is None else self.folder.path / "mmengine",
@@ -138,6 +144,10 @@ class JointExperiment:
                 seed=self.seed,
             )
             runner.train()
+
+    def _after_step(self, sampled: dict[str, Any]) -> None:
+        self.sampled = sampled
+        self.progress.step()
 
     def _explain(self, error: NonFiniteLossError) -> str:
         """One line for the user: what happened where, what is left, what to do."""
@@ -181,7 +191,14 @@ class JointExperiment:
             size = self.training.batch_size
             conflict = gradient_conflict(self.model, self.data, size, self.conflict_batches, self.device)
         self.manager.save(self.folder.path / "model")
-        results = summarise(self, conflict)
+        results = {
+            **run_facts(self),
+            **summarise(self.model, self.data, self.history),
+            "single_task": self.single_task,
+            "best": self.best,
+            "gradient_conflict": conflict,
+            "pictures": FOLDER if self.pictures else None,
+        }
         write(self.folder.results, results)
         self.folder.log("done")
         return results

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-
-if TYPE_CHECKING:
-    from mtpeft.joint.experiment import JointExperiment
 
 
 @dataclass
@@ -55,20 +52,19 @@ class CurveHook(Hook):
 
     priority = "NORMAL"
 
-    def __init__(self, experiment: JointExperiment) -> None:
-        """The run that owns the curve."""
-        self.experiment = experiment
+    def __init__(self, curve: LossCurve, on_step: Callable[[dict[str, Any]], None]) -> None:
+        """`on_step` is called after every step with the sampler's state from there on."""
+        self.curve, self.on_step = curve, on_step
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """One step."""
-        step, curve = batch_idx + 1, self.experiment.curve
+        step, curve = batch_idx + 1, self.curve
         if curve.add(step, outputs, last=step == runner.max_iters):
             recent = {f"loss/{p['task']}": p["loss"] for p in curve.points if p["step"] == step}
             runner.visualizer.add_scalars(
                 {"rate": runner.optim_wrapper.optimizer.param_groups[0]["lr"], **recent}, step
             )
-        self.experiment.sampled = data_batch["after"]
-        self.experiment.progress.step()
+        self.on_step(data_batch["after"])
 
 
 @HOOKS.register_module(force=True)
@@ -77,15 +73,15 @@ class EvaluateHook(Hook):
 
     priority = "LOW"
 
-    def __init__(self, experiment: JointExperiment, every: int) -> None:
-        """`every` 0: only after the last step."""
-        self.experiment, self.every = experiment, every
+    def __init__(self, evaluate: Callable[[int], dict[str, Any]], every: int) -> None:
+        """`evaluate(step)` gives an entry of the history; `every` 0: only after the last step."""
+        self.evaluate, self.every = evaluate, every
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Evaluate where it is due."""
         step = batch_idx + 1
         if step == runner.max_iters or (self.every and step % self.every == 0):
-            entry = self.experiment.evaluate(step)
+            entry = self.evaluate(step)
             scalars = {f"{t}/{m}": v for t, ms in entry["values"].items() for m, v in ms.items() if v is not None}
             runner.visualizer.add_scalars(scalars, step)
 
@@ -96,16 +92,16 @@ class StateHook(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, experiment: JointExperiment, interval: int) -> None:
-        """The run that is saved."""
-        self.experiment, self.interval = experiment, interval
+    def __init__(self, save: Callable[[int], None], stopping: Callable[[bool], bool], interval: int) -> None:
+        """`save(step)`; `stopping(due)`: whether to stop here, where saving is due or not."""
+        self.save, self.stopping, self.interval = save, stopping, interval
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save where it is due."""
         step = batch_idx + 1
         due = step % self.interval == 0 or step == runner.max_iters
-        stopping = self.experiment.stopping(due)
+        stopping = self.stopping(due)
         if due or stopping:
-            self.experiment.save(step)
+            self.save(step)
         if stopping and step < runner.max_iters:
             runner.train_loop.stop_training = True

@@ -1,27 +1,25 @@
-"""The content of results.json of kind "joint" (see mtpeft/evaluation/SCHEMA_JOINT.md). It holds no time and no path."""
+"""What results.json of kind "joint" says of tasks, values and weights (see mtpeft/evaluation/SCHEMA_JOINT.md)."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-from mtpeft.evaluation.run_facts import parameter_facts, run_facts
+from mtpeft.evaluation.run_facts import parameter_facts
+from mtpeft.joint.data import JointData
 from mtpeft.joint.evaluation import main_values
-from mtpeft.joint.pictures import FOLDER
+from mtpeft.joint.model import JointModel
 from mtpeft.manager.flops import count_flops
-
-if TYPE_CHECKING:
-    from mtpeft.joint.experiment import JointExperiment
+from mtpeft.manager.manager import TaskManager
 
 
-def summarise(experiment: JointExperiment, conflict: dict[str, Any] | None) -> dict[str, Any]:
-    """The content of results.json."""
-    manager, model, data = experiment.manager, experiment.model, experiment.data
-    last = experiment.history[-1]
+def summarise(model: JointModel, data: JointData, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The keys of results.json that model, data and evaluations give; the last entry of `history` is the end's."""
+    last = history[-1]
     return {
         "schema": 1,
         "kind": "joint",
-        **run_facts(experiment),
         "tasks": [
             {
                 "name": task,
@@ -36,20 +34,15 @@ def summarise(experiment: JointExperiment, conflict: dict[str, Any] | None) -> d
         ],
         "final": last["values"],
         "main": main_values(model, last["values"]),
-        "history": experiment.history,
-        "single_task": experiment.single_task,
+        "history": list(history),
         "delta": last["delta"],
-        "best": experiment.best,
-        "parameters": _parameters(experiment),
-        "flops": count_flops(manager),
-        "gradient_conflict": conflict,
-        "pictures": FOLDER if experiment.pictures else None,
+        "parameters": _parameters(model.manager),
+        "flops": count_flops(model.manager),
         "skipped": model.skipped,
     }
 
 
-def _parameters(experiment: JointExperiment) -> dict[str, Any]:
-    manager = experiment.manager
+def _parameters(manager: TaskManager) -> dict[str, Any]:
     return {
         **parameter_facts(manager),
         "trainable_per_task": {task: manager.num_trainable(task, heads=False) for task in manager.tasks},

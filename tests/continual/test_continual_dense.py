@@ -75,7 +75,7 @@ def test_tasks_of_their_own_forget_exactly_nothing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(type(quick.manager), "isolated", property(lambda self: False))
     slow, _ = train(make_dense(**PER_TASK), tmp_path / "slow")
     assert slow.evaluations == 12
-    np.testing.assert_array_equal(quick.matrix.values, slow.matrix.values)
+    np.testing.assert_array_equal(quick.measured.matrix.values, slow.measured.matrix.values)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_tasks_of_their_own_forget_exactly_nothing(tmp_path: Path, monkeypatch: 
 )
 def test_ways_of_sharing(changes: dict[str, Any], tmp_path: Path) -> None:
     experiment, results = train(make_dense(**changes), tmp_path / "run")
-    assert results is not None and np.isfinite(experiment.matrix.values).all()
-    assert not np.array_equal(experiment.matrix.row(0)[:1], experiment.reference[:1])
+    assert results is not None and np.isfinite(experiment.measured.matrix.values).all()
+    assert not np.array_equal(experiment.measured.matrix.row(0)[:1], experiment.measured.reference[:1])
 
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -124,8 +124,10 @@ def test_ewc_holds_the_tasks_before(tmp_path: Path) -> None:
     free, _ = train(recipe, tmp_path / "free")
     plugins = [{"type": "EWCPlugin", "ewc_lambda": 1e6}]
     held, _ = train({**recipe, "plugins": plugins}, tmp_path / "held")
-    assert held.matrix[2, 0] > free.matrix[2, 0]
-    assert held.matrix[0, 0] - held.matrix[2, 0] < 0.5 * (free.matrix[0, 0] - free.matrix[2, 0])
+    assert held.measured.matrix[2, 0] > free.measured.matrix[2, 0]
+    assert held.measured.matrix[0, 0] - held.measured.matrix[2, 0] < 0.5 * (
+        free.measured.matrix[0, 0] - free.measured.matrix[2, 0]
+    )
 
 
 def test_batches_are_a_function_of_seed_task_and_epoch() -> None:
@@ -165,7 +167,7 @@ def test_options_of_single_tasks() -> None:
     experiment = Experiment(make_dense(stream=changed_stream(tasks=tasks), backbone=DEEPER))
     far, near = experiment.stream
     assert far.kind.max_depth == 5.0 and near.kind.max_depth == 100.0
-    assert [(m.metric, m.unit) for m in experiment.metrics] == [("abs_rel", "%"), ("rmse", "m")]
+    assert [(m.metric, m.unit) for m in experiment.measured.matrix.tasks] == [("abs_rel", "%"), ("rmse", "m")]
     assert [experiment.manager.head_specs[t]["name"] for t in ("far", "near")] == ["dense_linear", "segformer"]
     output, label = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
     first, second = experiment.strategy.objectives

@@ -26,8 +26,8 @@ def test_isolated_tasks_are_evaluated_once(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(type(quick.manager), "isolated", property(lambda self: False))
     slow, _ = train(make_recipe(**PER_TASK), tmp_path / "slow")
     assert slow.evaluations == 30
-    np.testing.assert_array_equal(quick.matrix.values, slow.matrix.values)
-    np.testing.assert_array_equal(quick.matrix.samples, slow.matrix.samples)
+    np.testing.assert_array_equal(quick.measured.matrix.values, slow.measured.matrix.values)
+    np.testing.assert_array_equal(quick.measured.matrix.samples, slow.measured.matrix.samples)
     measures = {m["name"]: m["value"] for m in results["measures"]}  # type: ignore[index]
     assert measures["average_forgetting"] == 0.0 and measures["backward_transfer"] == 0.0
 
@@ -36,7 +36,7 @@ def test_class_incremental_heads_grow(tmp_path: Path) -> None:
     """Row i has entries up to i, the head has two classes more each time, and the upper triangle stays empty."""
     experiment, results = train(make_recipe(stream=CLASS), tmp_path / "run")
     assert results is not None
-    empty = np.isnan(experiment.matrix.values)
+    empty = np.isnan(experiment.measured.matrix.values)
     np.testing.assert_array_equal(empty, np.triu(np.ones((5, 5), bool), 1))
     logits = experiment.model(torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.long))
     assert logits.shape == (2, 10)
@@ -52,7 +52,7 @@ def test_training_learns_and_leaves_the_backbone(tmp_path: Path) -> None:
     losses = [point["loss"] for point in results["curves"]["train_loss"] if point["task"] == "task0"]
     assert losses[-1] < 0.7 * losses[0]
     assert results["frozen"]["unchanged"]
-    assert experiment.matrix[0, 0] >= 70.0
+    assert experiment.measured.matrix[0, 0] >= 70.0
 
 
 def test_full_fine_tuning_changes_the_backbone_and_says_so(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_domain_incremental(tmp_path: Path) -> None:
     }
     experiment, results = train(make_recipe(stream=stream), tmp_path / "run")
     assert results is not None
-    assert not np.isnan(experiment.matrix.values).any()
+    assert not np.isnan(experiment.measured.matrix.values).any()
     assert experiment.manager.tasks == [experiment.stream[0].name]
 
 

@@ -95,11 +95,11 @@ def test_our_accuracy_is_avalanches() -> None:
         last = strategy.eval(strategy.benchmark.test_stream)
         for j in range(5):
             key = f"Top1_Acc_Exp/eval_phase/test_stream/Task{j:03d}/Exp{j:03d}"
-            assert 100 * last[key] == pytest.approx(experiment.matrix[i, j])
-    measures = {m.name: m.value for m in compute_measures(experiment.matrix, experiment.reference)}
+            assert 100 * last[key] == pytest.approx(experiment.measured.matrix[i, j])
+    measures = {m.name: m.value for m in compute_measures(experiment.measured.matrix, experiment.measured.reference)}
     for j, value in enumerate(measures["forgetting_per_task"][:4]):  # type: ignore[index, arg-type]
         # Avalanche compares with the value right after training a task, we with the best one since then
-        first = experiment.matrix[j, j] - experiment.matrix[4, j]
+        first = experiment.measured.matrix[j, j] - experiment.measured.matrix[4, j]
         key = f"ExperienceForgetting/eval_phase/test_stream/Task{j:03d}/Exp{j:03d}"
         assert 100 * last[key] == pytest.approx(first)
         assert value >= first - 1e-9  # type: ignore[operator]
