@@ -36,15 +36,16 @@ def dry_run(recipe: dict[str, Any]) -> int:
 
 def without_files(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with made-up videos, random weights, and a batch of `SAMPLES`, read in this process."""
-    training = Section(recipe, str(recipe["name"])).section("training").fields(Training)
-    Training(**training)  # as the recipe has it: the batch is changed below
+    section = Section(recipe, str(recipe["name"])).section("training")
+    training = dict(section.values)
+    Training.read(section)  # as the recipe has it: the batch is changed below
     values = dict(recipe)
     if isinstance(backbone := values.get("backbone"), Mapping):
         values["backbone"] = {**backbone, "pretrained": False}
     stream = values.get("stream")
     needed = max([SAMPLES, *_per_class(stream)])
     values["stream"] = _made_up(stream, needed)
-    values["training"] = {**training, "batch_size": min(SAMPLES, _batch_size(training)), "num_workers": 0}
+    values["training"] = {**training, "batch_size": min(SAMPLES, _batch_size(training)), "workers": 0}
     return values
 
 

@@ -55,7 +55,7 @@ class Experiment:
         backbone = top.section("backbone")
         method, sharing = top.take("method"), top.take("sharing", None)
         stream, augment = dict(top.section("stream").values), top.take("augment", None)
-        self.training = Training(**top.section("training").fields(Training))
+        self.training = Training.read(top.section("training"))
         plugins = build_plugins(top.take("plugins", []))
         checkpoint = top.section("checkpoint")
         self.interval = int(checkpoint.take("interval", 100))
@@ -64,6 +64,8 @@ class Experiment:
         baselines, single_task = top.take("baselines", None), top.take("single_task", None)
         strips = top.take("strips", None)
         top.finish()
+        if self.training.threads:
+            torch.set_num_threads(self.training.threads)
         resolve_methods(method, sharing)
         self._seed_all()
         model, self.backbone_name = self._build_backbone(backbone)
@@ -144,8 +146,9 @@ class Experiment:
     def _train_experience(self, index: int, state: Any | None) -> None:
         task = self.stream[index]
         name = task.name
-        batches = -(-len(task.train) // self.training.batch_size) * self.training.epochs
-        self.progress.stage(f"{name} ({index + 1} of {len(self.stream)})", batches)
+        size = self.training.batch_size * self.training.accumulate
+        steps = -(-len(task.train) // size) * self.training.epochs
+        self.progress.stage(f"{name} ({index + 1} of {len(self.stream)})", steps)
         self.position = Position(index, self.position.epoch, self.position.batch) if state else Position(index)
         strategy = self.strategy
 
@@ -180,7 +183,7 @@ class Experiment:
 
     def _after_step(self, index: int) -> None:
         clock = self.strategy.clock
-        length = len(self.strategy.dataloader)
+        length = self.strategy.steps_per_epoch
         done = clock.train_exp_iterations
         self.position = Position(index, done // length, done % length)
         stopping = self.stop()
@@ -255,7 +258,7 @@ class Experiment:
                 "position": vars(self.position),
                 "begun": self._begun(),
                 "weights": self.manager.trained_state(),
-                "optimizer": self.strategy.optimizer.state_dict() if inside else None,
+                "update": self.strategy.update.state() if inside else None,
                 "plugins": plugin_states(self.strategy.plugins),
                 "random": random_state(),
                 **self.measured.state(),
@@ -287,9 +290,9 @@ class Experiment:
 
     def _restore_training(self, state: dict[str, Any]) -> None:
         """The rest, once the plugins have seen the experience begin: what they did there is undone."""
-        if state["optimizer"] is None:
+        if state["update"] is None:
             return
-        self.strategy.optimizer.load_state_dict(state["optimizer"])
+        self.strategy.update.restore(state["update"])
         restore_plugins(self.strategy, state["plugins"], 0)
         clock = self.strategy.clock  # the state of an epoch's last step was saved before the clock saw the epoch end
         clock.train_exp_epochs, clock.train_epoch_iterations = self.position.epoch, self.position.batch

@@ -39,7 +39,10 @@ class Objective(Protocol):
         """The arguments of `TaskManager.add_task` that choose it."""
 
     def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """A batch's loss, a scalar."""
+        """A batch's loss, a scalar: a mean over `count`."""
+
+    def count(self, target: torch.Tensor) -> int:
+        """How many labels a batch's loss is the mean of."""
 
     def measure(self) -> Running:
         """A fresh measurement."""
@@ -80,6 +83,10 @@ class Classification:
         """output (B, classes), target (B,)."""
         return F.cross_entropy(output, target)
 
+    def count(self, target: torch.Tensor) -> int:
+        """Samples."""
+        return len(target)
+
     def measure(self) -> Running:
         """Accuracy."""
         return Accuracy()
@@ -118,6 +125,10 @@ class Dense:
     def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Mean over valid pixels times the task's weight; output (B, channels, H, W)."""
         return self.task.weight * self.task.kind.loss(output.float(), target)
+
+    def count(self, target: torch.Tensor) -> int:
+        """Pixels with a valid label."""
+        return int(self.task.kind.valid(target).sum())
 
     def measure(self) -> Running:
         """The kind's main metric."""

@@ -86,7 +86,7 @@ def check_dense(plugins: Sequence[Any], training: Training) -> None:
             raise ConfigError(f"plugin {name!r} cannot be used on dense tasks: {reason}. Use {', '.join(ANY_TASK)}")
     if training.loss != "cross_entropy":
         raise ConfigError(f"training.loss {training.loss!r} is for class labels; a dense task has the loss of its kind")
-    if training.eval_every >= 0:
+    if training.eval_every:
         raise ConfigError("training.eval_every serves plugins that watch the accuracy; dense tasks have none")
 
 

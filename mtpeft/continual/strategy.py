@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,7 +18,8 @@ from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream
 from mtpeft.data.loader import ResumableLoader
 from mtpeft.data.streams import TASK_KNOWN, Stream
-from mtpeft.errors import ConfigError, MtpeftError
+from mtpeft.errors import ConfigError
+from mtpeft.runs.update import NonFiniteLossError, Update
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -75,7 +77,7 @@ class ContinualStrategy(SupervisedTemplate):
             check_mixture(plugins, stream)
         seed_memories(plugins, seed)
         if evaluator is None:
-            metrics = accuracy_metrics(stream=True) if training.eval_every >= 0 else []
+            metrics = accuracy_metrics(stream=True) if training.eval_every else []
             evaluator = EvaluationPlugin(*metrics, loggers=[_NoLog()])
         placeholder = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)  # make_optimizer replaces it
         # removal of this call is announced for Avalanche 0.7, which setup.py excludes
@@ -90,7 +92,7 @@ class ContinualStrategy(SupervisedTemplate):
             device=torch.device(device),
             plugins=list(plugins),
             evaluator=evaluator,
-            eval_every=training.eval_every,
+            eval_every=training.eval_every or -1,  # Avalanche's 0 evaluates at the beginning and the end
         )
         self.stream, self.training_settings, self.seed = stream, training, seed
         self.benchmark, self.objectives = to_avalanche(stream), objectives_of(stream)
@@ -125,12 +127,19 @@ class ContinualStrategy(SupervisedTemplate):
         """A new optimiser over the trained weights."""
         self.optimizer = self.training_settings.build_optimizer(self.model.named_parameters())
         self.optimized_param_id = dict(self.model.named_parameters())
+        self.update = Update(self.optimizer, self.device.type, self.training_settings)
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Our own loader for the epoch to come; a plugin may put another in its place."""
         self.dataloader = self._loader(self.first_epoch, self.first_batch)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of `accumulate` batches, the last of those that are left."""
+        return -(-len(self.dataloader) // self.training_settings.accumulate)
+
     def _loader(self, epoch: int, start: int = 0) -> TaskLoader:
+        """Our own loader, from step `start` on."""
         index = self.experience.current_experience
         settings = self.training_settings
         loader = ResumableLoader(
@@ -138,8 +147,8 @@ class ContinualStrategy(SupervisedTemplate):
             settings.batch_size,
             seed=self.seed * 1_000_003 + index,
             epoch=epoch,
-            start=start,
-            num_workers=settings.num_workers,
+            start=start * settings.accumulate,
+            num_workers=settings.workers,
         )
         return TaskLoader(loader, index if self.stream.kind in TASK_KNOWN else 0)
 
@@ -159,8 +168,63 @@ class ContinualStrategy(SupervisedTemplate):
             self.training_epoch(**kwargs)
             self._after_training_epoch(**kwargs)
 
+    def training_epoch(self, **kwargs: Any) -> None:
+        """Avalanche's, where an iteration is a step: one of several batches has several forward and backward passes.
+
+        Each batch counts by its labels, so that the step is that of all in one; penalties that plugins add to the loss
+        are added to each, and count once.
+        """
+        batches = iter(self.dataloader)
+        while parts := list(itertools.islice(batches, self.training_settings.accumulate)):
+            if self._stop_training:
+                break
+            shares: list[float] = []
+            losses: list[torch.Tensor] = []
+            for self.mbatch in parts:
+                self._unpack_minibatch()
+                if not shares:
+                    self._before_training_iteration(**kwargs)
+                    self.optimizer.zero_grad()
+                shares.append(1.0 if len(parts) == 1 else float(self._labels()))
+                losses.append(self._backward_part(shares, **kwargs))
+            self._join(shares, losses)
+            self._after_backward(**kwargs)
+            self._before_update(**kwargs)
+            self.optimizer_step()
+            self._after_update(**kwargs)
+            self._after_training_iteration(**kwargs)
+
+    def _backward_part(self, counts: Sequence[float], **kwargs: Any) -> torch.Tensor:
+        """Forward and backward of one batch, weighted by its count over the first that is not zero; its loss."""
+        self.loss = self._make_empty_loss()
+        self._before_forward(**kwargs)
+        with self.update.autocast():
+            output = self.forward()
+        self.mb_output = output.float()
+        self._after_forward(**kwargs)
+        self.loss += self.criterion()
+        self._before_backward(**kwargs)
+        first = next((count for count in counts if count), 1.0)
+        self.update.backward(self.loss if counts[-1] == first else self.loss * (counts[-1] / first))
+        return self.loss.detach()
+
+    def _join(self, counts: Sequence[float], losses: Sequence[torch.Tensor]) -> None:
+        """Gradients and loss of the whole step, out of those of its batches."""
+        self.update.unscale()
+        total = sum(counts)
+        if len(counts) == 1 or not total:
+            return
+        first = next(count for count in counts if count)
+        for gradient in self.update.gradients():
+            gradient.mul_(first / total)
+        self.loss = sum((c / total * loss for c, loss in zip(counts, losses, strict=True)), torch.zeros_like(losses[0]))
+
+    def _labels(self) -> int:
+        """How many labels the loss of the batch at hand is a mean of."""
+        return self.objectives[self.experience.current_experience].count(self.mb_y)
+
     def _before_training_iteration(self, **kwargs: Any) -> None:
-        total = self.train_epochs * len(self.dataloader)
+        total = self.train_epochs * self.steps_per_epoch
         self.training_settings.set_rate(self.optimizer, self.clock.train_exp_iterations, total)
         super()._before_training_iteration(**kwargs)
 
@@ -189,14 +253,15 @@ class ContinualStrategy(SupervisedTemplate):
             for name in model.manager.tasks[:-1]:
                 for parameter in model.manager.head(name).part(name).parameters():
                     parameter.grad = None
-        if not torch.isfinite(self.loss.detach()):
+        try:
+            if not torch.isfinite(self.loss.detach()):
+                raise NonFiniteLossError(f"the loss is {self.loss.item()}")
+            self.update.step()
+        except NonFiniteLossError as error:
             name = self.stream[self.experience.current_experience].name
-            raise MtpeftError(
-                f"task {name!r}: the loss is {self.loss.item()}; lower the learning rate (the last checkpoint is kept)"
-            )
-        if self.training_settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.training_settings.clip_norm)
-        super().optimizer_step()
+            raise NonFiniteLossError(
+                f"task {name!r}: {error}; lower the learning rate or set training.clip (the last checkpoint is kept)"
+            ) from None
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
         if self._needs_gradients:  # SI reads a gradient of every parameter, also of those this batch did not use
@@ -226,7 +291,7 @@ class ContinualStrategy(SupervisedTemplate):
         data = self.stream[index].test
         if self.experience.origin_stream.name == "train":
             data = self.stream[index].train.plain()
-        workers = self.training_settings.num_workers
+        workers = self.training_settings.workers
         loader = ResumableLoader(data, self.eval_mb_size, seed=0, epoch=0, shuffle=False, num_workers=workers)
         self.dataloader = TaskLoader(loader, label)
 

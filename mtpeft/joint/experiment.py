@@ -23,11 +23,11 @@ from mtpeft.joint.distributed import average_buffers, gather, rank, start, world
 from mtpeft.joint.hooks import CurveHook, EvaluateHook, LossCurve, RateHook, StateHook
 from mtpeft.joint.loop import build_runner
 from mtpeft.joint.model import JointModel
-from mtpeft.joint.optim import AutocastOptimWrapper, NonFiniteLossError
+from mtpeft.joint.optim import UpdateWrapper
 from mtpeft.joint.pictures import FOLDER, write_pictures
 from mtpeft.joint.sampler import TaskSampler
-from mtpeft.joint.settings import Training
 from mtpeft.joint.summary import summarise
+from mtpeft.joint.training import Training
 from mtpeft.joint.weighting import build_weighting
 from mtpeft.manager.attach import attach, create_backbone, resolve_methods
 from mtpeft.options import Section
@@ -35,6 +35,7 @@ from mtpeft.runs.device import usable_device
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.state import read_state, write_state
+from mtpeft.runs.update import NonFiniteLossError, Update
 from mtpeft.runs.user_code import import_user_code
 
 
@@ -52,10 +53,7 @@ class JointExperiment:
         backbone, method, sharing = top.section("backbone"), top.take("method"), top.take("sharing", None)
         data, transforms = top.take("data", {}), top.section("transforms")
         tasks, head = top.take("tasks"), top.take("head", None)
-        training = top.section("training")
-        training.known |= set(Training.keys())
-        training.finish()
-        self.training = Training(**training.values)
+        self.training = Training.read(top.section("training"))
         sampler, weighting = top.take("sampler", {}), top.take("weighting", {})
         self.reference = top.take("single_task", None)
         checkpoint = top.section("checkpoint")
@@ -126,7 +124,7 @@ class JointExperiment:
 
     def _train(self, begun: int) -> None:
         hooks = [
-            RateHook(self.training.set_rate),
+            RateHook(lambda optimizer, step: self.training.set_rate(optimizer, step, self.training.steps)),
             CurveHook(self.curve, self._after_step),
             EvaluateHook(self.evaluate, self.training.eval_every),
             StateHook(self.save, self.stopping, self.interval),
@@ -153,7 +151,7 @@ class JointExperiment:
         """One line for the user: what happened where, what is left, what to do."""
         state = None if self.folder is None else read_state(self.folder.checkpoints)
         kept = "there is no checkpoint yet" if state is None else f"the checkpoint of step {state['step']} is kept"
-        return f"step {self.model.step + 1}: {error}; {kept}: lower training.learning_rate or set training.clip"
+        return f"step {self.model.step + 1}: {error}; {kept}: lower training.optimizer.lr or set training.clip"
 
     def stopping(self, due: bool) -> bool:
         """Whether to stop after this step. Several processes agree where a checkpoint is due only."""
@@ -209,13 +207,11 @@ class JointExperiment:
         """Write everything needed to go on after `step` steps; the first process does."""
         if self.folder is None:
             return
-        scaler = self.optim_wrapper.scaler
         state = {
             "step": step,
             "weights": self.manager.trained_state(),
             "weighting": self.model.weighting.state(),
-            "optimizer": self.optim_wrapper.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler.is_enabled() else None,
+            "update": self.optim_wrapper.update.state(),
             "sampler": self.sampled,
             "curve": vars(self.curve),
             "history": self.history,
@@ -230,9 +226,7 @@ class JointExperiment:
         self.model.step = state["step"]
         self.manager.load_state_dict(state["weights"], strict=False)
         self.model.weighting.load(state["weighting"])
-        self.optim_wrapper.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] is not None:
-            self.optim_wrapper.scaler.load_state_dict(state["scaler"])
+        self.optim_wrapper.update.restore(state["update"])
         self.sampler.state = self.sampled = state["sampler"]
         self.curve = LossCurve(**state["curve"])
         self.history, self.best, self.model.skipped = state["history"], state["best"], state["skipped"]
@@ -270,12 +264,12 @@ class JointExperiment:
             found[task] = {**{k: v for k, v in section.values.items() if v is not None}, "head": dict(given)}
         return found
 
-    def _optim_wrapper(self) -> AutocastOptimWrapper:
+    def _optim_wrapper(self) -> UpdateWrapper:
         settings = self.training
         if settings.amp == "float16" and self.model.weighting.combines_gradients:
             raise ConfigError("training.amp float16 scales losses, which a weighting of gradients cannot use: bfloat16")
         optimizer = settings.build_optimizer(self.model.trained())
-        return AutocastOptimWrapper(optimizer, self.device.type, settings.dtype, settings.clip)
+        return UpdateWrapper(Update(optimizer, self.device.type, settings))
 
     def _sampler(self, config: dict[str, Any]) -> TaskSampler:
         known = {"name", "temperature", "group"}

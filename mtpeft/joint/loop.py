@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from mtpeft.joint.distributed import world
 from mtpeft.joint.model import JointModel
-from mtpeft.joint.optim import AutocastOptimWrapper
+from mtpeft.joint.optim import UpdateWrapper
 
 #: MMEngine's default hooks: none. Its checkpoints cannot be loaded safely, its schedulers and logs are done here.
 NO_HOOKS = dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"))
@@ -90,7 +90,7 @@ class JointRunner(Runner):
 def build_runner(
     model: JointModel,
     loader: DataLoader[Any],
-    optim_wrapper: AutocastOptimWrapper,
+    optim_wrapper: UpdateWrapper,
     hooks: list[Hook],
     steps: int,
     start: int,

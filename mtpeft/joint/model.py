@@ -13,10 +13,11 @@ from torch import nn
 from mtpeft.dense.kinds import Kind
 from mtpeft.errors import UnknownNameError
 from mtpeft.joint.distributed import rank, sum_gradients, sum_tensors, total
-from mtpeft.joint.optim import AutocastOptimWrapper, NonFiniteLossError
+from mtpeft.joint.optim import UpdateWrapper
 from mtpeft.joint.sampler import mix
 from mtpeft.joint.weighting import Weighting
 from mtpeft.manager.manager import TaskManager
+from mtpeft.runs.update import NonFiniteLossError
 
 #: {task: (rows (n,) into the batch, labels (n, ...))}
 Labels = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -97,7 +98,7 @@ class JointModel(BaseModel):
 
     # training -----------------------------------------------------------------------------------------------------
 
-    def train_step(self, data: dict[str, Any], optim_wrapper: AutocastOptimWrapper) -> dict[str, torch.Tensor]:
+    def train_step(self, data: dict[str, Any], optim_wrapper: UpdateWrapper) -> dict[str, torch.Tensor]:
         """One update from the parts of a step; returns {task: loss} over all processes.
 
         A part counts by its share of the step's valid pixels, so that neither the number of parts nor that of processes
@@ -148,7 +149,7 @@ class JointModel(BaseModel):
 class _Sum:
     """The plain update: one backward pass per part on the weighted sum of losses."""
 
-    def __init__(self, model: JointModel, optim_wrapper: AutocastOptimWrapper, tasks: list[str]) -> None:
+    def __init__(self, model: JointModel, optim_wrapper: UpdateWrapper, tasks: list[str]) -> None:
         self.model, self.optim_wrapper, self.tasks = model, optim_wrapper, tasks
 
     def add(self, losses: Mapping[str, torch.Tensor], penalties: bool) -> None:
@@ -166,7 +167,7 @@ class _Sum:
 class _CombinedGradients:
     """A gradient per task; those on weights that several tasks use are combined by the weighting."""
 
-    def __init__(self, model: JointModel, optim_wrapper: AutocastOptimWrapper, tasks: list[str]) -> None:
+    def __init__(self, model: JointModel, optim_wrapper: UpdateWrapper, tasks: list[str]) -> None:
         self.model, self.tasks = model, tasks
         self.parameters = [p for _, p in model.trained()]
         self.rows: dict[str, list[torch.Tensor | None]] = {task: [None] * len(self.parameters) for task in tasks}

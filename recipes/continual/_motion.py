@@ -24,6 +24,6 @@ training = dict(
     optimizer=dict(type="AdamW", lr=5e-3, weight_decay=0.01),
     schedule="cosine",
     warmup=0.1,
-    clip_norm=1.0,
+    clip=1.0,
     eval_batch_size=80,
 )

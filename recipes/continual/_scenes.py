@@ -15,6 +15,6 @@ training = dict(
     optimizer=dict(type="AdamW", lr=5e-3, weight_decay=0.01),
     schedule="cosine",
     warmup=0.1,
-    clip_norm=5.0,
+    clip=5.0,
     eval_batch_size=50,
 )

@@ -17,7 +17,7 @@ training = dict(
     optimizer=dict(type="AdamW", lr=3e-4, betas=(0.9, 0.999), weight_decay=0.05),
     schedule="cosine",
     eval_batch_size=16,
-    num_workers=8,
+    workers=8,
     log_every=50,
 )
 baselines = False

@@ -6,7 +6,7 @@ Duration: 50 epochs of 15,000 clips; for several GPUs' worth of time
 
 As in the paper: joint scale 0.5, learning rate 3e-4 and weight decay 0.05 for batches of 64, drop path 0.2, 32 frames. Ours: 50
 epochs, 3 of them warm-up, frames spread over the dive, and three crops in testing. Different: biases get no weight decay, and
-there is no half precision.
+there is no half precision (`training.amp`).
 """
 
 _base_ = "_video.py"

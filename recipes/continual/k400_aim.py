@@ -5,7 +5,7 @@ Result:   dry run only: it needs the data and CLIP's weights. The paper reports 
 Duration: 30 epochs of 240,000 clips; for several GPUs' worth of time
 
 As in the paper: 30 epochs, 2.5 of them warm-up, learning rate 3e-4 and weight decay 0.05 for batches of 64, drop path 0.2,
-three views in time. Different: biases get no weight decay, and there is no half precision.
+three views in time. Different: biases get no weight decay, and there is no half precision (`training.amp`).
 """
 
 _base_ = "_video.py"

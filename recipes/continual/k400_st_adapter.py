@@ -7,7 +7,7 @@ Duration: 12 epochs of 240,000 clips; for several GPUs' worth of time
 As in the authors' script: 12 epochs, 2 of them warm-up, batches of 64 at 1e-3 x 64 / 256, weight decay 0.01, every 16th
 frame, three views in time. Different: their short side of 1.0 to 1.15 times 224 pixels before a square crop is here a square
 of the area it has in a clip of 4 : 3; biases get no weight decay; the frames' class tokens are averaged behind the last
-norm, not before it; and there is no half precision.
+norm, not before it; and there is no half precision (`training.amp`).
 """
 
 _base_ = "_video.py"

@@ -6,7 +6,7 @@ Duration: 50 epochs of 169,000 clips; for several GPUs' worth of time
 
 As in the paper: a second temporal adapter, joint scale 1.0, 50 epochs, 2.5 of them warm-up, learning rate 3e-4 and weight decay
 0.05 for batches of 64, drop path 0.2, no mirror images. Ours: three crops in testing. Different: biases get no weight decay,
-and there is no half precision.
+and there is no half precision (`training.amp`).
 """
 
 _base_ = "_video.py"

@@ -6,7 +6,7 @@ Duration: 50 epochs of 169,000 clips; for several GPUs' worth of time
 
 As in the authors' script: two adapters of width 384 per block, 50 epochs, 2 of them warm-up, batches of 64 at 1e-3 x 64 / 256,
 weight decay 0.01, three crops. Different: colour and brightness are changed in place of RandAugment; biases get no weight
-decay; the frames' class tokens are averaged behind the last norm, not before it; and there is no half precision.
+decay; the frames' class tokens are averaged behind the last norm, not before it; and there is no half precision (`training.amp`).
 """
 
 _base_ = "_video.py"

@@ -19,8 +19,7 @@ tasks = dict(
 training = dict(
     steps=600,
     batch_size=16,
-    learning_rate=5e-3,
-    weight_decay=0.01,
+    optimizer=dict(type="AdamW", lr=5e-3, weight_decay=0.01),
     warmup=0.05,
     schedule="cosine",
     clip=5.0,

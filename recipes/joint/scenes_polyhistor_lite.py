@@ -6,4 +6,4 @@ Command:  python tools/train.py recipes/joint/scenes_polyhistor_lite.py
 _base_ = "_scenes.py"
 method = dict(name="adaptformer", bottleneck_dim=16)
 sharing = dict(name="polyhistor_lite", rank=8, embedding_dim=32, hidden_dim=32)
-training = dict(learning_rate=2e-3, head_rate=5e-3)
+training = dict(optimizer=dict(lr=2e-3), head_lr=5e-3)

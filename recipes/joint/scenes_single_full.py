@@ -6,4 +6,4 @@ Command:  python tools/train.py recipes/joint/scenes_single_full.py
 _base_ = "_scenes.py"
 method = "full"
 separate = True
-training = dict(learning_rate=1e-3, head_rate=5e-3)
+training = dict(optimizer=dict(lr=1e-3), head_lr=5e-3)

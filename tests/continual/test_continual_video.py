@@ -146,7 +146,7 @@ def test_a_killed_run_ends_the_same(plugins: list[dict[str, Any]], cache: Path, 
 def test_workers_change_nothing_nor_does_a_kill_with_them(cache: Path, tmp_path: Path) -> None:
     recipe = video_recipe(cache, "task_incremental")
     _, alone = train(recipe, tmp_path / "alone")
-    recipe["training"]["num_workers"] = 2
+    recipe["training"]["workers"] = 2
     assert train(recipe, tmp_path / "shared", kill_at=7)[1] is None
     _, shared = train(recipe, tmp_path / "shared")
     assert alone is not None and shared is not None

@@ -29,6 +29,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "si": {"plugins": [{"type": "SynapticIntelligencePlugin", "si_lambda": 1.0}]},
     "lwf, class-incremental": {"stream": CLASS, "plugins": [{"type": "LwFPlugin", "alpha": 1.0, "temperature": 2.0}]},
     "replay, class-incremental": {"stream": CLASS, "plugins": [{"type": "ReplayPlugin", "mem_size": 20}]},
+    "two batches a step, float16": {
+        "training": {**make_recipe()["training"], "batch_size": 8, "accumulate": 2, "amp": "float16", "clip": 1.0}
+    },
     "a-gem": {"plugins": [{"type": "AGEMPlugin", "patterns_per_experience": 8, "sample_size": 8}]},
 }
 

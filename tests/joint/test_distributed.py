@@ -35,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 DIVERGING: dict[str, Any] = {
     "tasks": {"normals": {}, "depth": {}},
-    "training": {"steps": 50, "learning_rate": 1e30, "optimizer": {"type": "SGD"}, "warmup": 0.0},
+    "training": {"steps": 50, "optimizer": {"type": "SGD", "lr": 1e30}, "warmup": 0.0},
     "checkpoint": {"interval": 1},
 }
 WORKER = """
@@ -54,7 +54,7 @@ def recipe_of(name: str) -> dict[str, Any]:
     changes = {**CASES.get(name, {}), **(DIVERGING if name == "diverging" else {})}
     if name == "separate":
         changes = {"separate": True, "tasks": {"depth": {}, "normals": {}}, "training": {"steps": 2}}
-    training = {"steps": 4, "eval_every": 2, "optimizer": "SGD", **changes.pop("training", {})}
+    training = {"steps": 4, "eval_every": 2, "optimizer": {"type": "SGD", "lr": 0.003}, **changes.pop("training", {})}
     common = {"method": {"name": "lora", "rank": 4}, "imports": [str(Path(__file__).with_name("conftest.py"))]}
     return make_recipe(**{"name": name, **common, **changes, "training": training})
 

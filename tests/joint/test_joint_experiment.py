@@ -24,7 +24,9 @@ SINGLE = {"semseg": 40.0, "depth": 1.0, "normals": 20.0}
 
 
 def test_learns_and_leaves_the_backbone(tmp_path: Path) -> None:
-    recipe = make_recipe(training={"steps": 60, "learning_rate": 0.01, "eval_every": 30}, single_task=SINGLE)
+    recipe = make_recipe(
+        training={"steps": 60, "optimizer": {"type": "AdamW", "lr": 0.01}, "eval_every": 30}, single_task=SINGLE
+    )
     _, results = train(recipe, tmp_path / "run")
     assert results is not None and results == read(tmp_path / "run/results.json")
     for task in TASKS:
@@ -40,7 +42,7 @@ def test_learns_and_leaves_the_backbone(tmp_path: Path) -> None:
 
 
 def test_best_checkpoint_is_that_of_the_best_delta(tmp_path: Path) -> None:
-    recipe = make_recipe(training={"learning_rate": 0.05, "eval_every": 1}, single_task=SINGLE)
+    recipe = make_recipe(training={"optimizer": {"type": "AdamW", "lr": 0.05}, "eval_every": 1}, single_task=SINGLE)
     experiment, results = train(recipe, tmp_path / "run")
     assert results is not None
     deltas = {e["step"]: e["delta"] for e in results["history"]}
@@ -146,7 +148,7 @@ def test_non_finite_loss_keeps_the_last_checkpoint(tmp_path: Path) -> None:
         return output * float("nan") if len(calls) > 5 else output
 
     head.register_forward_hook(poison)
-    message = r"step 6: the loss of task 'depth' is nan; the checkpoint of step 4 is kept: lower training.learning_rate"
+    message = r"step 6: the loss of task 'depth' is nan; the checkpoint of step 4 is kept: lower training.optimizer.lr"
     with pytest.raises(MtpeftError, match=message):
         experiment.run(RunFolder(tmp_path / "run", recipe))
     state = read_state(tmp_path / "run/checkpoints")
@@ -213,7 +215,7 @@ def test_order_of_events(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training": {"lr": 1.0}}, r"nothing reads the key training.lr"),
+        ({"training": {"lr": 1.0}}, r"training.lr is now training.optimizer.lr"),
         ({"tasks": {"depth": {"heads": {}}}}, r"nothing reads the key tasks.depth.heads.*'head'"),
         ({"tasks": {"depht": {}}}, r"unknown label 'depht' .*tasks.depht, data set 'squares'.*'depth'"),
         ({"tasks": {}}, r"tasks must be a mapping of at least one task"),

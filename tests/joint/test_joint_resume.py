@@ -38,7 +38,7 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "pcgrad, SGD, workers": {
         "weighting": {"name": "pcgrad"},
-        "training": {"optimizer": {"type": "SGD", "momentum": 0.9}, "schedule": "poly", "workers": 1},
+        "training": {"optimizer": {"type": "SGD", "lr": 0.003, "momentum": 0.9}, "schedule": "poly", "workers": 1},
     },
 }
 

@@ -13,7 +13,7 @@ from conftest import TASKS, make_recipe
 from mtpeft.errors import ConfigError, UnknownNameError
 from mtpeft.joint.experiment import JointExperiment
 from mtpeft.joint.model import JointModel
-from mtpeft.joint.optim import NonFiniteLossError
+from mtpeft.runs.update import NonFiniteLossError
 
 METHODS = {
     "shared": {},

@@ -1,0 +1,168 @@
+"""How a run is trained: optimiser, schedule, batches, precision. The recipe's section `training`, as both engines have it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from mtpeft.errors import ConfigError, UnknownNameError, nearest
+from mtpeft.options import Section
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "AdamW": torch.optim.AdamW,
+    "Adam": torch.optim.Adam,
+    "SGD": torch.optim.SGD,
+}
+SCHEDULES = ("constant", "cosine", "linear", "poly")
+PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+#: keys of earlier versions, and what says the same
+RENAMED = {
+    "learning_rate": "optimizer.lr",
+    "lr": "optimizer.lr",
+    "weight_decay": "optimizer.weight_decay",
+    "head_rate": "head_lr",
+    "num_workers": "workers",
+    "clip_norm": "clip",
+}
+
+T = TypeVar("T", bound="Training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Settings of both engines; each adds how long it trains.
+
+    A step is one update of the optimiser. It takes `accumulate` parts of `batch_size` samples and equals the step of one
+    batch of `accumulate * batch_size`. `optimizer` is `dict(type="AdamW", lr=..., ...)`, its other keys torch's; vectors
+    (biases, norms, scales) and learned positions get no weight decay. `head_lr` is the heads' learning rate where it is not
+    the optimiser's. `warmup` is the share of the steps with a rising rate, `schedule` what follows: constant, or down to
+    zero along half a cosine, a line, or (1 - t)^`power` (poly). `clip` limits the gradient's norm. `amp` "bfloat16" or
+    "float16" runs the forward pass of training in that precision. `log_every` steps make a point of the loss curve.
+    `eval_every` evaluates between (0: only at the end): every so many steps of a joint run; every so many epochs the
+    current task of a continual one, for plugins such as early stopping. `workers` processes read the data; `threads` are
+    torch's (0: as they are).
+    """
+
+    batch_size: int = 32
+    optimizer: dict[str, Any] = field(default_factory=lambda: {"type": "AdamW", "lr": 1e-3})
+    head_lr: float | None = None
+    schedule: str = "constant"
+    power: float = 0.9
+    warmup: float = 0.0
+    accumulate: int = 1
+    clip: float | None = None
+    amp: str | None = None
+    eval_batch_size: int = 64
+    workers: int = 0
+    threads: int = 0
+    log_every: int = 5
+    eval_every: int = 0
+
+    @classmethod
+    def read(cls: type[T], section: Section) -> T:
+        """The section of a recipe. Raises `ConfigError` for keys nothing reads, naming the new one for an old one."""
+        for key, new in RENAMED.items():
+            if key in section.values:
+                raise ConfigError(f"recipe {section.recipe}: {section.path}{key} is now {section.path}{new}")
+        return cls(**section.fields(cls))
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "eval_batch_size", "log_every", "accumulate"):
+            check_whole(key, getattr(self, key), 1)
+        for key in ("workers", "threads", "eval_every"):
+            check_whole(key, getattr(self, key), 0)
+        if self.schedule not in SCHEDULES:
+            raise UnknownNameError("schedule", self.schedule, SCHEDULES, "key training.schedule")
+        if self.amp is not None and self.amp not in PRECISIONS:
+            raise UnknownNameError("precision", self.amp, PRECISIONS, "key training.amp")
+        _check_number("warmup", self.warmup, "a share of the steps, 0 to 1", 0, 1)
+        _check_number("power", self.power, "a number, 0 or more")
+        for key in ("clip", "head_lr"):
+            if getattr(self, key) is not None:
+                _check_number(key, getattr(self, key), "a number, 0 or more")
+        self._check_optimizer()
+
+    def _check_optimizer(self) -> None:
+        given = self.optimizer
+        if not isinstance(given, dict):
+            raise ConfigError(f"training.optimizer is {given!r}, expected a mapping: dict(type='AdamW', lr=...)")
+        kind = given.get("type")
+        if kind not in OPTIMIZERS:
+            raise UnknownNameError("optimizer", kind, OPTIMIZERS, "key training.optimizer.type")
+        known = set(inspect.signature(OPTIMIZERS[kind]).parameters) - {"params"}
+        for key in given:
+            if key != "type" and key not in known:
+                raise ConfigError(f"training.optimizer: {kind} takes no {key!r}.{nearest(key, known)}")
+        if "lr" not in given:
+            raise ConfigError(f"training.optimizer.lr is missing: dict(type={kind!r}, lr=...)")
+        for key in ("lr", "weight_decay"):
+            _check_number(f"optimizer.{key}", given.get(key, 0.0), "a number, 0 or more")
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The precision of the forward pass, None for the weights' own."""
+        return None if self.amp is None else PRECISIONS[self.amp]
+
+    def build_optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+        """An optimiser over named parameters in up to four groups: heads or not, with weight decay or not."""
+        options = {k: v for k, v in self.optimizer.items() if k != "type"}
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in parameters:
+            groups.setdefault((name.startswith("heads."), decays(name, parameter)), []).append(parameter)
+        packed = []
+        for (head, decayed), members in groups.items():
+            group: dict[str, Any] = {"params": members}
+            if not decayed:
+                group["weight_decay"] = 0.0
+            if head and self.head_lr is not None:
+                group["lr"] = self.head_lr
+            packed.append(group)
+        if not packed:
+            raise ConfigError("nothing is left to train: every task is frozen")
+        optimizer = OPTIMIZERS[self.optimizer["type"]](packed, **options)
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+        return optimizer
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
+        """Learning rates for step `step` (from 0) of `total`: a function of the step alone, so there is no state to save."""
+        factor = self.rate_factor(step, total)
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+
+    def rate_factor(self, step: int, total: int) -> float:
+        """Linear warm-up, then the schedule."""
+        warm = round(self.warmup * total)
+        if step < warm:
+            return (step + 1) / warm
+        if self.schedule == "constant":
+            return 1.0
+        done = (step - warm) / max(1, total - warm)
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        return (1 - done) ** (1.0 if self.schedule == "linear" else self.power)
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a trained weight gets weight decay: matrices do, vectors (biases, norms, scales) do not.
+
+    Learned positions, by their name `positions`, do not either, whatever their shape.
+    """
+    return parameter.ndim > 1 and name.rsplit(".", 1)[-1] != "positions"
+
+
+def check_whole(key: str, value: Any, least: int) -> None:
+    """Raise `ConfigError` unless the value of `training.KEY` is a whole number of `least` or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"training.{key} is {value!r}, expected a whole number, {least} or more")
+
+
+def _check_number(key: str, value: Any, what: str, low: float = 0.0, high: float = math.inf) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"training.{key} is {value!r}, expected {what}")
