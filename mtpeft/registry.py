@@ -31,7 +31,7 @@ class Registry(Generic[T]):
 
     def get(self, name: str, where: str = "") -> T:
         """The entry of `name`; raises `UnknownNameError` with the nearest names."""
-        if name not in self._entries:
+        if not isinstance(name, str) or name not in self._entries:
             raise UnknownNameError(self.kind, name, self._entries, where)
         return self._entries[name]
 

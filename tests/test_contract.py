@@ -102,7 +102,7 @@ def test_a_file_of_ones_own_is_all_a_run_needs(tmp_path: Path, capsys: pytest.Ca
         command += ["--set", change]
     try:
         assert main(command) == 2  # rank is LoRA's
-        assert "method 'gain' has no option 'rank'" in capsys.readouterr().err
+        assert "method 'gain' takes no option 'rank'" in capsys.readouterr().err
         command[command.index("method.name=gain")] = "method={'name': 'gain', 'strength': 2.0}"
         assert main([*command, "--fresh"]) == 0
         assert main(["evaluate", str(tmp_path / "run")]) == 0

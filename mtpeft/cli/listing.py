@@ -29,7 +29,7 @@ def count_on_vit_base(name: str, anatomy: Any) -> int | None:
     from mtpeft.methods import METHODS
 
     spec = METHODS.get(name)
-    config = spec.config()
+    config = spec.build_config({})
     try:
         attachment = Attachment(spec, config, anatomy, spec.sharings[-1])
     except ConfigError:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from mtpeft.dense.layout import Layout
-from mtpeft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
+from mtpeft.errors import CheckpointError, DataError, UnknownNameError
+from mtpeft.options import check_options
 from mtpeft.registry import Registry
 
 
@@ -169,10 +170,7 @@ def register_kind(name: str) -> Callable[[K], K]:
 def build_kind(name: str, **options: Any) -> Kind:
     """A kind by name. Raises `UnknownNameError` or, for options it does not take, `ConfigError`."""
     kind = KINDS.get(name)
-    try:
-        return kind(**options)
-    except TypeError as error:
-        raise ConfigError(f"kind {name!r}: {str(error).split('__init__() ')[-1]}") from None
+    return kind(**check_options(f"kind {name!r}", kind, options))
 
 
 def check_shape(label: np.ndarray, where: str, depth: int | None = None) -> None:

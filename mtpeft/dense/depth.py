@@ -14,6 +14,7 @@ from mtpeft.dense.colours import blacken, scaled
 from mtpeft.dense.labelled import ValueKind
 from mtpeft.dense.layout import Layout
 from mtpeft.errors import DataError
+from mtpeft.options import Positive
 
 FLOOR = 1e-3
 """Metres to which predictions are raised before ratios and logarithms are taken."""
@@ -81,7 +82,7 @@ class Depth(ValueKind):
         "delta3": PERCENT_UP,
     }
 
-    def __init__(self, max_depth: float = 100.0, metric: str | None = None) -> None:
+    def __init__(self, max_depth: Positive = 100.0, metric: str | None = None) -> None:
         """`max_depth`: depths beyond it (m) are taken for another unit, and warned of."""
         super().__init__(metric)
         self.max_depth = max_depth

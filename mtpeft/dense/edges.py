@@ -11,7 +11,7 @@ from mtpeft.dense.base import PERCENT_UP, Measure, register_kind, zeros
 from mtpeft.dense.labelled import IGNORED
 from mtpeft.dense.matching import average_precision, match_counts, scores
 from mtpeft.dense.saliency import Binary, cross_entropy
-from mtpeft.errors import ConfigError
+from mtpeft.options import Count, Share
 
 
 class EdgeMatches(Measure):
@@ -65,15 +65,13 @@ class Edges(Binary):
 
     def __init__(
         self,
-        max_distance: float = 0.0075,
-        thresholds: int = 99,
-        positive_weight: float = 0.95,
+        max_distance: Share = 0.0075,
+        thresholds: Count = 99,
+        positive_weight: Share = 0.95,
         metric: str | None = None,
     ) -> None:
         """`thresholds` lie evenly inside 0 to 1; fewer are faster and coarser."""
         super().__init__(metric)
-        if thresholds < 1 or not 0 < max_distance < 1 or not 0 < positive_weight < 1:
-            raise ConfigError("kind edges: thresholds from 1 on, max_distance and positive_weight between 0 and 1")
         self.max_distance, self.thresholds, self.positive_weight = max_distance, thresholds, positive_weight
 
     def pixel_loss(self, output: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

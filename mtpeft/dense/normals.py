@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from mtpeft.dense.base import PERCENT_UP, Kind, Measure, Metric, check_shape, register_kind, zeros
 from mtpeft.dense.colours import blacken
 from mtpeft.dense.layout import Layout
-from mtpeft.errors import ConfigError, DataError
+from mtpeft.errors import DataError
 
 SHARES = (11.25, 22.5, 30.0)
 """Degrees; the shares of pixels within them are reported."""
@@ -89,11 +89,9 @@ class Normals(Kind):
     }
     default_weight = 10.0
 
-    def __init__(self, loss: str = "l1", metric: str | None = None) -> None:
+    def __init__(self, loss: Literal["l1", "cosine"] = "l1", metric: str | None = None) -> None:
         """`loss` is "l1" or "cosine"."""
         super().__init__(metric)
-        if loss not in ("l1", "cosine"):
-            raise ConfigError(f"kind normals: loss={loss!r}; it is 'l1' or 'cosine'")
         self.cosine = loss == "cosine"
 
     def valid(self, label: torch.Tensor) -> torch.Tensor:

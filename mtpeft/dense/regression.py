@@ -13,6 +13,7 @@ from mtpeft.dense.colours import blacken, scaled
 from mtpeft.dense.labelled import ValueKind
 from mtpeft.dense.layout import Layout
 from mtpeft.errors import DataError
+from mtpeft.options import Count, Positive
 
 
 def valid_numbers(label: torch.Tensor) -> torch.Tensor:
@@ -48,10 +49,10 @@ class Regression(ValueKind):
     layout = Layout(torch.float32, -1.0, channels=True)
     metrics: ClassVar = {"rmse": Metric("", False), "mae": Metric("", False)}
 
-    def __init__(self, channels: int = 1, high: float = math.inf, metric: str | None = None) -> None:
-        """`channels` numbers per pixel; labels above `high` are wrong."""
+    def __init__(self, channels: Count = 1, high: Positive | None = None, metric: str | None = None) -> None:
+        """`channels` numbers per pixel; labels above `high`, if one is given, are wrong."""
         super().__init__(metric)
-        self.channels, self.high = channels, high
+        self.channels, self.high = channels, math.inf if high is None else high
 
     def valid(self, label: torch.Tensor) -> torch.Tensor:
         """Finite and not negative."""

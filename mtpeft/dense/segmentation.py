@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -10,8 +10,8 @@ import torch
 from mtpeft.dense.base import PERCENT_UP, Measure, register_kind, zeros
 from mtpeft.dense.colours import blacken, palette
 from mtpeft.dense.labelled import IGNORED, ClassKind
-from mtpeft.errors import ConfigError
 from mtpeft.heads.mmlab import build, mmseg
+from mtpeft.options import Range
 
 
 class IoU(Measure):
@@ -52,11 +52,9 @@ class SemanticSegmentation(ClassKind):
 
     metrics: ClassVar = {"mIoU": PERCENT_UP, "mean_accuracy": PERCENT_UP, "pixel_accuracy": PERCENT_UP}
 
-    def __init__(self, classes: int, metric: str | None = None) -> None:
+    def __init__(self, classes: Annotated[int, Range(at_least=2, at_most=IGNORED)], metric: str | None = None) -> None:
         """2 to 255 classes."""
         super().__init__(metric)
-        if not 2 <= classes <= IGNORED:
-            raise ConfigError(f"kind {self.name}: classes={classes}; there must be 2 to {IGNORED}")
         self.channels = self.num_classes = classes
         self._criterion: Any = None
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from mtpeft.errors import ConfigError
 from mtpeft.heads.base import Head, register_head
+from mtpeft.options import Count
 
 
 def linear(dim: int, num_classes: int) -> nn.Linear:
@@ -23,7 +24,7 @@ def linear(dim: int, num_classes: int) -> nn.Linear:
 class LinearHead(Head):
     """Pooled features (B, C) -> logits (B, num_classes)."""
 
-    def __init__(self, dim: int, num_classes: int) -> None:
+    def __init__(self, dim: int, num_classes: Count) -> None:
         super().__init__()
         self.fc = linear(dim, num_classes)
 
@@ -44,7 +45,7 @@ class GrowingHead(Head):
         self.dim = dim
         self.parts = nn.ModuleDict()
 
-    def grow(self, task: str, num_classes: int) -> None:
+    def grow(self, task: str, num_classes: Count) -> None:
         """Append `num_classes` classes of `task` behind those seen so far."""
         self.parts[f"task={task}"] = linear(self.dim, num_classes)
 

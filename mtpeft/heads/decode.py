@@ -15,6 +15,7 @@ from mtpeft.backbones.stages import Scales
 from mtpeft.errors import ConfigError
 from mtpeft.heads import mmlab
 from mtpeft.heads.base import Head, register_head
+from mtpeft.options import Count
 
 #: enlargements that make four taps of one grid a pyramid, finest first (mmsegmentation's MultiLevelNeck)
 NECK_SCALES = (4.0, 2.0, 1.0, 0.5)
@@ -32,8 +33,6 @@ class StagesHead(Head, ABC):
     def __init__(self, scales: Scales, channels: int, pyramid: bool) -> None:
         """`pyramid`: resample the taps of a plain transformer, which share one grid, to four scales."""
         super().__init__()
-        if channels < 1:
-            raise ConfigError(f"channels={channels}: a dense head needs at least one output channel")
         self.strides = [stage.stride for stage in scales.stages]
         self.dims = [stage.dim for stage in scales.stages]
         self.image_size = scales.image_size
@@ -91,7 +90,7 @@ class DecodeHead(StagesHead):
     def __init__(
         self,
         scales: Scales,
-        channels: int,
+        channels: Count,
         config: dict[str, Any],
         resample: bool | None = None,
     ) -> None:

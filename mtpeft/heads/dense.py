@@ -9,6 +9,7 @@ from torch import nn
 
 from mtpeft.backbones.stages import Scales
 from mtpeft.heads.base import Head, register_head
+from mtpeft.options import Count
 
 
 @register_head("dense_linear")
@@ -17,7 +18,7 @@ class DenseLinearHead(Head):
 
     reads: ClassVar[str] = "map"
 
-    def __init__(self, dim: int, channels: int, stride: int) -> None:
+    def __init__(self, dim: int, channels: Count, stride: Count) -> None:
         """`channels` outputs; `stride` is the enlargement, by default of the task manager the image over the grid."""
         super().__init__()
         self.conv = nn.Conv2d(dim, channels, 1)
@@ -40,7 +41,7 @@ class StageLinearHead(Head):
 
     reads: ClassVar[str] = "stages"
 
-    def __init__(self, scales: Scales, channels: int) -> None:
+    def __init__(self, scales: Scales, channels: Count) -> None:
         """`channels` outputs."""
         super().__init__()
         self.convs = nn.ModuleList(

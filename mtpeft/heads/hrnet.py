@@ -12,6 +12,7 @@ from mtpeft.backbones.stages import Scales
 from mtpeft.errors import ConfigError
 from mtpeft.heads.base import register_head
 from mtpeft.heads.decode import StagesHead, enlarge
+from mtpeft.options import Count
 
 
 @register_head("hrnet")
@@ -26,9 +27,9 @@ class HRNetHead(StagesHead):
     def __init__(
         self,
         scales: Scales,
-        channels: int,
-        widths: Sequence[int] = (18, 36, 72, 144),
-        expansion: int = 4,
+        channels: Count,
+        widths: Sequence[Count] = (18, 36, 72, 144),
+        expansion: Count = 4,
     ) -> None:
         """`widths` per scale; the hidden layer has `expansion` times their sum."""
         super().__init__(scales, channels, pyramid=True)

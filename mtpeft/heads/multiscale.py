@@ -8,6 +8,7 @@ from typing import Any
 from mtpeft.backbones.stages import Scales
 from mtpeft.heads.base import register_head
 from mtpeft.heads.decode import BATCH_NORM, DecodeHead
+from mtpeft.options import Count, OddSize, Rate, WholeNumber
 
 
 def four_scales(kind: str, scales: Scales, **options: Any) -> dict[str, Any]:
@@ -22,11 +23,11 @@ class FCNHead(DecodeHead):
     def __init__(
         self,
         scales: Scales,
-        channels: int,
-        embed_dim: int = 256,
-        num_convs: int = 1,
-        kernel_size: int = 1,
-        dropout: float = 0.1,
+        channels: Count,
+        embed_dim: Count = 256,
+        num_convs: WholeNumber = 1,
+        kernel_size: OddSize = 1,
+        dropout: Rate = 0.1,
         norm_cfg: dict[str, Any] | None = BATCH_NORM,
     ) -> None:
         """`num_convs` convolutions of width `embed_dim`, then a 1x1 convolution to `channels`."""
@@ -55,9 +56,9 @@ class SegformerHead(DecodeHead):
     def __init__(
         self,
         scales: Scales,
-        channels: int,
-        embed_dim: int = 256,
-        dropout: float = 0.1,
+        channels: Count,
+        embed_dim: Count = 256,
+        dropout: Rate = 0.1,
         norm_cfg: dict[str, Any] | None = BATCH_NORM,
     ) -> None:
         """`embed_dim` is the width of every scale and of the fusion."""
@@ -75,10 +76,10 @@ class UPerHead(DecodeHead):
     def __init__(
         self,
         scales: Scales,
-        channels: int,
-        embed_dim: int = 512,
-        pool_scales: Sequence[int] = (1, 2, 3, 6),
-        dropout: float = 0.1,
+        channels: Count,
+        embed_dim: Count = 512,
+        pool_scales: Sequence[Count] = (1, 2, 3, 6),
+        dropout: Rate = 0.1,
         norm_cfg: dict[str, Any] | None = BATCH_NORM,
     ) -> None:
         """`embed_dim` is the width of all convolutions; `pool_scales` are the sides of the pooled maps."""

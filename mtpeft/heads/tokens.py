@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from mtpeft.backbones.stages import Scales
 from mtpeft.errors import ConfigError
 from mtpeft.heads.base import register_head
 from mtpeft.heads.decode import BATCH_NORM, DecodeHead
+from mtpeft.options import Count, OddSize, Range, Rate
 
 #: outputs up to which Segmenter mixes masks of more queries; above it has one query per output, as published
 FEW_CHANNELS = 3
@@ -25,20 +26,18 @@ class SETRHead(DecodeHead):
     def __init__(
         self,
         scales: Scales,
-        channels: int,
-        embed_dim: int = 256,
-        num_convs: int | None = None,
-        up_scale: int = 2,
-        kernel_size: int = 3,
-        dropout: float = 0.0,
+        channels: Count,
+        embed_dim: Count = 256,
+        num_convs: Count | None = None,
+        up_scale: Annotated[int, Range(at_least=2)] = 2,
+        kernel_size: OddSize = 3,
+        dropout: Rate = 0.0,
         norm_cfg: dict[str, Any] | None = BATCH_NORM,
     ) -> None:
         """`num_convs` enlargements by `up_scale`; by default as many as reach the image's size, and at most four.
 
         One convolution of kernel 1 enlarging by 4 is SETR-Naive.
         """
-        if up_scale < 2:
-            raise ConfigError(f"setr: up_scale={up_scale}; each convolution enlarges by 2 or more")
         if num_convs is None:
             num_convs = min(4, max(1, round(math.log(scales.stages[-1].stride, up_scale))))
         config = {
@@ -64,12 +63,12 @@ class SegmenterHead(DecodeHead):
     def __init__(
         self,
         scales: Scales,
-        channels: int,
-        embed_dim: int = 192,
-        num_layers: int = 2,
-        num_heads: int = 3,
-        queries: int = 32,
-        drop_path: float = 0.1,
+        channels: Count,
+        embed_dim: Count = 192,
+        num_layers: Count = 2,
+        num_heads: Count = 3,
+        queries: Count = 32,
+        drop_path: Rate = 0.1,
     ) -> None:
         """`num_layers` blocks of width `embed_dim`; `queries` counts only for up to three output channels."""
         if embed_dim % num_heads:
@@ -106,11 +105,11 @@ class DPTHead(DecodeHead):
     def __init__(
         self,
         scales: Scales,
-        channels: int,
-        embed_dim: int = 256,
-        reassemble_dims: Sequence[int] | None = None,
-        readout: str = "ignore",
-        dropout: float = 0.1,
+        channels: Count,
+        embed_dim: Count = 256,
+        reassemble_dims: Sequence[Count] | None = None,
+        readout: Literal["ignore", "add", "project"] = "ignore",
+        dropout: Rate = 0.1,
         norm_cfg: dict[str, Any] | None = BATCH_NORM,
     ) -> None:
         """`embed_dim` is the width of the fusion, `reassemble_dims` those of the scales: by default 1/8, .., 1 of the last."""

@@ -6,16 +6,15 @@ order by learned positions.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 
-from mtpeft.errors import ConfigError, DataError, nearest
+from mtpeft.errors import ConfigError, DataError
 from mtpeft.heads.base import Head, register_head
 from mtpeft.heads.classification import linear
-
-POOLS = ("mean", "attention", "transformer")
+from mtpeft.options import Count, Rate
 
 
 @register_head("video_linear")
@@ -31,22 +30,14 @@ class VideoLinearHead(Head):
     def __init__(
         self,
         dim: int,
-        num_classes: int,
-        pool: str = "mean",
-        dropout: float = 0.0,
-        num_frames: int = 8,
-        depth: int = 1,
-        num_heads: int = 4,
+        num_classes: Count,
+        pool: Literal["mean", "attention", "transformer"] = "mean",
+        dropout: Rate = 0.0,
+        num_frames: Count = 8,
+        depth: Count = 1,
+        num_heads: Count = 4,
     ) -> None:
         super().__init__()
-        if pool not in POOLS:
-            raise ConfigError(f"head 'video_linear': no pool {pool!r}.{nearest(pool, POOLS)}")
-        numbers = {"num_frames": num_frames, "depth": depth, "num_heads": num_heads}
-        for name, value in numbers.items():
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"head 'video_linear': {name} is {value!r}, expected a whole number from 1")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"head 'video_linear': dropout is {dropout}, expected a rate from 0 to below 1")
         if pool == "transformer" and dim % num_heads:
             raise ConfigError(f"head 'video_linear': num_heads={num_heads} does not divide the features' width {dim}")
         self.pool = pool

@@ -13,6 +13,7 @@ from mtpeft.backbones.site import Site
 from mtpeft.errors import ConfigError
 from mtpeft.hooks.runtime import Context
 from mtpeft.methods.base import MethodConfig, MethodSpec
+from mtpeft.options import check_options
 from mtpeft.sharing import SHARINGS, BankFactory, Sharing
 from mtpeft.sharing.bank import Tensors
 from mtpeft.sharing.per_task import PerTask
@@ -43,15 +44,11 @@ class Attachment(nn.Module):
             what = "has shared weights and some of each task's own" if spec.stream else "has no task stream"
             raise ConfigError(f"method {spec.name!r} {what}: sharing={spec.sharings[0]!r}, not {sharing!r}")
         self.spec, self.config, self.sharing_name = spec, config, sharing
-        self.sharing_options = dict(options or {})
+        self.sharing_options = check_sharing(sharing, options or {})
         self.selected: list[Site] = select_sites(spec, config, anatomy)
         self.factory = BankFactory(spec, config, self.selected, stream_blocks(spec, config, anatomy))
         self.taps = {site.key for site in self.factory.tapped}
-        source: Any = SHARINGS.get(sharing)
-        try:
-            self.weights: Sharing = source(self.factory, **self.sharing_options)
-        except TypeError as error:
-            raise ConfigError(f"sharing {sharing!r}: {error}".replace(f"{source.__name__}.__init__() ", "")) from None
+        self.weights: Sharing = SHARINGS.get(sharing)(self.factory, **self.sharing_options)
 
     def forward(self, key: str, context: Context, *inputs: torch.Tensor) -> Tensors:
         """Call site `key` with the weights of the forward's selection."""
@@ -94,10 +91,18 @@ def stream_blocks(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> d
     return blocks
 
 
+def check_sharing(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a weight source, as it declares them; raises `UnknownNameError` or `ConfigError`."""
+    return check_options(f"sharing {name!r}", SHARINGS.get(name), options, given=("factory",))
+
+
 def select_sites(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> list[Site]:
     """The sites of a method on a backbone; an error names the method and what the backbone lacks."""
     try:
         sites = anatomy.select(config.sites, config.blocks, config.exclude)
+        if not (sites or spec.properties.head_only or (spec.owned and spec.owned(config, anatomy))):
+            chosen = ", ".join(f"{name}={getattr(config, name)!r}" for name in ("sites", "blocks", "exclude"))
+            raise ConfigError(f"it would train nothing: no site is left by {chosen}")
         foreign = sorted({site.kind for site in sites if site.style not in spec.module.styles})
         reason = f"it cannot act at the sites {', '.join(foreign)}" if foreign else None
         reason = reason or spec.module.unsupported(config, sites)

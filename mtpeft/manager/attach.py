@@ -11,10 +11,10 @@ from torch import nn
 import mtpeft.backbones.embedded  # noqa: F401  (registers the embedded backbones with timm)
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.errors import ConfigError, UnknownNameError
-from mtpeft.hooks.attachment import Attachment
+from mtpeft.hooks.attachment import Attachment, check_sharing
 from mtpeft.manager.manager import TaskManager
 from mtpeft.methods import METHODS, MethodConfig, MethodSpec
-from mtpeft.sharing import SHARINGS
+from mtpeft.options import shown
 
 Method = str | MethodConfig | Mapping[str, Any]
 
@@ -62,7 +62,7 @@ def resolve_methods(
         )
     resolved = [_resolve(m, dict(options or {}), sharing) for m in methods]
     for _, _, source in resolved:
-        SHARINGS.get(_named(source)[0])
+        check_sharing(*_named(source))
     return resolved
 
 
@@ -92,9 +92,9 @@ def _named(source: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """A weight source's name and options."""
     if isinstance(source, str):
         return source, {}
-    if "name" not in source:
-        raise ConfigError(f"a sharing mapping needs a 'name', got keys {sorted(source)}")
-    return str(source["name"]), {k: v for k, v in source.items() if k != "name"}
+    if not isinstance(source, Mapping) or "name" not in source:
+        raise ConfigError(f"sharing is {shown(source)}, expected a name, or a mapping with a 'name'")
+    return source["name"], {k: v for k, v in source.items() if k != "name"}
 
 
 def _resolve(
@@ -112,9 +112,9 @@ def _resolve(
         if isinstance(method, Mapping):
             values = {**method, **options}
             if "name" not in values:
-                raise ConfigError(f"a method mapping needs a 'name', got keys {sorted(values)}")
+                raise ConfigError(f"method is {shown(values)}, expected a name, or a mapping with a 'name'")
             sharing = values.pop("sharing", sharing)
             method, options = values.pop("name"), values
-        spec = METHODS.get(str(method))
+        spec = METHODS.get(method)  # type: ignore[arg-type]
         config = spec.build_config(options)
-    return spec, config, sharing or spec.sharings[0]
+    return spec, config, spec.sharings[0] if sharing is None else sharing

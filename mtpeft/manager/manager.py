@@ -22,6 +22,7 @@ from mtpeft.manager.checkpoint import save
 from mtpeft.manager.counting import Counts, count, render_table
 from mtpeft.manager.features import apply_head, attention_over_time, check_images, extract, prepare, rows_of
 from mtpeft.manager.merging import merged_backbone
+from mtpeft.options import check_options, shown
 from mtpeft.sharing.generated import Generated
 
 GROWING = "growing"
@@ -88,13 +89,15 @@ class TaskManager(nn.Module):
         features. `head="growing"` puts the classes behind those of all earlier growing tasks. The first task becomes
         the one used when the backbone is called directly (`set_task`).
         """
-        if not TASK_NAME.fullmatch(name):
+        if not isinstance(name, str) or not TASK_NAME.fullmatch(name):
             raise ConfigError(f"task name {name!r}: use letters, digits, spaces, '_' and '-', as in 'birds'")
         if name in self.head_specs:
             raise ConfigError(f"task {name!r} exists already")
         if isinstance(head, dict):
+            if "name" not in head:
+                raise ConfigError(f"task {name!r}: head is {shown(head)}, expected a name, or a mapping with a 'name'")
             options = {**{k: v for k, v in head.items() if k != "name"}, **options}
-            head = str(head["name"])
+            head = head["name"]
         if num_classes is not None:
             options["num_classes"] = num_classes
         module, spec = self._build_head(head, options)
@@ -104,7 +107,7 @@ class TaskManager(nn.Module):
                 attachment.weights.add_task(name)
                 added.append(attachment)
             if isinstance(module, GrowingHead):
-                module.grow(name, int(options["num_classes"]))
+                module.grow(name, spec["num_classes"])
         except Exception:
             for attachment in added:  # no half of a task stays behind
                 attachment.weights.remove_task(name)
@@ -331,13 +334,13 @@ class TaskManager(nn.Module):
         """What the heads of `tasks` read."""
         return {getattr(self.head(task), "reads", "pooled") for task in tasks}
 
-    def _build_head(self, head: str | nn.Module, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    def _build_head(self, head: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
         if isinstance(head, nn.Module):
             return head, {"name": "custom", "class": type(head).__qualname__}
         if head != GROWING:
-            return build_head(head, options, self.anatomy, self.feature_dim), {"name": head, **options}
-        if "num_classes" not in options:
-            raise ConfigError("a growing head needs num_classes of the task")
+            module, options = build_head(head, options, self.anatomy, self.feature_dim)
+            return module, {"name": head, **options}
+        options = check_options(f"head {head!r}", GrowingHead.grow, options, given=("self", "task"))
         growing = self.heads[GROWING] if GROWING in self.heads else GrowingHead(self.feature_dim)
         return growing, {"name": head, **options}
 

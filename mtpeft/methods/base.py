@@ -7,18 +7,23 @@ no task, no sharing and no engine. Its `forward` must be pure: blocks run twice 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.site import STYLES, Site
-from mtpeft.errors import ConfigError, nearest
+from mtpeft.errors import ConfigError
 from mtpeft.methods.product import add_product
+from mtpeft.options import Length, Name, check_fields, check_options
 from mtpeft.registry import Registry
+
+#: kinds or groups of sites, at least one; indices of blocks, at least one; and what a method without sites has
+Sites = Annotated[tuple[Name, ...], Length(at_least=1)]
+Blocks = Annotated[tuple[int, ...], Length(at_least=1)]
+NoSites = Annotated[tuple[Name, ...], Length(at_most=0)]
 
 TAXONOMY = ("adapter", "prompt", "prefix", "side", "specification", "reparameter", "unified", "baseline")
 
@@ -31,6 +36,7 @@ class Properties:
     `structure_preserving`: adds no operation to the network (it changes weights, inputs, tokens, keys or values).
     `inference_efficient`: folds into the backbone's weights, `merge` gives a plain model.
     `memory_efficient`: no gradient flows through the backbone.
+    `head_only`: trains nothing but the tasks' heads. A method that does not claim it must have something to train.
     `identity_at_init`: outputs are the backbone's own before the first step.
     """
 
@@ -38,24 +44,24 @@ class Properties:
     structure_preserving: bool = False
     inference_efficient: bool = False
     memory_efficient: bool = False
+    head_only: bool = False
     identity_at_init: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """Fields every method has: `sites` (kinds or groups), `blocks` (indices, None for all; negative from the end), `exclude`."""
+    """Fields every method has: `sites` (kinds or groups), `blocks` (indices, None for all; negative from the end), `exclude`.
 
-    sites: tuple[str, ...] = ()
-    blocks: tuple[int, ...] | None = None
-    exclude: tuple[str, ...] = ()
+    A field says in its annotation what it takes (`mtpeft.options`: `rank: Count = 8`); a value it does not take raises
+    `ConfigError` when the config is made.
+    """
+
+    sites: Sites
+    blocks: Blocks | None = None
+    exclude: tuple[Name, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("sites", "blocks", "exclude"):  # lists come from recipes and JSON
-            value = getattr(self, name)
-            if isinstance(value, str):
-                raise ConfigError(f"{type(self).__name__}.{name} must be a list of names, got the string {value!r}")
-            if isinstance(value, Sequence):
-                object.__setattr__(self, name, tuple(value))
+        check_fields(self, type(self).__name__)
 
 
 class SiteModule(nn.Module):
@@ -194,18 +200,19 @@ class MethodSpec:
         return ("shared",) if self.own_weights else ("per_task", "shared")
 
     def build_config(self, options: dict[str, Any]) -> MethodConfig:
-        """The config with `options` set; raises `ConfigError` naming an unknown field and the nearest ones."""
-        fields = {f.name for f in dataclasses.fields(self.config)}
-        for key in options:
-            if key not in fields:
-                raise ConfigError(f"method {self.name!r} has no option {key!r}.{nearest(key, fields)}")
-        return self.config(**options)
+        """The config with `options` set; raises `ConfigError` for an unknown one, or a value that one does not take."""
+        return self.config(**check_options(f"method {self.name!r}", self.config, options))
+
+    @property
+    def siteless(self) -> bool:
+        """Whether the method acts at no site: it trains the backbone's own weights, or nothing but heads."""
+        return not self.build_config({}).sites
 
     @property
     def folds(self) -> bool:
         """Whether `merge` works: the site module defines `merged`, or there is nothing to merge."""
         return self.stream is None and (
-            self.module.merged is not SiteModule.merged or self.own_weights or not self.config().sites
+            self.module.merged is not SiteModule.merged or self.own_weights or self.siteless
         )
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from mtpeft.errors import ConfigError
+from mtpeft.options import Count
 from mtpeft.sharing.bank import Bank, BankFactory, Tensors, call_mixed
 from mtpeft.sharing.base import Sharing
 
@@ -51,7 +52,7 @@ class Generated(Sharing):
 
     generator: ClassVar[type[Generator]]
 
-    def __init__(self, factory: BankFactory, embedding_dim: int = 64, hidden_dim: int = 64, **options: Any) -> None:
+    def __init__(self, factory: BankFactory, embedding_dim: Count = 64, hidden_dim: Count = 64, **options: Any) -> None:
         """`embedding_dim` of the task and layer vectors and of z, `hidden_dim` of the projection between them."""
         super().__init__(factory)
         self.template = factory()

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from mtpeft.errors import ConfigError
+from mtpeft.options import Count
 from mtpeft.sharing.bank import BankFactory
 from mtpeft.sharing.base import register_sharing
 from mtpeft.sharing.generated import Generated, Generator, LinearMap, Shape
@@ -94,7 +95,7 @@ class _Decomposed(Generated):
     generator: ClassVar[type[Generator]] = LowRankGenerator
     kernels: ClassVar[bool]
 
-    def __init__(self, factory: BankFactory, rank: int = 12, **options: Any) -> None:
+    def __init__(self, factory: BankFactory, rank: Count = 12, **options: Any) -> None:
         """`rank` r of the two factors; `embedding_dim` and `hidden_dim` as in every generated source."""
         super().__init__(factory, rank=rank, kernels=self.kernels, **options)
 

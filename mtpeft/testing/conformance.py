@@ -16,6 +16,7 @@ from mtpeft.testing.checks_attach import (
     check_refusal,
 )
 from mtpeft.testing.checks_claims import check_claims, check_merge, check_new_process, check_save
+from mtpeft.testing.checks_options import check_refused_options
 from mtpeft.testing.checks_training import (
     check_autocast,
     check_checkpointing,
@@ -51,6 +52,7 @@ def check_method(name: str, anatomies: Iterable[str] | None = None, **options: A
     on the others attaching must be refused and leave no trace, and at least one must be claimed. Raises
     `AssertionError` that names the method, the anatomy and what is wrong.
     """
+    check_refused_options(Case(name, next(iter(TINY))))
     cases = [Case(name, anatomy, options) for anatomy in (TINY if anatomies is None else anatomies)]
     claimed = [case for case in cases if case.claimed()]
     if not claimed:
@@ -66,4 +68,12 @@ def check_method(name: str, anatomies: Iterable[str] | None = None, **options: A
     return [case.anatomy for case in claimed]
 
 
-__all__ = ["CHECKS", "check_compile", "check_learns", "check_method", "check_new_process", "check_refusal"]
+__all__ = [
+    "CHECKS",
+    "check_compile",
+    "check_learns",
+    "check_method",
+    "check_new_process",
+    "check_refusal",
+    "check_refused_options",
+]

@@ -168,7 +168,7 @@ def test_unknown_names_are_answered_with_near_ones() -> None:
 
 
 def test_a_string_where_a_list_belongs() -> None:
-    with pytest.raises(ConfigError, match=r"LoRAConfig\.sites must be a list of names, got the string 'q'"):
+    with pytest.raises(ConfigError, match=r"method 'lora': sites is 'q', expected a list of one or more names"):
         mtpeft.attach(tiny_backbone("vit"), "lora", sites="q")
 
 

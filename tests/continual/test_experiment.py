@@ -128,7 +128,7 @@ BAD: list[tuple[dict[str, Any], type[MtpeftError], str]] = [
     ({"trainig": {}}, ConfigError, "recipe small: nothing reads the key trainig. Did you mean 'training'"),
     ({"training": {"epoch": 3}}, ConfigError, "nothing reads the key training.epoch. Did you mean 'epochs'"),
     ({"method": {"name": "lorra"}}, UnknownNameError, "unknown method 'lorra'. Did you mean 'lora'"),
-    ({"method": {"name": "lora", "rnk": 4}}, ConfigError, "method 'lora' has no option 'rnk'. Did you mean 'rank'"),
+    ({"method": {"name": "lora", "rnk": 4}}, ConfigError, "method 'lora' takes no option 'rnk'. Did you mean 'rank'"),
     ({"sharing": "hared"}, UnknownNameError, "unknown sharing 'hared'. Did you mean 'shared'"),
     ({"backbone": {"name": "vit_mini_patch4_23"}}, UnknownNameError, "Did you mean 'vit_mini_patch4_32'"),
     (

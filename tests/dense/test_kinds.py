@@ -264,11 +264,11 @@ def test_main_metric_can_be_chosen():
     ("name", "options", "message"),
     [
         ("depht", {}, "Did you mean 'depth'"),
-        ("depth", {"colour": 1}, "kind 'depth': .*colour"),
-        ("semseg", {}, "kind 'semseg': .*classes"),
-        ("semseg", {"classes": 1}, "classes=1"),
-        ("normals", {"loss": "l2"}, "loss='l2'"),
-        ("edges", {"thresholds": 0}, "thresholds from 1"),
+        ("depth", {"colour": 1}, "kind 'depth' takes no option 'colour'"),
+        ("semseg", {}, "kind 'semseg' needs the option 'classes'"),
+        ("semseg", {"classes": 1}, "classes is 1, expected a whole number from 2 to 255"),
+        ("normals", {"loss": "l2"}, "loss is 'l2', expected one of l1, cosine"),
+        ("edges", {"thresholds": 0}, "thresholds is 0, expected a whole number from 1"),
     ],
 )
 def test_wrong_options(name, options, message):

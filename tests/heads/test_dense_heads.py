@@ -11,6 +11,7 @@ from torch import nn
 from mtpeft.backbones.stages import Scales, Stage
 from mtpeft.errors import ConfigError, UnknownNameError
 from mtpeft.heads import HEADS
+from mtpeft.heads.build import head_options
 
 SMALL = {"embed_dim": 16}
 OPTIONS = {
@@ -37,7 +38,7 @@ def maps(stages, side: int, batch: int = 2) -> list[torch.Tensor]:
 
 def make(name: str, backbone: str, channels: int, **options) -> nn.Module:
     stages, side = BACKBONES[backbone]
-    return HEADS.get(name)(Scales(stages, (side, side)), channels=channels, **options)
+    return HEADS.get(name)(Scales(stages, (side, side)), **head_options(name, {"channels": channels, **options}))
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -159,9 +160,9 @@ def test_unknown_head_type_is_an_unknown_name():
 @pytest.mark.parametrize(
     ("name", "channels", "options", "message"),
     [
-        ("hrnet", 0, {}, "channels=0"),
+        ("hrnet", 0, {}, "channels is 0, expected a whole number from 1"),
         ("hrnet", 1, {"widths": (4, 8)}, "2 widths, and the backbone gives 4 scales"),
-        ("setr", 1, {"up_scale": 1}, "up_scale=1"),
+        ("setr", 1, {"up_scale": 1}, "up_scale is 1, expected a whole number from 2"),
         ("segmenter", 1, {"embed_dim": 10, "num_heads": 3}, "embed_dim=10 is not a multiple of num_heads=3"),
     ],
 )

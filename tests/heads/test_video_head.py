@@ -10,6 +10,7 @@ import torch
 import mtpeft
 from mtpeft.errors import ConfigError, DataError, MtpeftError
 from mtpeft.heads import VideoLinearHead
+from mtpeft.heads.build import head_options
 from mtpeft.testing import tiny_backbone
 from mtpeft.testing.case import clips
 
@@ -79,17 +80,17 @@ def test_clips_and_images_through_the_manager(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"pool": "max"}, ConfigError, "no pool 'max'"),
+        ({"pool": "max"}, ConfigError, "pool is 'max', expected one of mean, attention, transformer"),
         ({"pool": "transformer", "num_heads": 3}, ConfigError, "num_heads=3 does not divide the features' width 16"),
         ({"num_heads": 0}, ConfigError, "num_heads is 0, expected a whole number from 1"),
         ({"num_frames": "abc"}, ConfigError, "num_frames is 'abc', expected a whole number from 1"),
-        ({"dropout": 2}, ConfigError, "dropout is 2, expected a rate"),
-        ({"num_classes": 0}, ConfigError, "at least one class"),
+        ({"dropout": 2}, ConfigError, "dropout is 2, expected a number from 0 to below 1"),
+        ({"num_classes": 0}, ConfigError, "num_classes is 0, expected a whole number from 1"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], error: type[MtpeftError], words: str) -> None:
     with pytest.raises(error, match=words):
-        VideoLinearHead(16, **{"num_classes": 5, **options})
+        VideoLinearHead(16, **head_options("video_linear", {"num_classes": 5, **options}))
 
 
 def test_more_frames_than_positions() -> None:

@@ -197,7 +197,7 @@ DAMAGE: list[tuple[Callable[[Path], Any], str]] = [
     ),
     (
         lambda f: edit_manifest(f, lambda m: m["methods"][0]["config"].update(ranks=3)),
-        "has no option 'ranks'. Did you mean 'rank'",
+        "takes no option 'ranks'. Did you mean 'rank'",
     ),
     (
         lambda f: edit_weights(f, lambda t: t.pop(sorted(t)[0])),

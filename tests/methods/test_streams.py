@@ -176,7 +176,7 @@ def test_mtlora_trains_the_backbone_s_own_parts_and_gives_them_back() -> None:
 def test_mtlora_without_plain_mlps_is_refused() -> None:
     with pytest.raises(ConfigError, match="task streams need blocks that norm first"):
         mtpeft.attach(tiny_backbone("pvt_v2"), "mtlora")
-    with pytest.raises(ConfigError, match="ke_blocks 'some' is none of stage_end, all"):
+    with pytest.raises(ConfigError, match="ke_blocks is 'some', expected one of stage_end, all"):
         mtpeft.attach(tiny_backbone("vit"), "vmt_adapter", ke_blocks="some")
 
 

@@ -19,7 +19,7 @@ ENGINES = {"continual": (Continual, {"epochs": 2}), "joint": (Joint, {"steps": 4
 SGD = {"type": "SGD", "lr": 0.1}
 BAD: list[tuple[dict[str, Any], str]] = [
     *(({old: 1}, f"recipe small: training.{old} is now training.{new}") for old, new in RENAMED.items()),
-    ({"optimizer": "AdamW"}, r"training.optimizer is 'AdamW', expected a mapping: dict\(type='AdamW', lr=...\)"),
+    ({"optimizer": "AdamW"}, r"training.optimizer is 'AdamW', expected a mapping"),
     ({"optimizer": {"type": "SGD"}}, r"training.optimizer.lr is missing: dict\(type='SGD', lr=...\)"),
     ({"optimizer": {"type": "Adagrad", "lr": 1}}, "unknown optimizer 'Adagrad'"),
     ({"optimizer": {**SGD, "beta": 1}}, "SGD takes no 'beta'"),

@@ -7,16 +7,16 @@ LN2, which is the default here; `adapter_ln="in"` normalises it by a LayerNorm o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.methods.adapter.bottleneck import Bottleneck, bottleneck_width
-from mtpeft.methods.base import MethodConfig, SiteModule, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, register
+from mtpeft.options import Count, Positive, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,12 @@ class AdaptFormerConfig(MethodConfig):
     `scale` s, `dropout` on the bottleneck, `adapter_ln` one of none, in, out; `learnable_scale` trains s from `scale` on.
     """
 
-    sites: tuple[str, ...] = ("parallel_mlp",)
-    bottleneck_dim: int = 64
-    reduction: int | None = None
-    scale: float = 0.1
-    dropout: float = 0.1
-    adapter_ln: str = "none"
+    sites: Sites = ("parallel_mlp",)
+    bottleneck_dim: Count = 64
+    reduction: Count | None = None
+    scale: Positive = 0.1
+    dropout: Rate = 0.1
+    adapter_ln: Literal["none", "in", "out"] = "none"
     learnable_scale: bool = False
 
 
@@ -56,9 +56,3 @@ class AdaptFormer(SiteModule):
         """x, y (..., d) -> (..., d), with a norm after the adapter."""
         assert self.norm is not None
         return y + self.norm(self.adapter(x) * self.scale)
-
-    @staticmethod
-    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
-        """The place of the norm has to be known."""
-        known = config.adapter_ln in ("none", "in", "out")
-        return None if known else f"adapter_ln {config.adapter_ln!r} is none of none, in, out"

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.copies import hookless_copy
 from mtpeft.backbones.site import Site
-from mtpeft.errors import ConfigError, DataError
+from mtpeft.errors import DataError
 from mtpeft.methods.adapter.bottleneck import Bottleneck, bottleneck_width
-from mtpeft.methods.base import MethodConfig, SiteModule, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, register
+from mtpeft.options import Count, NotNegative, Positive, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +33,17 @@ class AIMConfig(MethodConfig):
     `drop_path` is the rate in the last block, growing from 0 in the first, of the temporal and the joint branch.
     """
 
-    sites: tuple[str, ...] = ("frames_embed", "temporal", "after_attention", "parallel_mlp_ln", "final_norm")
-    num_frames: int = 8
-    embed_std: float = 0.0
-    bottleneck_dim: int = 64
-    reduction: int | None = 4
-    joint_scale: float = 0.5
-    temporal_adapters: int = 1
-    drop_path: float = 0.2
+    sites: Sites = ("frames_embed", "temporal", "after_attention", "parallel_mlp_ln", "final_norm")
+    num_frames: Count = 8
+    embed_std: NotNegative = 0.0
+    bottleneck_dim: Count = 64
+    reduction: Count | None = 4
+    joint_scale: Positive = 0.5
+    temporal_adapters: Literal[1, 2] = 1
+    drop_path: Rate = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temporal_adapters not in (1, 2):
-            raise ConfigError(f"aim: temporal_adapters is {self.temporal_adapters}, expected 1 or 2")
-        for name in ("num_frames", "bottleneck_dim", "reduction"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value > 0) and not (name == "reduction" and value is None):
-                raise ConfigError(f"aim: {name} is {value!r}, expected a whole number from 1")
-        if not 0 <= self.drop_path < 1:
-            raise ConfigError(f"aim: drop_path is {self.drop_path}, expected a rate from 0 to below 1")
         if self.temporal_adapters == 2 and "temporal_in" not in self.sites:
             object.__setattr__(self, "sites", (*self.sites, "temporal_in"))
 

@@ -7,26 +7,26 @@ Fed with the sub-layer's normalised input; class and register tokens go through 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, SiteModule, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, register
+from mtpeft.options import Count, Positive, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvpassConfig(MethodConfig):
     """`bottleneck_dim` h; `scale` s (the paper picks 0.01 ... 100 per task); `conv_init` identity or xavier."""
 
-    sites: tuple[str, ...] = ("parallel_attn_ln", "parallel_mlp_ln")
-    bottleneck_dim: int = 8
-    scale: float = 1.0
-    dropout: float = 0.1
-    conv_init: str = "identity"
+    sites: Sites = ("parallel_attn_ln", "parallel_mlp_ln")
+    bottleneck_dim: Count = 8
+    scale: Positive = 1.0
+    dropout: Rate = 0.1
+    conv_init: Literal["identity", "xavier"] = "identity"
 
 
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
@@ -63,9 +63,3 @@ class Convpass(SiteModule):
             prefix = nn.functional.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
             patches = torch.cat([prefix, patches], dim=1)
         return y + self.scale * self.up(self.dropout(quick_gelu(patches))).view_as(y)
-
-    @staticmethod
-    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
-        """The initialisation has to be known."""
-        known = config.conv_init in ("identity", "xavier")
-        return None if known else f"conv_init {config.conv_init!r} is neither identity nor xavier"

@@ -7,26 +7,25 @@ the visual baselines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.adapter.bottleneck import ACTIVATIONS, Bottleneck, bottleneck_width
-from mtpeft.methods.base import MethodConfig, SiteModule, register
+from mtpeft.methods.adapter.bottleneck import Activation, Bottleneck, bottleneck_width
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, register
+from mtpeft.options import Count, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class HoulsbyConfig(MethodConfig):
     """`bottleneck_dim` r, or `reduction` rho for r = width / rho (pyramids); `activation` one of gelu, relu, silu."""
 
-    sites: tuple[str, ...] = ("after_attention", "after_mlp")
-    bottleneck_dim: int = 8
-    reduction: int | None = None
-    activation: str = "gelu"
-    dropout: float = 0.0
+    sites: Sites = ("after_attention", "after_mlp")
+    bottleneck_dim: Count = 8
+    reduction: Count | None = None
+    activation: Activation = "gelu"
+    dropout: Rate = 0.0
 
 
 @register("houlsby", HoulsbyConfig, paper="Houlsby et al., ICML 2019 (arXiv 1902.00751)")
@@ -43,9 +42,3 @@ class Houlsby(SiteModule):
     def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x (..., d) -> [h, 1] (..., r + 1) with h the hidden units, and [W_up, b_u]^T (r + 1, d)."""
         return self.adapter.factors(x)
-
-    @staticmethod
-    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
-        """The activation has to be known."""
-        known = config.activation in ACTIVATIONS
-        return None if known else f"activation {config.activation!r} is none of {', '.join(ACTIVATIONS)}"

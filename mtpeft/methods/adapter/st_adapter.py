@@ -7,18 +7,17 @@ Something-Something one before attention too; the paper's text describes one bef
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from mtpeft.backbones.site import Site
-from mtpeft.errors import ConfigError, nearest
-from mtpeft.methods.adapter.bottleneck import ACTIVATIONS
+from mtpeft.methods.adapter.bottleneck import ACTIVATIONS, Activation
 from mtpeft.methods.base import MethodConfig, SiteModule, register
+from mtpeft.options import Count, Name, OddSize
 
 POSITIONS = {"pre_mlp": ("frames_mlp",), "pre_attn": ("frames_block",), "both": ("frames_block", "frames_mlp")}
 
@@ -30,24 +29,15 @@ class STAdapterConfig(MethodConfig):
     `activation` after the convolution: none as in the authors' code, or relu, gelu, silu.
     """
 
-    position: str = "pre_mlp"
-    bottleneck_dim: int = 384
-    kernel: tuple[int, int, int] = (3, 1, 1)
-    activation: str = "none"
+    sites: tuple[Name, ...] = ()
+    position: Literal["pre_mlp", "pre_attn", "both"] = "pre_mlp"
+    bottleneck_dim: Count = 384
+    kernel: tuple[OddSize, OddSize, OddSize] = (3, 1, 1)
+    activation: Literal["none"] | Activation = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.position not in POSITIONS:
-            raise ConfigError(f"st_adapter: no position {self.position!r}.{nearest(self.position, POSITIONS)}")
-        kernel = self.kernel if isinstance(self.kernel, (list, tuple)) else ()
-        if len(kernel) != 3 or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in kernel):
-            raise ConfigError(
-                f"st_adapter: kernel is {self.kernel!r}, expected three odd numbers (time, height, width)"
-            )
-        if not isinstance(self.bottleneck_dim, int) or self.bottleneck_dim < 1:
-            raise ConfigError(f"st_adapter: bottleneck_dim is {self.bottleneck_dim!r}, expected a whole number from 1")
         object.__setattr__(self, "sites", self.sites or POSITIONS[self.position])
-        object.__setattr__(self, "kernel", tuple(kernel))
 
 
 @register("st_adapter", STAdapterConfig, paper="Pan et al., NeurIPS 2022 (arXiv 2206.13559)")
@@ -81,9 +71,3 @@ class STAdapter(SiteModule):
             padding = (conv.kernel_size[0] // 2, 0)
             return F.conv2d(z, conv.weight.squeeze(-1), conv.bias, padding=padding, groups=z.shape[1])
         return conv(z.unflatten(3, self.site.grid_of(z.shape[3]))).flatten(3)
-
-    @staticmethod
-    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
-        """The activation has to be known."""
-        known = ("none", *ACTIVATIONS)
-        return None if config.activation in known else f"activation {config.activation!r} is none of {', '.join(known)}"

@@ -17,14 +17,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.adapter.bottleneck import ACTIVATIONS, affine_factors, bottleneck_width
-from mtpeft.methods.base import MethodConfig, SiteModule, Taps, TaskStream, register
+from mtpeft.methods.adapter.bottleneck import ACTIVATIONS, Activation, affine_factors, bottleneck_width
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, Taps, TaskStream, register
+from mtpeft.options import Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +36,12 @@ class VMTAdapterConfig(MethodConfig):
     `stage_end`, or in `all` blocks, whose contributions add up within a stage.
     """
 
-    sites: tuple[str, ...] = ("parallel_mlp_ln",)
-    reduction: int | None = 4
-    bottleneck_dim: int = 64
-    activation: str = "gelu"
-    ke_position: str = "bottleneck"
-    ke_blocks: str = "stage_end"
+    sites: Sites = ("parallel_mlp_ln",)
+    reduction: Count | None = 4
+    bottleneck_dim: Count = 64
+    activation: Activation = "gelu"
+    ke_position: Literal["bottleneck", "output"] = "bottleneck"
+    ke_blocks: Literal["stage_end", "all"] = "stage_end"
 
 
 class KnowledgeExtraction(TaskStream):
@@ -101,15 +102,7 @@ class _Adapter(SiteModule, ABC):
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
-        """The words have to be known, and the places are the method's own."""
-        known = {
-            "activation": tuple(ACTIVATIONS),
-            "ke_position": ("bottleneck", "output"),
-            "ke_blocks": ("stage_end", "all"),
-        }
-        for name, choices in known.items():
-            if (value := getattr(config, name)) not in choices:
-                return f"{name} {value!r} is none of {', '.join(choices)}"
+        """The places are the method's own."""
         other = [site.kind for site in sites if site.kind != KnowledgeExtraction.taps[0]]
         return f"it acts on {KnowledgeExtraction.taps[0]}, not on {other[0]!r}" if other else None
 

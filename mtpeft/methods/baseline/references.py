@@ -7,16 +7,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+from mtpeft.methods.base import MethodConfig, NoSites, Properties, SiteModule, register
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbeConfig(MethodConfig):
+class _SitelessConfig(MethodConfig):
+    """Neither end acts at a site, so nothing can be chosen or left out."""
+
+    sites: NoSites = ()
+    blocks: None = None
+    exclude: NoSites = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProbeConfig(_SitelessConfig):
     """Nothing to set: no site of the backbone is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullConfig(MethodConfig):
+class FullConfig(_SitelessConfig):
     """Nothing to set: every weight of the backbone is trained."""
 
 
@@ -25,7 +34,11 @@ class FullConfig(MethodConfig):
     LinearProbeConfig,
     paper="Kornblith et al., CVPR 2019 (arXiv 1805.08974)",
     properties=Properties(
-        no_added_modules=True, structure_preserving=True, inference_efficient=True, memory_efficient=True
+        no_added_modules=True,
+        structure_preserving=True,
+        inference_efficient=True,
+        memory_efficient=True,
+        head_only=True,
     ),
 )
 class LinearProbe(SiteModule):

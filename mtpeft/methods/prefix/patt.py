@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.methods.adapter.bottleneck import affine_factors
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
-
-MODES = ("kv", "qv", "qk", "qkv")
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
+from mtpeft.options import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +27,10 @@ class PATTConfig(MethodConfig):
     `zero_init` starts the second layer at zero, so that the model is its own at the start; the authors do not.
     """
 
-    sites: tuple[str, ...] = ("qkv",)
-    bottleneck_dim: int = 32
-    mode: str = "kv"
-    scale: float = 0.8
+    sites: Sites = ("qkv",)
+    bottleneck_dim: Count = 32
+    mode: Literal["kv", "qv", "qk", "qkv"] = "kv"
+    scale: Positive = 0.8
     bias: bool = True
     zero_init: bool = False
 
@@ -70,10 +69,6 @@ class PATT(SiteModule):
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
         """One addition for keys and values together needs one projection of them."""
-        if config.bottleneck_dim < 1:
-            return f"bottleneck_dim is {config.bottleneck_dim}, expected a whole number from 1"
-        if config.mode not in MODES:
-            return f"mode {config.mode!r} is none of {', '.join(MODES)}"
         if any(site.kind != "qkv" for site in sites):
             return "it needs one fused projection qkv; this backbone projects queries, keys and values apart"
         return None

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
+from mtpeft.options import Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,9 @@ class PrefixTuningConfig(MethodConfig):
     that start at 1 multiply keys and values.
     """
 
-    sites: tuple[str, ...] = ("prefix",)
-    num_tokens: int = 10
-    reparam_dim: int | None = None
+    sites: Sites = ("prefix",)
+    num_tokens: Count = 10
+    reparam_dim: Count | None = None
     calibrated: bool = False
 
 

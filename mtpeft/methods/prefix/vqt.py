@@ -16,16 +16,17 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
+from mtpeft.options import Count, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class VQTConfig(MethodConfig):
     """`num_tokens` T per block (the paper picks 1, 10 or 20); `dropout` on the query tokens."""
 
-    sites: tuple[str, ...] = ("queries",)
-    num_tokens: int = 1
-    dropout: float = 0.1
+    sites: Sites = ("queries",)
+    num_tokens: Count = 1
+    dropout: Rate = 0.1
 
 
 @register(

@@ -9,13 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
+from mtpeft.options import Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +26,9 @@ class VPConfig(MethodConfig):
     `random_patch` draws one position per forward, at test time too, as the authors do.
     """
 
-    sites: tuple[str, ...] = ("pixels",)
-    prompt_size: int = 30
-    template: str = "padding"
+    sites: Sites = ("pixels",)
+    prompt_size: Count = 30
+    template: Literal["padding", "fixed_patch", "random_patch"] = "padding"
 
 
 @register(
@@ -67,10 +68,8 @@ class VP(SiteModule):
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
         """The prompt has to fit the image."""
-        if config.template not in ("padding", "fixed_patch", "random_patch"):
-            return f"template {config.template!r} is none of padding, fixed_patch, random_patch"
         height, width = sites[0].image_size
         most = (min(height, width) - 1) // 2 if config.template == "padding" else min(height, width)
-        if not 1 <= config.prompt_size <= most:
+        if config.prompt_size > most:
             return f"prompt_size={config.prompt_size} does not fit images of {height} x {width}; give 1 to {most}"
         return None

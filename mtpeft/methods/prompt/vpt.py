@@ -22,26 +22,27 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+from mtpeft.methods.base import Blocks, MethodConfig, Properties, SiteModule, Sites, register
+from mtpeft.options import Count, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class VPTShallowConfig(MethodConfig):
     """`num_tokens` p; `dropout` on the prompts (the authors use none for shallow)."""
 
-    sites: tuple[str, ...] = ("tokens",)
-    blocks: tuple[int, ...] | None = (0,)
-    num_tokens: int = 50
-    dropout: float = 0.0
+    sites: Sites = ("tokens",)
+    blocks: Blocks | None = (0,)
+    num_tokens: Count = 50
+    dropout: Rate = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class VPTDeepConfig(MethodConfig):
     """`num_tokens` p per block; `dropout` 0.1 as in the authors' commands."""
 
-    sites: tuple[str, ...] = ("tokens",)
-    num_tokens: int = 50
-    dropout: float = 0.1
+    sites: Sites = ("tokens",)
+    num_tokens: Count = 50
+    dropout: Rate = 0.1
 
 
 class PromptTokens(SiteModule):

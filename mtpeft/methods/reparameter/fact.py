@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register, wide
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register, wide
+from mtpeft.options import Count, Positive, Rate
 
 SLICED = ("q", "k", "v", "proj", "fc1", "fc2")
 
@@ -29,17 +30,17 @@ SLICED = ("q", "k", "v", "proj", "fc1", "fc2")
 class FacTTTConfig(MethodConfig):
     """`rank` r; `scale` s multiplies the increment (the paper tunes it per task in 0.01 ... 100); `dropout` before V."""
 
-    sites: tuple[str, ...] = SLICED
-    rank: int = 16
-    scale: float = 1.0
-    dropout: float = 0.1
+    sites: Sites = SLICED
+    rank: Count = 16
+    scale: Positive = 1.0
+    dropout: Rate = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class FacTTKConfig(FacTTTConfig):
     """As the tensor train; all three Tucker ranks are `rank`."""
 
-    rank: int = 32
+    rank: Count = 32
 
 
 def _width(sites: Sequence[Site]) -> int:

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register, wide
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register, wide
+from mtpeft.options import Count, Positive, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +26,10 @@ class LoRAConfig(MethodConfig):
     `learnable_scale` multiplies the product by a trained scalar that starts at 1 (LAE, ICCV 2023, section 3.2).
     """
 
-    sites: tuple[str, ...] = ("q", "v")
-    rank: int = 8
-    alpha: float | None = None
-    dropout: float = 0.0
+    sites: Sites = ("q", "v")
+    rank: Count = 8
+    alpha: Positive | None = None
+    dropout: Rate = 0.0
     learnable_scale: bool = False
 
 

@@ -22,8 +22,9 @@ from timm.layers import Mlp
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Taps, TaskStream, register
+from mtpeft.methods.base import MethodConfig, Sites, Taps, TaskStream, register
 from mtpeft.methods.reparameter.lora import LoRA, LoRAConfig
+from mtpeft.options import Count, Positive, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +35,11 @@ class MTLoRAConfig(MethodConfig):
     relative-position tables and patch merging, as the authors do.
     """
 
-    sites: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
-    rank: int = 64
-    task_rank: int = 4
-    scale: float = 4.0
-    dropout: float = 0.05
+    sites: Sites = ("qkv", "proj", "fc1", "fc2")
+    rank: Count = 64
+    task_rank: Count = 4
+    scale: Positive = 4.0
+    dropout: Rate = 0.05
     train_backbone: bool = True
 
     def low_rank(self, rank: int, dropout: float = 0.0) -> LoRAConfig:
@@ -50,7 +51,7 @@ class MTLoRAConfig(MethodConfig):
 class MTLoRAPlusConfig(MTLoRAConfig):
     """As MTLoRA, with a shared update on the reduction of patch merging, which stays frozen itself."""
 
-    sites: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2", "reduction")
+    sites: Sites = ("qkv", "proj", "fc1", "fc2", "reduction")
 
 
 class TaskLoRA(TaskStream):

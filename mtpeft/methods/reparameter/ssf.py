@@ -13,15 +13,16 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register, wide
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register, wide
+from mtpeft.options import NotNegative
 
 
 @dataclass(frozen=True, kw_only=True)
 class SSFConfig(MethodConfig):
     """`init_std`: standard deviation of scale around 1 and of shift around 0 at the start (0 starts at the backbone)."""
 
-    sites: tuple[str, ...] = ("operations",)
-    init_std: float = 0.02
+    sites: Sites = ("operations",)
+    init_std: NotNegative = 0.02
 
 
 @register(

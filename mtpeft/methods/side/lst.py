@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.models.vision_transformer import Block
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
 from mtpeft.methods.side.pruning import prune_into
+from mtpeft.options import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +29,10 @@ class LSTConfig(MethodConfig):
     gradients are at hand); parts a backbone's block does not have, such as a gated MLP's, keep their own initialisation.
     """
 
-    sites: tuple[str, ...] = ("side",)
-    reduction: int = 8
-    temperature: float = 0.1
-    init: str = "prune"
+    sites: Sites = ("side",)
+    reduction: Count = 8
+    temperature: Positive = 0.1
+    init: Literal["prune", "random"] = "prune"
 
 
 @register(
@@ -69,8 +70,6 @@ class LST(SiteModule):
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
         """The side blocks keep the backbone's number of heads."""
-        if config.init not in ("prune", "random"):
-            return f"init {config.init!r} is neither prune nor random"
         site = sites[0]
         if (site.dim // config.reduction) % site.num_heads or site.dim % config.reduction:
             return (

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
 
 #: kind of the sites that are relative-position tables
 TABLE = "position_table"
@@ -27,7 +27,7 @@ TABLE = "position_table"
 class BitFitConfig(MethodConfig):
     """`tables`: relative-position tables are trained as well; a backbone without them is refused."""
 
-    sites: tuple[str, ...] = ("biases",)
+    sites: Sites = ("biases",)
     tables: bool = False
 
     def __post_init__(self) -> None:

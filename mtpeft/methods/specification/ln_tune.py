@@ -15,14 +15,14 @@ from torch import nn
 
 from mtpeft.backbones.copies import hookless_copy
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, register
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
 
 
 @dataclass(frozen=True, kw_only=True)
 class LNTuneConfig(MethodConfig):
     """Nothing to set besides the sites."""
 
-    sites: tuple[str, ...] = ("norms",)
+    sites: Sites = ("norms",)
 
 
 @register(

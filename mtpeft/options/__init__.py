@@ -1,0 +1,47 @@
+"""Options: what values they take (`declared`), and reading them so that none goes unnoticed (`section`)."""
+
+from mtpeft.options.declared import (
+    Count,
+    Length,
+    Name,
+    NotNegative,
+    OddSize,
+    OneOf,
+    Positive,
+    Range,
+    Rate,
+    Share,
+    WholeNumber,
+    choices,
+    expected,
+    fits,
+    shown,
+    take,
+    wrong_values,
+)
+from mtpeft.options.section import Option, Section, check_fields, check_options, options_of
+
+__all__ = [
+    "Count",
+    "Length",
+    "Name",
+    "NotNegative",
+    "OddSize",
+    "OneOf",
+    "Option",
+    "Positive",
+    "Range",
+    "Rate",
+    "Section",
+    "Share",
+    "WholeNumber",
+    "check_fields",
+    "check_options",
+    "choices",
+    "expected",
+    "fits",
+    "options_of",
+    "shown",
+    "take",
+    "wrong_values",
+]
