@@ -39,6 +39,26 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
         ) from error
 
 
+def append(path: str | os.PathLike[str], data: bytes, at: int) -> None:
+    """Put `data` behind the first `at` bytes of a file, which is made where it is missing, and fsync.
+
+    What stood behind them (of an append that a kill cut short) goes. Raises `MtpeftError` when it cannot be written.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "r+b" if target.exists() else "wb") as stream:
+            stream.truncate(at)
+            stream.seek(at)
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if at == 0:
+            _sync_folder(target.parent)
+    except OSError as error:
+        raise MtpeftError(f"cannot write {target}: {error.strerror or error}") from error
+
+
 def sha256(data: bytes) -> str:
     """Hexadecimal SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()

@@ -35,11 +35,12 @@ from mtpeft.evaluation.results import write
 from mtpeft.evaluation.run_facts import run_facts
 from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.manager.attach import attach, create_backbone, resolve_methods
+from mtpeft.manager.weights import trained_state_by_task
 from mtpeft.options import Section
 from mtpeft.runs.device import usable_device
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
-from mtpeft.runs.state import read_state, write_state
+from mtpeft.runs.state import Parts
 from mtpeft.runs.user_code import import_user_code
 
 
@@ -97,6 +98,7 @@ class Experiment:
             reference=[None] * len(names),
             single_task=None if alone is None else [alone[name] for name in names],
         )
+        self._saved = False  # whether everything was saved once
         self.curve = Curve(self.training.log_every)
         self.position = Position()
         self.evaluations = 0
@@ -106,7 +108,7 @@ class Experiment:
     def run(self, folder: RunFolder, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Train to the end and write results; returns them, or None when `stop` said to stop (the state is saved)."""
         self.folder, self.stop = folder, stop
-        state = read_state(folder.checkpoints)
+        state = folder.state.read()
         if state is None:
             folder.log("start", recipe=self.name, seed=self.seed)
             if self.granularity == "none":
@@ -217,12 +219,12 @@ class Experiment:
         found = self.strategy.measured(j)
         predictions = found.predictions()
         if predictions is not None:
-            self.measured.predictions[self.stream[j].name] = predictions
+            self.measured.add_predictions(self.stream[j].name, predictions)
         return found.value(), len(self.stream[j].test)
 
     def evaluate_final(self, folder: RunFolder) -> list[float | None]:
         """The last row of R, measured again on the state a finished run left."""
-        state = read_state(folder.checkpoints)
+        state = folder.state.read()
         if state is None:
             raise ConfigError(f"{folder.path} has no saved state to evaluate")
         self._restore_progress(state)
@@ -252,20 +254,37 @@ class Experiment:
         if self.granularity == "none":
             return
         inside = self.position.epoch > 0 or self.position.batch > 0
-        write_state(
-            self.folder.checkpoints,
+        self.folder.state.write(
             {
                 "position": vars(self.position),
                 "begun": self._begun(),
-                "weights": self.manager.trained_state(),
+                "weights": Parts("weights", self._weights(), partial=True),
                 "update": self.strategy.update.state() if inside else None,
                 "plugins": plugin_states(self.strategy.plugins),
                 "random": random_state(),
-                **self.measured.state(),
+                **self.measured.state(self._rows()),
                 "skipped": {t.name: list(t.train.skipped) for t in self.stream if isinstance(t.train, Clips)},
-                "curve": vars(self.curve),
+                "curve": {"every": self.curve.every, "pending": self.curve.pending, "step": self.curve.step},
+                "points": Parts("points", {t: self.curve.of(t) for t in self._names()}, partial=True),
             },
         )
+        self._saved = True
+
+    def _names(self) -> list[str]:
+        """The tasks whose own state may have changed since it was saved last: all, until all were saved once."""
+        index = self.position.experience  # the one at hand, or the one after that which just ended
+        names = [task.name for task in self.stream]
+        return names[max(0, index - 1) : index + 1] if self._saved else names
+
+    def _rows(self) -> list[int]:
+        """The rows of the matrix that may be new."""
+        index = self.position.experience
+        return list(range(max(0, index - 1) if self._saved else 0, index))
+
+    def _weights(self) -> dict[str, dict[str, Any]]:
+        """Trained weights by task: those that may have changed."""
+        alone = self._saved and self.strategy.alone
+        return trained_state_by_task(self.manager, self._names() if alone else None)
 
     def _begun(self) -> int:
         """Experiences whose classes the manager has."""
@@ -275,7 +294,8 @@ class Experiment:
         """What does not need the strategy to be inside an experience."""
         for index in range(state["begun"]):
             self.model.begin(index)
-        self.manager.load_state_dict(state["weights"], strict=False)
+        weights = {name: tensor for group in state["weights"].values() for name, tensor in group.items()}
+        self.manager.load_state_dict(weights, strict=False)
         self.position = Position(**state["position"])
         self.model.known_train_tasks_labels |= (
             set(range(self.position.experience)) if self.stream.kind in TASK_KNOWN else {0}
@@ -284,7 +304,9 @@ class Experiment:
         for task in self.stream:
             if isinstance(task.train, Clips):
                 task.train.tally.update(state["skipped"].get(task.name, ()))
-        self.curve = Curve(**state["curve"])
+        points = [point for task in self.stream for point in state["points"].get(task.name, ())]
+        self.curve = Curve(**state["curve"], points=points)
+        self._saved = True
         restore_plugins(self.strategy, state["plugins"], self.position.experience)
         set_random_state(state["random"])
 

@@ -92,6 +92,23 @@ class ContinualModel(MultiTaskModule):
             for name, parameter in self.manager.trainable_parameters():
                 yield f"{prefix}.{name}" if prefix else name, parameter
 
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """This module alone: Avalanche walks through all of them, several times for every experience."""
+        yield prefix, self
+
+    def to(self, *args: Any, **kwargs: Any) -> ContinualModel:
+        """As of any module; nothing to do on the device the manager is on, which Avalanche asks for time and again."""
+        place = next(self.manager.backbone.parameters()).device
+        if args and not kwargs and args[0] == place:
+            return self
+        return super().to(*args, **kwargs)
+
+    def trained(self, label: int | None = None) -> Iterator[tuple[str, nn.Parameter]]:
+        """Trained weights by name; with one of Avalanche's task labels, those that task uses."""
+        return self.manager.trainable_parameters(None if label is None else self.task_of(label))
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Trained weights only."""
         return self.manager.trained_state()

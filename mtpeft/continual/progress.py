@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mtpeft.evaluation.matrix import AccuracyMatrix
+from mtpeft.runs.state import Parts
 
 
 @dataclass
@@ -40,6 +41,10 @@ class Curve:
             self.points.append({"task": task, "step": self.step, "loss": sum(self.pending) / len(self.pending)})
             self.pending = []
 
+    def of(self, task: str) -> list[dict[str, Any]]:
+        """The points of one task."""
+        return [point for point in self.points if point["task"] == task]
+
 
 @dataclass
 class Measured:
@@ -54,18 +59,26 @@ class Measured:
     single_task: list[float | None] | None = None
     baselines: dict[str, Any] = field(default_factory=dict)
     predictions: dict[str, list[int]] = field(default_factory=dict)
+    _new: set[str] = field(default_factory=set)
 
-    def state(self) -> dict[str, Any]:
-        """Plain values of all that training finds; `single_task` is the recipe's."""
+    def add_predictions(self, task: str, predictions: list[int]) -> None:
+        """Those of the measurement just made."""
+        self.predictions[task] = predictions
+        self._new.add(task)
+
+    def state(self, rows: Iterable[int]) -> dict[str, Any]:
+        """Plain values of all that training finds (`single_task` is the recipe's): what is new, of the matrix `rows`."""
+        new, self._new = self._new, set()
         return {
-            "matrix": self.matrix.to_dict(),
+            "matrix": Parts("matrix", {row: self.matrix.entries(row) for row in rows}, partial=True),
             "reference": self.reference,
             "baselines": self.baselines,
-            "predictions": self.predictions,
+            "predictions": Parts("predictions", {task: self.predictions[task] for task in new}, partial=True),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
-        self.matrix = AccuracyMatrix.from_dict(state["matrix"])
+        """Take back what was saved."""
+        for row, entries in state["matrix"].items():
+            self.matrix.set_entries(row, entries)
         self.reference, self.baselines = state["reference"], state["baselines"]
         self.predictions = state["predictions"]

@@ -96,6 +96,8 @@ class ContinualStrategy(SupervisedTemplate):
         )
         self.stream, self.training_settings, self.seed = stream, training, seed
         self.benchmark, self.objectives = to_avalanche(stream), objectives_of(stream)
+        #: whether an experience trains what its own task uses and nothing else
+        self.alone = stream.kind in TASK_KNOWN and not plugins
         self.local_loss = training.loss == "local_cross_entropy"
         self.first_epoch = 0
         self.first_batch = 0
@@ -124,9 +126,10 @@ class ContinualStrategy(SupervisedTemplate):
         super()._before_training_exp(**kwargs)
 
     def make_optimizer(self, **kwargs: Any) -> None:
-        """A new optimiser over the trained weights."""
-        self.optimizer = self.training_settings.build_optimizer(self.model.named_parameters())
-        self.optimized_param_id = dict(self.model.named_parameters())
+        """A new optimiser over the trained weights: those that get a gradient, where no plugin trains others too."""
+        trained = list(self.model.trained(self.experience.current_experience if self.alone else None))
+        self.optimizer = self.training_settings.build_optimizer(trained)
+        self.optimized_param_id = dict(trained)
         self.update = Update(self.optimizer, self.device.type, self.training_settings)
 
     def make_train_dataloader(self, **kwargs: Any) -> None:

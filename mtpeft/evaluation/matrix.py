@@ -8,7 +8,7 @@ itself. The metric need not be an accuracy: each task declares its metric, unit 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,13 +81,17 @@ class AccuracyMatrix:
         total = len(self)
         if not (0 <= i < total and 0 <= j < total):
             raise DataError(f"entry ({i}, {j}) is outside the accuracy matrix of {total} tasks (0 to {total - 1})")
-        place = f"{self.tasks[j].metric} on task {self.names[j]!r} after training on task {self.names[i]!r}"
         if not math.isfinite(value):
-            raise DataError(f"{place} is {value}, not a finite number; the model diverged, try a lower learning rate")
+            raise DataError(
+                f"{self._place(i, j)} is {value}, not a finite number; the model diverged, try a lower learning rate"
+            )
         if samples < 1:
-            raise DataError(f"{place} was computed on {samples} samples; a test set needs at least one")
+            raise DataError(f"{self._place(i, j)} was computed on {samples} samples; a test set needs at least one")
         self.values[i, j] = value
         self.samples[i, j] = samples
+
+    def _place(self, i: int, j: int) -> str:
+        return f"{self.tasks[j].metric} on task {self.tasks[j].name!r} after training on task {self.tasks[i].name!r}"
 
     def row(self, i: int) -> np.ndarray:
         """(T,) copy: all tasks after training on task i."""
@@ -104,6 +108,16 @@ class AccuracyMatrix:
             "values": [[None if math.isnan(v) else v for v in row] for row in self.values.tolist()],
             "samples": self.samples.tolist(),
         }
+
+    def entries(self, i: int) -> list[tuple[int, float, int]]:
+        """What is recorded after training on task i: (j, value, samples), as plain numbers."""
+        found = np.flatnonzero(~np.isnan(self.values[i])).tolist()
+        return [(j, float(self.values[i, j]), int(self.samples[i, j])) for j in found]
+
+    def set_entries(self, i: int, entries: Iterable[tuple[int, float, int]]) -> None:
+        """Record what `entries` gave."""
+        for j, value, samples in entries:
+            self.set(i, j, value, samples)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> AccuracyMatrix:

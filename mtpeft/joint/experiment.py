@@ -34,7 +34,6 @@ from mtpeft.options import Section
 from mtpeft.runs.device import usable_device
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
-from mtpeft.runs.state import read_state, write_state
 from mtpeft.runs.update import NonFiniteLossError, Update
 from mtpeft.runs.user_code import import_user_code
 
@@ -104,7 +103,7 @@ class JointExperiment:
         `folder` is None in the processes that do not write; they get None.
         """
         self.folder, self.stop = folder, stop
-        state = gather(read_state(folder.checkpoints) if folder is not None else None)[0]
+        state = gather(folder.state.read() if folder is not None else None)[0]
         if state is not None:
             self.restore(state)
         if folder is not None:
@@ -149,7 +148,7 @@ class JointExperiment:
 
     def _explain(self, error: NonFiniteLossError) -> str:
         """One line for the user: what happened where, what is left, what to do."""
-        state = None if self.folder is None else read_state(self.folder.checkpoints)
+        state = None if self.folder is None else self.folder.state.read()
         kept = "there is no checkpoint yet" if state is None else f"the checkpoint of step {state['step']} is kept"
         return f"step {self.model.step + 1}: {error}; {kept}: lower training.optimizer.lr or set training.clip"
 
@@ -218,7 +217,7 @@ class JointExperiment:
             "best": self.best,
             "skipped": self.model.skipped,
         }
-        write_state(self.folder.checkpoints, state)
+        self.folder.state.write(state)
         self.folder.log("checkpoint", step=step)
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -233,7 +232,7 @@ class JointExperiment:
 
     def evaluate_final(self, folder: RunFolder) -> evaluation.Values:
         """The final values, measured again on the state a finished run left."""
-        state = read_state(folder.checkpoints)
+        state = folder.state.read()
         if state is None or state["step"] != self.training.steps:
             raise ConfigError(f"{folder.path} has no saved state of a finished run")
         self.restore(state)

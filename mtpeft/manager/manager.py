@@ -22,6 +22,7 @@ from mtpeft.manager.checkpoint import save
 from mtpeft.manager.counting import Counts, count, render_table
 from mtpeft.manager.features import apply_head, attention_over_time, check_images, extract, prepare, rows_of
 from mtpeft.manager.merging import merged_backbone
+from mtpeft.manager.weights import own_key, set_mode, trainable_parameters, trained_state
 from mtpeft.options import check_options, shown
 from mtpeft.sharing.generated import Generated
 
@@ -112,10 +113,12 @@ class TaskManager(nn.Module):
             for attachment in added:  # no half of a task stays behind
                 attachment.weights.remove_task(name)
             raise
-        self.heads[GROWING if isinstance(module, GrowingHead) else _key(name)] = module
+        self.heads[GROWING if isinstance(module, GrowingHead) else own_key(name)] = module
         self.head_specs[name] = spec
-        self._match_backbone()
-        self.train(self.training)
+        if GROWING in self.heads:
+            self.heads[GROWING].training = self.training
+        used = [part for a in self.methods for part in a.weights.modules_of(name)]
+        self._settle([*used, module.part(name) if isinstance(module, GrowingHead) else module])
         if self.runtime.default is None:
             self.set_task(name)
 
@@ -127,7 +130,7 @@ class TaskManager(nn.Module):
             if len(self.heads[GROWING].parts) == 0:  # type: ignore[arg-type]
                 del self.heads[GROWING]
         else:
-            del self.heads[_key(name)]
+            del self.heads[own_key(name)]
         for attachment in self.methods:
             attachment.weights.remove_task(name)
         del self.head_specs[name]
@@ -153,7 +156,7 @@ class TaskManager(nn.Module):
     def head(self, name: str) -> nn.Module:
         """The module that turns features into the task's output."""
         self._check(name)
-        return self.heads[GROWING if self.head_specs[name]["name"] == GROWING else _key(name)]
+        return self.heads[GROWING if self.head_specs[name]["name"] == GROWING else own_key(name)]
 
     # forward ------------------------------------------------------------------------------------------------------
 
@@ -240,7 +243,8 @@ class TaskManager(nn.Module):
 
     def train(self, mode: bool = True) -> TaskManager:
         """Training mode for methods and heads; the backbone follows only when it is trained or was asked to."""
-        super().train(mode)
+        set_mode((self.attachments, self.heads), mode)
+        self.training = mode
         self.backbone.train(mode and self.backbone_train_mode)
         return self
 
@@ -265,20 +269,17 @@ class TaskManager(nn.Module):
 
     def trainable_parameters(self, task: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that are trained; with `task`, those the task uses."""
-        wanted = None if task is None else {p for m in self._used_modules(task) for p in m.parameters()}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad and (wanted is None or parameter in wanted):
-                yield name, parameter
+        return trainable_parameters(self, task)
 
     def trained_state(self) -> dict[str, torch.Tensor]:
         """Everything that is trained or mutated, by name: methods, heads, and the backbone where it is trained."""
-        moving = set(self.owned)
-        if self.owned and self.backbone_train_mode:  # then its buffers may move too
-            moving |= {name for name, _ in self.backbone.named_buffers()}
-        state = self.state_dict()
-        return {
-            n: t for n, t in state.items() if not n.startswith("backbone.") or n.removeprefix("backbone.") in moving
-        }
+        return trained_state(self)
+
+    def used_modules(self, task: str) -> list[nn.Module]:
+        """The modules whose weights the task's output depends on, its head among them."""
+        backbone = [self.backbone] if self.own_weights else []
+        used = [module for a in self.methods for module in a.weights.modules_of(task)]
+        return [*self._own_modules(task), *used, *backbone]
 
     @property
     def isolated(self) -> bool:
@@ -313,8 +314,7 @@ class TaskManager(nn.Module):
             raise ConfigError(f"nothing is generated: the sharing is {[a.sharing_name for a in self.methods]}")
         for attachment in generated:
             attachment.to_per_task(self.tasks)
-        self._match_backbone()
-        self.train(self.training)
+        self._settle(self.methods)
         for name in self.frozen_tasks:
             self.freeze_task(name)
 
@@ -349,16 +349,12 @@ class TaskManager(nn.Module):
         own: list[nn.Module] = [head.part(task) if isinstance(head, GrowingHead) else head]
         return own + [module for a in self.methods for module in a.weights.own_modules(task)]
 
-    def _used_modules(self, task: str) -> list[nn.Module]:
-        backbone = [self.backbone] if self.own_weights else []
-        used = [module for a in self.methods for module in a.weights.modules_of(task)]
-        return [*self._own_modules(task), *used, *backbone]
-
-    def _match_backbone(self) -> None:
+    def _settle(self, modules: Iterable[nn.Module]) -> None:
+        """Give new modules the backbone's device and precision, and the mode of the manager."""
         reference = next(self.backbone.parameters())
         dtype = reference.dtype if reference.dtype.is_floating_point else None
-        for module in (*self.methods, self.heads):
-            module.to(device=reference.device, dtype=dtype)
+        for module in modules:
+            module.to(device=reference.device, dtype=dtype).train(self.training)
 
     def _default(self, task: str | None) -> str:
         name = self.runtime.default if task is None else task
@@ -373,7 +369,3 @@ class TaskManager(nn.Module):
 
     def _unhooked(self) -> Any:
         return self._installation.paused()
-
-
-def _key(task: str) -> str:
-    return f"task={task}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +23,8 @@ class Managed(Protocol):
     forced: bool
     head_specs: dict[str, dict[str, Any]]
     frozen_tasks: set[str]
+    owned: set[str]
+    backbone_train_mode: bool
 
     @property
     def methods(self) -> Sequence[Attachment]:
@@ -40,3 +42,15 @@ class Managed(Protocol):
 
     def trained_state(self) -> Mapping[str, torch.Tensor]:
         """Everything that is trained or mutated, by name."""
+
+    def used_modules(self, task: str) -> list[nn.Module]:
+        """The modules whose weights the task's output depends on."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All parameters, as of any module."""
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """The modules right below, as of any module."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All parameters and buffers, as of any module."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.files import write_atomic
+from mtpeft.runs.state import State
 
 
 class RunFolder:
@@ -33,11 +34,7 @@ class RunFolder:
         if not config.exists() and self.path.exists() and any(self.path.iterdir()):
             raise ConfigError(f"{self.path} exists and is no run folder (it has no config.py); give another --out")
         write_atomic(config, text)
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where the state for resuming is."""
-        return self.path / "checkpoints"
+        self.state = State(self.path / "checkpoints")  # what a run resumes from
 
     @property
     def results(self) -> Path:

@@ -18,7 +18,7 @@ from mtpeft.errors import ConfigError, MtpeftError, UnknownNameError
 from mtpeft.evaluation import read
 from mtpeft.joint.experiment import JointExperiment
 from mtpeft.runs.folder import RunFolder
-from mtpeft.runs.state import read_state
+from mtpeft.runs.state import State
 
 SINGLE = {"semseg": 40.0, "depth": 1.0, "normals": 20.0}
 
@@ -35,7 +35,7 @@ def test_learns_and_leaves_the_backbone(tmp_path: Path) -> None:
     assert results["frozen"]["unchanged"] and results["delta"] > -40
     assert [e["step"] for e in results["history"]] == [30, 60]
     assert results["history"][-1]["values"] == results["final"] and results["history"][-1]["delta"] == results["delta"]
-    state = read_state(tmp_path / "run/checkpoints")
+    state = State(tmp_path / "run/checkpoints").read()
     assert state["step"] == 60 and not [f for f in state if "time" in f]
     events = [json.loads(line)["event"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert events[0] == "start" and events.count("evaluate") == 2 and events[-1] == "done"
@@ -151,7 +151,7 @@ def test_non_finite_loss_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     message = r"step 6: the loss of task 'depth' is nan; the checkpoint of step 4 is kept: lower training.optimizer.lr"
     with pytest.raises(MtpeftError, match=message):
         experiment.run(RunFolder(tmp_path / "run", recipe))
-    state = read_state(tmp_path / "run/checkpoints")
+    state = State(tmp_path / "run/checkpoints").read()
     assert state["step"] == 4 and all(bool(torch.isfinite(w).all()) for w in state["weights"].values())
     assert not (tmp_path / "run/results.json").exists()
     assert train(recipe, tmp_path / "run")[1] == train(recipe, tmp_path / "whole")[1]
