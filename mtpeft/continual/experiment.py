@@ -35,7 +35,6 @@ from mtpeft.evaluation.results import write
 from mtpeft.evaluation.run_facts import run_facts
 from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.manager.attach import attach, create_backbone, resolve_methods
-from mtpeft.manager.weights import trained_state_by_task
 from mtpeft.options import Section
 from mtpeft.runs.device import usable_device
 from mtpeft.runs.folder import RunFolder
@@ -284,7 +283,7 @@ class Experiment:
     def _weights(self) -> dict[str, dict[str, Any]]:
         """Trained weights by task: those that may have changed."""
         alone = self._saved and self.strategy.alone
-        return trained_state_by_task(self.manager, self._names() if alone else None)
+        return self.manager.trained_state_by_task(self._names() if alone else None)
 
     def _begun(self) -> int:
         """Experiences whose classes the manager has."""

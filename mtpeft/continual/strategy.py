@@ -125,6 +125,12 @@ class ContinualStrategy(SupervisedTemplate):
         self.evaluator.last_metric_results = {}  # early stopping would start from the experience before
         super()._before_training_exp(**kwargs)
 
+    def model_adaptation(self, model: Any = None) -> Any:
+        """Make room for the experience; the model is the one module that does, so Avalanche need not look for others."""
+        chosen = self.model if model is None else model
+        chosen.adaptation(self.experience)
+        return chosen
+
     def make_optimizer(self, **kwargs: Any) -> None:
         """A new optimiser over the trained weights: those that get a gradient, where no plugin trains others too."""
         trained = list(self.model.trained(self.experience.current_experience if self.alone else None))

@@ -22,7 +22,7 @@ from mtpeft.manager.checkpoint import save
 from mtpeft.manager.counting import Counts, count, render_table
 from mtpeft.manager.features import apply_head, attention_over_time, check_images, extract, prepare, rows_of
 from mtpeft.manager.merging import merged_backbone
-from mtpeft.manager.weights import own_key, set_mode, trainable_parameters, trained_state
+from mtpeft.manager.weights import own_key, set_mode, trainable_parameters, trained_state, trained_state_by_task
 from mtpeft.options import check_options, shown
 from mtpeft.sharing.generated import Generated
 
@@ -274,6 +274,10 @@ class TaskManager(nn.Module):
     def trained_state(self) -> dict[str, torch.Tensor]:
         """Everything that is trained or mutated, by name: methods, heads, and the backbone where it is trained."""
         return trained_state(self)
+
+    def trained_state_by_task(self, tasks: Iterable[str] | None = None) -> dict[str, dict[str, torch.Tensor]]:
+        """`trained_state` in groups: what belongs to no task alone under "", and what each of `tasks` (all) has alone."""
+        return trained_state_by_task(self, tasks)
 
     def used_modules(self, task: str) -> list[nn.Module]:
         """The modules whose weights the task's output depends on, its head among them."""

@@ -89,8 +89,8 @@ def _common_modules(manager: Managed) -> Iterator[tuple[str, nn.Module]]:
 
 def _without_tasks(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield path, module
-    for name, child in module.named_children():
-        if not name.startswith(_OWN):
+    for name, child in module._modules.items():
+        if child is not None and not name.startswith(_OWN):
             yield from _without_tasks(f"{path}.{name}", child)
 
 
