@@ -28,6 +28,7 @@ from mtpeft.continual.summary import summarise
 from mtpeft.continual.training import Training
 from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.data.video.clips import Clips
+from mtpeft.data.video.dataset import SkipTally
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
@@ -162,7 +163,7 @@ class Experiment:
         resume = None if state is None else (lambda: self._restore_training(state))
         strategy.train_experience(index, self.position.epoch, self.position.batch, resume)
         self.curve.flush(name)
-        self._report_skipped(task)
+        self._report_files(task)
         if not self.manager.own_weights and not self.manager.backbone_unchanged():
             raise MtpeftError(f"the frozen backbone changed while task {name!r} was trained; results are not written")
         self._evaluate_row(index)
@@ -172,8 +173,8 @@ class Experiment:
         )
         self._save()
 
-    def _report_skipped(self, task: Any) -> None:
-        """Tell of training files that others stood for, as they could not be read."""
+    def _report_files(self, task: Any) -> None:
+        """Tell of training files that others stood for, as they could not be read, and of those another decoder read."""
         skipped = getattr(task.train, "skipped", ())
         if skipped:
             self.folder.log("skipped", task=task.name, files=list(skipped))
@@ -181,6 +182,11 @@ class Experiment:
                 f"task {task.name!r}: {len(skipped)} of {len(task.train)} training files cannot be read and were "
                 f"replaced, first: {skipped[0]}"
             )
+        readers = task.train.readers if isinstance(task.train, Clips) else {}
+        if not all(reader.startswith(task.train.facts["decoder"]) for reader in readers):
+            self.folder.log("readers", task=task.name, readers=readers)
+            told = "; ".join(f"{reader}: {count}" for reader, count in readers.items())
+            self.progress.message(f"task {task.name!r}: training files by what read them: {told}")
 
     def _after_step(self, index: int) -> None:
         clock = self.strategy.clock
@@ -263,6 +269,7 @@ class Experiment:
                 "random": random_state(),
                 **self.measured.state(self._rows()),
                 "skipped": {t.name: list(t.train.skipped) for t in self.stream if isinstance(t.train, Clips)},
+                "readers": {name: tally.readers for name, tally in self._tallies().items()},
                 "curve": {"every": self.curve.every, "pending": self.curve.pending, "step": self.curve.step},
                 "points": Parts("points", {t: self.curve.of(t) for t in self._names()}, partial=True),
             },
@@ -285,6 +292,11 @@ class Experiment:
         alone = self._saved and self.strategy.alone
         return self.manager.trained_state_by_task(self._names() if alone else None)
 
+    def _tallies(self) -> dict[str, SkipTally]:
+        """What is known of the files of every part of the stream that is clips."""
+        parts = {f"{t.name} {part}": getattr(t, part) for t in self.stream for part in ("train", "test")}
+        return {name: clips.tally for name, clips in parts.items() if isinstance(clips, Clips)}
+
     def _begun(self) -> int:
         """Experiences whose classes the manager has."""
         return len(self.manager.tasks) if self.stream.kind == "class_incremental" else 0
@@ -303,6 +315,8 @@ class Experiment:
         for task in self.stream:
             if isinstance(task.train, Clips):
                 task.train.tally.update(state["skipped"].get(task.name, ()))
+        for name, tally in self._tallies().items():
+            tally.update((), state["readers"].get(name))
         points = [point for task in self.stream for point in state["points"].get(task.name, ())]
         self.curve = Curve(**state["curve"], points=points)
         self._saved = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +53,17 @@ def run_facts(experiment: Any) -> dict[str, Any]:
 
 def _video(tasks: Iterable[Any]) -> dict[str, Any]:
     """What read the clips of a stream; nothing for one of images."""
+    tasks = list(tasks)
     clips = [task.train for task in tasks if isinstance(task.train, Clips)]
     facts = [found.facts for found in clips]
     if not facts:
         return {}
     skipped = len({name for found in clips for name in found.skipped})
     texts = {key: "; ".join(dict.fromkeys(found[key] for found in facts)) for key in ("decoder", "sampling")}
-    return {"video": {**texts, "frames": max(found["frames"] for found in facts), "skipped": skipped}}
+    shown = [*clips, *(task.test for task in tasks if isinstance(task.test, Clips))]
+    readers = sum((Counter(found.readers) for found in shown), Counter())
+    frames = max(found["frames"] for found in facts)
+    return {"video": {**texts, "frames": frames, "skipped": skipped, "readers": dict(sorted(readers.items()))}}
 
 
 def parameter_facts(manager: TaskManager) -> dict[str, Any]:

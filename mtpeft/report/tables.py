@@ -247,7 +247,9 @@ def environment_table(stream: Comparison) -> str:
     clips = any("video" in run["input"] for _, run in stream.runs)
     for group, run in stream.runs:
         video = run["input"].get("video", {})
-        read = [str(video.get(name, MISSING)) for name in ("decoder", "sampling", "frames", "skipped")] if clips else []
+        readers = "; ".join(f"{reader}: {files}" for reader, files in video.get("readers", {}).items())
+        shown = {**video, "readers": readers or video.get("decoder", MISSING)}
+        read = [str(shown.get(name, MISSING)) for name in ("readers", "sampling", "frames", "skipped")] if clips else []
         size = run["input"]["size"]
         channels = [", ".join(f"{v:g}" for v in run["input"][name]) for name in ("mean", "std")]
         cells = [run["backbone"]["name"], str(size), *channels, run["input"]["interpolation"], *read]
@@ -258,7 +260,7 @@ def environment_table(stream: Comparison) -> str:
         "Mean",
         "Std",
         "Interpolation",
-        *(["Decoder", "Sampling", "Frames", "Unreadable files"] if clips else []),
+        *(["Decoder: files", "Sampling", "Frames", "Unreadable files"] if clips else []),
     ]
     head = ["Run", *inputs, *(name.capitalize() for name in stream.runs[0][1]["environment"])]
     return table(f"{stream.title}: input and environment", head, rows, text_columns=len(head))

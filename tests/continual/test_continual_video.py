@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -15,9 +18,11 @@ from conftest import make_recipe, train
 from mtpeft.continual.experiment import Experiment
 from mtpeft.data.video import build_video_dataset
 from mtpeft.data.video.clips import Clips
+from mtpeft.data.video.packets import look
 from mtpeft.errors import ConfigError, DataError
 from mtpeft.evaluation.baselines import frozen_features
 from mtpeft.evaluation.results import read
+from mtpeft.report.page import render
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
 
@@ -174,6 +179,53 @@ def test_unreadable_files_are_told_up_to_a_share(cache: Path, tmp_path: Path) ->
         Path(victim).write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"motion train, first': 2 of 12 videos cannot be used, first: .*max_bad_share"):
         experiment.run(RunFolder(tmp_path / "again", recipe))
+
+
+def as_avi(path: Path) -> None:
+    """Code a film anew in a kind of file that is left to PyAV; the contents count, not the name."""
+    buffer = io.BytesIO()
+    with av.open(str(path)) as old, av.open(buffer, "w", format="avi") as new:
+        stream: Any = new.add_stream("mjpeg", rate=12)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuvj420p"
+        for frame in old.decode(video=0):
+            new.mux(stream.encode(av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"))))
+        new.mux(stream.encode())
+    path.write_bytes(buffer.getvalue())
+
+
+def test_what_read_the_files_is_told_and_recorded_also_after_a_kill(cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(cache, tmp_path / "copy")
+    recipe = video_recipe(cache, "task_incremental", motion(tmp_path / "copy"))
+    messages: list[str] = []
+
+    def run(folder: Path, kill_at: int) -> Any:
+        steps = iter(range(1, 1000))
+
+        def step() -> None:
+            if next(steps) == kill_at:
+                raise KeyboardInterrupt
+
+        experiment = Experiment(recipe, Progress(step=step, message=messages.append))
+        for part in (experiment.stream[0].train, experiment.stream[0].test):
+            assert isinstance(part, Clips)
+            as_avi(next(Path(r.path) for r in part.dataset.records if look(r.path).way == "enter"))
+        try:
+            return experiment.run(RunFolder(folder, recipe))
+        except KeyboardInterrupt:
+            return None
+
+    whole = run(tmp_path / "whole", 0)
+    told = [line for line in messages if "by what read them" in line]
+    assert len(told) == 1 and "task 'first': training files" in told[0] and re.search(r"av \S+, \w+ in avi: 1", told[0])
+    assert '"readers"' in (tmp_path / "whole/log.jsonl").read_text()
+    readers = whole["input"]["video"]["readers"]
+    assert sum(readers.values()) == 4 * (TRAIN + TEST)
+    assert sum(count for reader, count in readers.items() if "in avi" in reader) == 2
+    assert run(tmp_path / "killed", 7) is None
+    assert run(tmp_path / "killed", 0)["input"]["video"]["readers"] == readers
+    page = render([whole])
+    assert all(f"{reader}: {count}" in page for reader, count in readers.items())
 
 
 def test_memories_cannot_mix_images_and_clips(cache: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +15,9 @@ from mtpeft.data.video.dataset import SkipTally, VideoDataset
 from mtpeft.data.video.registry import VIDEO_DATASETS, build_video_dataset
 from mtpeft.errors import ConfigError
 
-#: what `Clips.read_batch` gives: clips, labels, and the names of the files that others stand for (empty where none does)
-Read = tuple[Tensor, Tensor, list[str]]
+#: what `Clips.read_batch` gives: clips, labels, the names of the files that others stand for (empty where none does), and
+#: what read each file by its name
+Read = tuple[Tensor, Tensor, list[str], dict[str, str]]
 
 
 class Clips:
@@ -49,6 +51,11 @@ class Clips:
         """Names of the unreadable training files met so far, in every process."""
         return sorted(self.tally.skipped)
 
+    @property
+    def readers(self) -> dict[str, int]:
+        """What read how many files so far, in every process: a decoder, and why where it is not the one asked for."""
+        return dict(sorted(Counter(self.tally.readers.values()).items()))
+
     def __len__(self) -> int:
         return len(self.dataset)
 
@@ -61,15 +68,17 @@ class Clips:
         x = torch.stack([sample["video"] for sample in samples])
         if not dataset.train and x.shape[1] == 1:
             x = x.squeeze(1)
-        return x, torch.tensor([sample["label"] for sample in samples]), [sample["skipped"] for sample in samples]
+        readers = {sample["name"]: sample["reader"] for sample in samples if sample["reader"]}
+        labels = torch.tensor([sample["label"] for sample in samples])
+        return x, labels, [sample["skipped"] for sample in samples], readers
 
     def received(self, batch: Read) -> tuple[Tensor, Tensor]:
-        """What the process that trains does: count the unreadable files of a batch.
+        """What the process that trains does: count the unreadable files of a batch, and what read the others.
 
         Raises `DataError` when they are more than `max_bad_share` of all by now.
         """
-        x, labels, skipped = batch
-        self.tally.update(skipped)
+        x, labels, skipped, readers = batch
+        self.tally.update(skipped, readers)
         return x, labels
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:

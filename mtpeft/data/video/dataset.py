@@ -27,7 +27,8 @@ Array = np.ndarray
 class VideoSample(TypedDict):
     """One item. `video` is float32 (3, T, H, W), or (views x crops, 3, T, H, W) in testing.
 
-    `index` and `name` are those of the video shown; `skipped` names the unreadable file it stands for, or is empty.
+    `index` and `name` are those of the video shown, `reader` says what read it (empty for made-up videos); `skipped` names
+    the unreadable file it stands for, or is empty.
     """
 
     video: Tensor
@@ -35,6 +36,7 @@ class VideoSample(TypedDict):
     index: int
     name: str
     skipped: str
+    reader: str
 
 
 class VideoDataset(Dataset[VideoSample]):
@@ -89,6 +91,7 @@ class VideoDataset(Dataset[VideoSample]):
         self.decoder_version = decoder_version(decoder)
         self.epoch = 0
         self.bad: dict[str, str] = {}
+        self.readers: dict[str, str] = {}  # by path, of this process
         self._cache = ClipCache(cache_bytes)
 
     @property
@@ -119,7 +122,10 @@ class VideoDataset(Dataset[VideoSample]):
                 self._count(record, error)
                 skipped = skipped or record.name
             else:
-                return VideoSample(video=video, label=record.label, index=shown, name=record.name, skipped=skipped)
+                reader = self.readers.get(record.path, "")
+                return VideoSample(
+                    video=video, label=record.label, index=shown, name=record.name, skipped=skipped, reader=reader
+                )
         raise AssertionError("unreachable")
 
     def set_epoch(self, epoch: int) -> None:
@@ -164,12 +170,17 @@ class VideoDataset(Dataset[VideoSample]):
         if record.path in self.bad:
             raise DataError(self.bad[record.path])
         if not self._cache.capacity:
-            return read_clip(record.path, choose, self.decoder, self.limit).frames
+            return self._read(record, choose)
         whole = self._cache.get(record.path)
         if whole is None:
-            whole = read_clip(record.path, np.arange, self.decoder, self.limit).frames
+            whole = self._read(record, np.arange)
             self._cache.put(record.path, whole)
         return whole[np.asarray(choose(len(whole))).reshape(-1)]
+
+    def _read(self, record: VideoRecord, choose: Callable[[int], Array]) -> Array:
+        clip = read_clip(record.path, choose, self.decoder, self.limit)
+        self.readers[record.path] = clip.reader
+        return clip.frames
 
     def _count(self, record: VideoRecord, error: DataError) -> None:
         """Note a file this process could not read; raises when it alone has met too many."""
@@ -180,14 +191,20 @@ class VideoDataset(Dataset[VideoSample]):
 
 
 class SkipTally:
-    """Counts the unreadable files over all workers of a loader, from the batches the main process gets."""
+    """Counts the unreadable files over all workers of a loader, from the batches the main process gets, and what read
+    the others: `readers` by name of the file."""
 
     def __init__(self, dataset: VideoDataset) -> None:
         self.total, self.share, self.name = len(dataset), dataset.max_bad_share, dataset.name
         self.skipped: set[str] = set()
+        self.readers: dict[str, str] = {}
 
-    def update(self, skipped: Sequence[str]) -> None:
-        """Take the key `skipped` of a batch. Raises `DataError` when more than `max_bad_share` are unreadable by now."""
+    def update(self, skipped: Sequence[str], readers: Mapping[str, str] | None = None) -> None:
+        """Take the key `skipped` of a batch, and what read its files by their names.
+
+        Raises `DataError` when more than `max_bad_share` are unreadable by now.
+        """
+        self.readers.update(readers or {})
         self.skipped.update(name for name in skipped if name)
         if len(self.skipped) > self.share * self.total:
             raise too_many(self.name, len(self.skipped), self.total, sorted(self.skipped)[0], self.share)

@@ -37,12 +37,13 @@ START_LIMIT = 120.0
 
 @dataclass(frozen=True)
 class Clip:
-    """Decoded frames uint8 (T, H, W, 3), their indices, and the length and frame rate of the video."""
+    """Decoded frames uint8 (T, H, W, 3), their indices, the length and frame rate of the video, and what read it."""
 
     frames: Array
     indices: Array
     num_frames: int
     fps: float
+    reader: str
 
 
 def read_clip(
@@ -60,7 +61,7 @@ def read_clip(
     if limit is None:
         video = open_video(path, decoder)
         indices = np.asarray(choose(len(video))).reshape(-1)
-        return Clip(video.frames(indices.tolist()), indices, len(video), video.fps)
+        return Clip(video.frames(indices.tolist()), indices, len(video), video.fps, video.reader)
     with _lock:
         process = _current(limit)
         deadline = time.monotonic() + limit
@@ -68,7 +69,7 @@ def read_clip(
         indices = np.asarray(choose(opened["count"])).reshape(-1)
         _, frames = process.ask({"frames": indices.tolist()}, path, deadline)
     assert frames is not None
-    return Clip(frames, indices, opened["count"], opened["fps"])
+    return Clip(frames, indices, opened["count"], opened["fps"], opened["reader"])
 
 
 class DecodingProcess:

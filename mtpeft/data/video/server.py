@@ -1,6 +1,7 @@
 """The program of the decoding process: requests as JSON lines on standard input, answers on standard output.
 
-{"open": path, "decoder": name} answers {"count", "fps"}; {"frames": [...]} answers {"shape"} and the bytes of the frames.
+{"open": path, "decoder": name} answers {"count", "fps", "reader"}; {"frames": [...]} answers {"shape"} and the bytes of
+the frames.
 An error answers {"error": message, "config": whether the decoder is to blame}. The process ends when standard input does.
 """
 
@@ -15,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from mtpeft.data.video.decoders import Decoder, open_video
+from mtpeft.data.video.decoders import open_video
+from mtpeft.data.video.reading import Decoder
 from mtpeft.errors import ConfigError, MtpeftError
 
 
@@ -37,7 +39,7 @@ def main(limit: float) -> None:
             if "open" in request:
                 video = None  # close the last one first
                 video = open_video(request["open"], request["decoder"])
-                reply: dict[str, Any] = {"count": len(video), "fps": video.fps}
+                reply: dict[str, Any] = {"count": len(video), "fps": video.fps, "reader": video.reader}
             else:
                 assert video is not None
                 frames = np.ascontiguousarray(video.frames(request["frames"]))

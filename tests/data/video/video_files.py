@@ -23,18 +23,23 @@ CODECS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def numbered_frames(count: int, height: int = 48, width: int = 64) -> Array:
-    """uint8 (N, H, W, 3): seven blocks are the bits of the frame's number, white for 1."""
+    """uint8 (N, H, W, 3): seven blocks are the bits of the frame's number, white for 1; the top left corner is white."""
     frames = np.zeros((count, height, width, 3), np.uint8)
+    frames[:, :8, :16] = 255
     for number in range(count):
         for bit in range(7):
-            frames[number, 8:40, 4 + 8 * bit : 12 + 8 * bit] = 255 * (number >> bit & 1)
+            frames[number, 16:32, 4 + 8 * bit : 12 + 8 * bit] = 255 * (number >> bit & 1)
     return frames
 
 
 def read_numbers(frames: Array) -> list[int]:
-    """The numbers that decoded frames show."""
-    bits = [frames[:, 16:32, 6 + 8 * bit : 10 + 8 * bit].mean((1, 2, 3)) > 127 for bit in range(7)]
-    return [int(n) for n in sum(bits[bit].astype(int) << bit for bit in range(7))]
+    """The numbers that decoded frames show; -1 where the picture does not stand upright."""
+    bits = [frames[:, 20:28, 6 + 8 * bit : 10 + 8 * bit].mean((1, 2, 3)) > 127 for bit in range(7)]
+    numbers = sum(bits[bit].astype(int) << bit for bit in range(7))
+    corner = frames[:, 1:6, 2:12].mean((1, 2, 3)) > 127
+    others = [frames[:, 1:6, 50:60], frames[:, 40:46, 2:12], frames[:, 40:46, 50:60]]
+    upright = corner & np.all([part.mean((1, 2, 3)) < 127 for part in others], axis=0)
+    return [int(n) for n in np.where(upright, numbers, -1)]
 
 
 def write_video(path: Path, frames: Array, codec: str = "libx264", options: Mapping[str, str] | None = None) -> Path:
