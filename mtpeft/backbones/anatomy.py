@@ -1,25 +1,31 @@
 """The anatomy of a timm model: its blocks, its sites, its token layout, found by structure.
 
-One probing forward on zeros records which modules run, in which order and on which shapes; blocks are the modules that
-hold `norm1`, `attn`, `norm2` and `mlp`. Nothing depends on the model's name.
+One probing forward on zeros records which modules run, in which order and on which shapes; blocks are told by what they
+hold (`mtpeft.backbones.blocks`). Nothing depends on the model's name.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from mtpeft.backbones.attention import attention_family
+from mtpeft.backbones.attention import WORDS, attention_family, learns_positions
+from mtpeft.backbones.blocks import PLAIN, parts_of
 from mtpeft.backbones.probe import probe
-from mtpeft.backbones.site import Site
+from mtpeft.backbones.site import NEEDS, Site
 from mtpeft.backbones.site_builders import block_sites, model_sites
 from mtpeft.backbones.stages import Stage, find_mergings, find_stages
 from mtpeft.errors import ConfigError, UnknownNameError
 
-BLOCK_PARTS = ("norm1", "attn", "norm2", "mlp", "drop_path1", "drop_path2")
+#: said of a model that has no usable structure
+SUPPORTED = (
+    "supported are timm's ViT (DeiT, CLIP, DINO, MAE, SAM, relative positions, hybrids, parallel blocks), EVA, BEiT, Swin, "
+    "SwinV2, PVTv2, NesT, HieraDet and others of their structure: patch_embed.proj and blocks of norm, attention, norm, MLP"
+)
 #: names a method may give besides the kinds of single sites: groups of sites by tag
 GROUPS = {"norms": "every normalisation layer", "biases": "every bias vector", "operations": "every operation"}
 
@@ -36,55 +42,88 @@ class Anatomy:
     def __init__(self, backbone: nn.Module) -> None:
         """Probe `backbone` (a timm model on any device); its weights, modes and random state are left as they were."""
         self.backbone: Any = backbone
-        name = backbone.__class__.__name__
         if not all(callable(getattr(backbone, f, None)) for f in ("forward_features", "forward_head")):
-            raise ConfigError(
-                f"{name} is not supported: it has no forward_features and forward_head (not a timm model?)"
-            )
+            raise self._unsupported("it has no forward_features and forward_head (not a timm model?)")
         stem = getattr(backbone, "patch_embed", None)
-        block_paths = [path for path, module in backbone.named_modules() if _is_block(module)]
+        block_paths = [path for path, module in backbone.named_modules() if parts_of(module) is not None]
         if not isinstance(stem, nn.Module) or not isinstance(getattr(stem, "proj", None), nn.Conv2d):
-            raise ConfigError(f"{name} is not supported: it has no patch_embed.proj convolution")
+            raise self._unsupported("it has no patch_embed.proj convolution")
         if not block_paths:
-            raise ConfigError(
-                f"{name} is not supported: no transformer blocks found (modules with {', '.join(BLOCK_PARTS)})"
-            )
+            raise self._unsupported(f"no transformer blocks found (modules with {', '.join(PLAIN)})")
         self.prefix_tokens = int(getattr(backbone, "num_prefix_tokens", 0))
-        stem_proj: Any = stem.proj
-        self.input_size = (int(stem_proj.in_channels), *_image_size(backbone))
+        self.input_size = (_channels(stem), *_image_size(backbone))
         self.image_size = self.input_size[1:]
-        self.patch_size = int(stem_proj.stride[0])
         try:
-            self.calls, output_shape = probe(backbone, self.input_size)
-        except (RuntimeError, AssertionError) as error:
+            self.calls, self.shapes = probe(backbone, self.input_size)
+        except Exception as error:  # whatever a model says to images it does not take
             size = " x ".join(map(str, self.input_size))
-            raise ConfigError(
-                f"{name} is not supported: it does not run on images of {size} ({str(error).splitlines()[0]})"
-            ) from error
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise self._unsupported(f"it does not run on images of {size} ({said})") from error
+        self.patch_size = round(self.image_size[0] / self.calls[stem.proj].output_shape[2])
         self.blocks = [p for p in block_paths if backbone.get_submodule(p) in self.calls]
         if not self.blocks:
-            raise ConfigError(
-                f"{name} is not supported: its blocks ({block_paths[0]}, ...) do not map one tensor to one tensor"
-            )
+            raise self._unsupported(f"its blocks ({block_paths[0]}, ...) do not map one tensor to one tensor")
         self.blocks.sort(key=lambda p: self.calls[backbone.get_submodule(p)].order)
         widths = vars(backbone)
         self.feature_dim = int(widths.get("head_hidden_size", widths["num_features"]))
-        self.layout, self.grid = self._layout(output_shape)
-        for path in self.blocks:
-            attn: Any = backbone.get_submodule(path).attn
-            if attention_family(attn) is None:
-                raise ConfigError(
-                    f"{name} is not supported: {path}.attn ({type(attn).__name__}) has no known projections"
-                )
+        self.layout, self.grid = self._layout(self.shapes.features)
+        self.families = self._families()
+        self.block_maps = self._block_maps()
         self.stages: tuple[Stage, ...] = find_stages(self)
         self.mergings = find_mergings(self)
         self.sites: list[Site] = [*model_sites(self), *block_sites(self)]
 
+    def _unsupported(self, reason: str) -> ConfigError:
+        return ConfigError(f"{type(self.backbone).__name__} is not supported: {reason}; {SUPPORTED}")
+
+    def _families(self) -> dict[nn.Module, str]:
+        """The family of every attention in a block; one that sees anything but rows of tokens is `other`."""
+        families: dict[nn.Module, str] = {}
+        for path in self.blocks:
+            parts = parts_of(self.backbone.get_submodule(path))
+            for attn in [] if parts is None else [branch.sub for branch in parts.attentions]:
+                family = attention_family(attn)
+                if family is None or attn not in self.calls:
+                    what = f"the attention of {path} ({type(attn).__name__}) has no known projections"
+                    raise self._unsupported(what)
+                families[attn] = family if len(self.calls[attn].input_shape) == 3 else "other"
+        return families
+
+    def _block_maps(self) -> bool:
+        """Whether what is no sequence in a block is a map: of the image's proportions, in every block."""
+        shapes = [self.calls[self.backbone.get_submodule(path)].input_shape for path in self.blocks]
+        height, width = self.image_size
+        return all(len(s) == 3 or abs(s[1] * width - s[2] * height) < max(height, width) for s in shapes)
+
+    @property
+    def final_map(self) -> bool:
+        """Whether the final features are a map, or a class token and the tokens of one."""
+        shape = self.shapes.features
+        return len(shape) == 4 or (len(shape) == 3 and shape[1] - self.prefix_tokens == math.prod(self.grid))
+
+    @property
+    def stage_maps(self) -> bool:
+        """Whether the stages' features are maps."""
+        return self.final_map and self.block_maps
+
+    @property
+    def words(self) -> str:
+        """What the model is, for messages: "a pyramid of 4 stages with attention to reduced keys and values"."""
+        widths = {stage.dim for stage in self.stages}
+        shape = f"a pyramid of {len(self.stages)} stages" if len(widths) > 1 else "of one scale"
+        if len(widths) == 1 and self.layout != "NLC":
+            shape = "a map of one scale"
+        kinds = list(dict.fromkeys(_words(*pair) for pair in self.families.items())) or [WORDS["fused"]]
+        parts = parts_of(self.backbone.get_submodule(self.blocks[0]))
+        beside = ", several attentions side by side," if parts is not None and len(parts.attentions) > 1 else ""
+        return f"{shape}{beside} with {' and '.join(kinds)}"
+
     def _layout(self, shape: tuple[int, ...]) -> tuple[str, tuple[int, int]]:
         if len(shape) == 3:
-            grid = getattr(self.backbone.patch_embed, "grid_size", None)
+            stem = self.calls[self.backbone.patch_embed.proj].output_shape
             side = shape[1] - self.prefix_tokens
-            return "NLC", tuple(grid) if grid is not None else (int(side**0.5), int(side**0.5))
+            same = math.prod(stem[2:]) == side  # of a model of one scale the map behind the stem is the last one
+            return "NLC", (stem[2], stem[3]) if same else (int(side**0.5), int(side**0.5))
         if str(getattr(self.backbone, "output_fmt", "")) == "NHWC" or (
             shape[-1] == self.backbone.num_features and shape[1] != self.backbone.num_features
         ):
@@ -113,6 +152,14 @@ class Anatomy:
         chosen: dict[str, Site] = {}
         for name in names:
             found = self._named(name)
+            here = {s.block for s in found}
+            lacking = set() if None in here or name not in NEEDS else wanted - here
+            if not found and name in NEEDS:
+                raise ConfigError(f"it needs {NEEDS[name]}, and the model is {self.words}")
+            if lacking:
+                raise ConfigError(
+                    f"it needs {NEEDS[name]}, which blocks {sorted(lacking)} do not have; choose `blocks`"
+                )
             if not found:
                 backbone = self.backbone.__class__.__name__
                 raise UnknownNameError("site", name, {*self.kinds, *GROUPS}, f"{backbone} has no such site")
@@ -160,8 +207,13 @@ class Anatomy:
         return None if name is None else self.backbone.get_parameter(name)
 
 
-def _is_block(module: nn.Module) -> bool:
-    return all(isinstance(getattr(module, part, None), nn.Module) for part in BLOCK_PARTS)
+def _words(attn: nn.Module, family: str) -> str:
+    return WORDS[family] + (" that knows their places" if family == "plain" and learns_positions(attn) else "")
+
+
+def _channels(stem: nn.Module) -> int:
+    """Channels of the images: those the first convolution of the stem takes, a hybrid's convnet included."""
+    return int(next(m for m in stem.modules() if isinstance(m, nn.Conv2d)).in_channels)
 
 
 def _under(path: str, pattern: str) -> bool:

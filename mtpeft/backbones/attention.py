@@ -6,13 +6,14 @@ the same fused kernel as timm and is tested equal to the native forward.
 
 Families are told apart by what the module holds, not by its class name:
 `plain` (ViT, DeiT, CLIP, DINO, EVA, BEiT: fused or split qkv, optional rotary or relative positions),
-`window` (Swin), `cosine_window` (SwinV2), `reduced` (PVTv2).
+`window` (Swin), `cosine_window` (SwinV2, Swin-V2-CR), `reduced` (PVTv2). `differential` and `other` have projections to
+act on, and no forward here: nothing can be put between their projections and their product.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -43,20 +44,64 @@ class PrefixSource(Protocol):
         ...
 
 
+#: the parameters and parts that hold some, of the families with a forward here; what holds more computes something else
+KNOWN = {
+    "plain": frozenset(
+        {"qkv", "q_proj", "k_proj", "v_proj", "q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "norm", "gate", "proj"}
+        | {"rel_pos", "relative_position_bias_table"}
+    ),
+    "window": frozenset(["qkv", "proj", "relative_position_bias_table"]),
+    "cosine_window": frozenset(["qkv", "q_bias", "v_bias", "logit_scale", "cpb_mlp", "meta_mlp", "proj"]),
+    "reduced": frozenset(["q", "kv", "proj", "pool", "sr", "norm", "act"]),
+}
+#: what each family does, for messages
+WORDS = {
+    "plain": "attention over all tokens",
+    "window": "attention in windows",
+    "cosine_window": "cosine attention in windows",
+    "reduced": "attention to reduced keys and values",
+    "differential": "differential attention",
+    "other": "attention of its own kind",
+    "fused": "attention fused with the MLP",
+}
+
+
 def attention_family(attn: nn.Module) -> str | None:
-    """`plain`, `window`, `cosine_window`, `reduced`, or None when the module is none of them."""
+    """A family with a forward here, `differential`, `other`, or None when the module has no known projections."""
     has = lambda *names: all(isinstance(getattr(attn, n, None), nn.Module) for n in names)  # noqa: E731
     if not has("proj") or not hasattr(attn, "num_heads"):
         return None
     if has("q", "kv"):
-        return "reduced"
-    if has("qkv", "cpb_mlp") and hasattr(attn, "logit_scale"):
-        return "cosine_window"
-    if has("qkv") and hasattr(attn, "window_area"):
-        return "window"
-    if has("qkv") or has("q_proj", "k_proj", "v_proj"):
-        return "plain"
-    return None
+        family = "reduced"
+    elif has("qkv") and hasattr(attn, "logit_scale") and (has("cpb_mlp") or has("meta_mlp")):
+        family = "cosine_window"
+    elif has("qkv") and hasattr(attn, "lambda_init"):
+        return "differential"
+    elif has("qkv") and hasattr(attn, "window_area"):
+        family = "window"
+    elif has("qkv") or has("q_proj", "k_proj", "v_proj"):
+        family = "plain"
+    else:
+        return None
+    return family if {name.partition(".")[0] for name, _ in attn.named_parameters()} <= KNOWN[family] else "other"
+
+
+@torch.no_grad()
+def equals_native(attn: Any, prefix_tokens: int, shape: Sequence[int], rest: Sequence[Any], named: Any) -> bool:
+    """Whether the forward here gives what `attn` itself gives on noise of `shape`, up to rounding.
+
+    `rest` and `named` are the other arguments the model calls it with.
+    """
+    like = attn.proj.weight
+    noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
+    x = noise.to(device=like.device, dtype=like.dtype)
+    native = type(attn).forward(attn, x, *rest, **named)
+    try:
+        ours = InstrumentedAttention(attn, prefix_tokens)(x, *rest, **named)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return False
+    spread = 2e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    return ours.shape == native.shape and bool((ours - native).abs().max() <= spread * native.abs().max())
 
 
 def bypasses_projection(attn: nn.Module) -> bool:
@@ -66,7 +111,12 @@ def bypasses_projection(attn: nn.Module) -> bool:
 
 def has_positions(attn: nn.Module) -> bool:
     """Whether attention itself knows token positions (rotary or relative), so that it must be told of extra tokens."""
-    return hasattr(attn, "num_prefix_tokens") or hasattr(attn, "relative_position_bias_table")
+    return any(hasattr(attn, name) for name in ("num_prefix_tokens", "relative_position_bias_table", "rel_pos"))
+
+
+def learns_positions(attn: nn.Module) -> bool:
+    """Whether attention adds to its logits what it learned of the places in the image (BEiT, relative-position ViTs)."""
+    return getattr(attn, "relative_position_bias_table", None) is not None or hasattr(attn, "rel_pos")
 
 
 class InstrumentedAttention:
@@ -97,6 +147,7 @@ class InstrumentedAttention:
         attn_mask: torch.Tensor | None = None,
         is_causal: bool = False,
         shared_rel_pos_bias: torch.Tensor | None = None,
+        shared_rel_pos: torch.Tensor | None = None,
     ) -> torch.Tensor:
         gate = self._gate(x)
         q, k, v = self._project(x)
@@ -109,7 +160,8 @@ class InstrumentedAttention:
         k, v = self._all_heads(k), self._all_heads(v)
         for record in self.recorders:
             record(x, k, v)
-        bias = self._position_bias(x, shared_rel_pos_bias, attn_mask)
+        shared = shared_rel_pos_bias if shared_rel_pos is None else shared_rel_pos
+        bias = self._position_bias(x, shared, attn_mask)
         attend = partial(self._attend, is_causal=is_causal)
         return self._finish(self._mix(x, q, k, v, bias, attend), gate)
 
@@ -121,12 +173,8 @@ class InstrumentedAttention:
         return self._finish(self._mix(x, q, k, v, bias, self._attend), None)
 
     def _cosine_window(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        attn = self.attn
         q, k, v = self._project(x)
-        table = attn.cpb_mlp(attn.relative_coords_table).view(-1, attn.num_heads)
-        area = attn.window_size[0] * attn.window_size[1]
-        bias = table[attn.relative_position_index.view(-1)].view(area, area, -1).permute(2, 0, 1).contiguous()
-        bias = self._window_bias((16 * torch.sigmoid(bias)).unsqueeze(0), mask, x.shape[0])
+        bias = self._window_bias(self._computed_bias(), mask, x.shape[0])
         return self._finish(self._mix(x, q, k, v, bias, self._attend_cosine), None)
 
     def _reduced(self, x: torch.Tensor, feat_size: tuple[int, int]) -> torch.Tensor:
@@ -224,13 +272,26 @@ class InstrumentedAttention:
             bias = bias if added is None else bias + added
         return bias
 
+    def _computed_bias(self) -> torch.Tensor:
+        """Bias (1, heads, N, N) that a small network makes of the positions: SwinV2's, bounded, or Swin-V2-CR's."""
+        attn = self.attn
+        if getattr(attn, "cpb_mlp", None) is None:
+            found: torch.Tensor = attn._relative_positional_encodings()
+            return found
+        table = attn.cpb_mlp(attn.relative_coords_table).view(-1, attn.num_heads)
+        area = attn.window_size[0] * attn.window_size[1]
+        bias = table[attn.relative_position_index.view(-1)].view(area, area, -1).permute(2, 0, 1).contiguous()
+        return (16 * torch.sigmoid(bias)).unsqueeze(0)
+
     def _position_bias(
         self, x: torch.Tensor, shared: torch.Tensor | None, mask: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """Additive logit bias of BEiT (own and shared) or the caller's mask; zero on rows and columns of prompts."""
+        """Additive logit bias (own and shared) or the caller's mask; zero on rows and columns of prompts."""
         bias = mask
         if getattr(self.attn, "relative_position_bias_table", None) is not None:
             bias = self._table_bias(x)
+        elif getattr(self.attn, "rel_pos", None) is not None:
+            bias, shared = self.attn.rel_pos.get_bias(), None
         if shared is not None:
             bias = shared if bias is None else bias + shared
         if bias is None or not self.extra_tokens:
@@ -295,7 +356,8 @@ class InstrumentedAttention:
     ) -> torch.Tensor:
         """SwinV2's attention: cosine similarity over a learned temperature, as timm computes it (not fused)."""
         scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
-        scores = scores * torch.clamp(self.attn.logit_scale, max=math.log(1.0 / 0.01)).exp()
+        scale = self.attn.logit_scale.view(-1, 1, 1)
+        scores = scores * torch.clamp(scale, max=math.log(1.0 / 0.01)).exp()
         scores = scores if bias is None else scores + bias
         return self.attn.attn_drop(scores.softmax(dim=-1)) @ v
 

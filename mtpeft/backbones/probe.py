@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from mtpeft.backbones.attention import attention_family
 from mtpeft.backbones.site import Site
 
 
 @dataclass(frozen=True)
 class Call:
-    """What the probe saw of one module: position in the order of calls, shapes of first input and of output."""
+    """What the probe saw of one module: position in the order of calls, shapes of first input and of output.
+
+    `rest` and `named` are the other arguments, kept where the module is an attention.
+    """
 
     order: int
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     grid: tuple[int, int] | None
+    rest: tuple[Any, ...] = ()
+    named: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of what a backbone gives for two images: `features` of `forward_features`, `pooled` of `forward_head`."""
+
+    features: tuple[int, ...]
+    pooled: tuple[int, ...]
 
 
 class Probed(Protocol):
@@ -35,6 +50,8 @@ class Probed(Protocol):
     image_size: tuple[int, int]
     input_size: tuple[int, int, int]
     mergings: tuple[str, ...]
+    families: dict[nn.Module, str]
+    block_maps: bool
     sites: list[Site]
 
     @property
@@ -42,14 +59,14 @@ class Probed(Protocol):
         """The stages, finest first."""
 
 
-def probe(backbone: Any, input_size: tuple[int, int, int]) -> tuple[dict[nn.Module, Call], tuple[int, ...]]:
+def probe(backbone: Any, input_size: tuple[int, int, int]) -> tuple[dict[nn.Module, Call], Shapes]:
     """Run two images of zeros and record every module that is called on something with a batch axis."""
     calls: dict[nn.Module, Call] = {}
     order: dict[nn.Module, int] = {}
     handles = []
     for module in backbone.modules():
         handles.append(module.register_forward_pre_hook(lambda m, _: _number(order, m)))
-        handles.append(module.register_forward_hook(lambda m, args, out: _record(calls, order, m, args, out)))
+        handles.append(module.register_forward_hook(partial(_record, calls, order), with_kwargs=True))
     parameter = next(backbone.parameters())
     modes = [(m, m.training) for m in backbone.modules()]
     try:
@@ -57,21 +74,24 @@ def probe(backbone: Any, input_size: tuple[int, int, int]) -> tuple[dict[nn.Modu
         with torch.no_grad():
             images = torch.zeros(2, *input_size, device=parameter.device, dtype=parameter.dtype)
             features = backbone.forward_features(images)
-            backbone.forward_head(features, pre_logits=True)
+            pooled = backbone.forward_head(features, pre_logits=True)
     finally:
         for handle in handles:
             handle.remove()
         for module, mode in modes:
             module.training = mode
-    return calls, tuple(features.shape)
+    return calls, Shapes(tuple(features.shape), tuple(pooled.shape))
 
 
 def _number(order: dict[nn.Module, int], module: nn.Module) -> None:
     order.setdefault(module, len(order))
 
 
-def _record(calls: dict[nn.Module, Call], order: dict[nn.Module, int], module: nn.Module, args: Any, out: Any) -> None:
+def _record(
+    calls: dict[nn.Module, Call], order: dict[nn.Module, int], module: nn.Module, args: Any, named: Any, out: Any
+) -> None:
     batched = args and isinstance(args[0], torch.Tensor) and isinstance(out, torch.Tensor) and args[0].shape[0] % 2 == 0
     if batched:
         grid = tuple(args[1]) if len(args) > 1 and isinstance(args[1], (tuple, list)) else None
-        calls[module] = Call(order[module], tuple(args[0].shape), tuple(out.shape), grid)
+        more = (args[1:], dict(named)) if attention_family(module) is not None else ((), {})
+        calls[module] = Call(order[module], tuple(args[0].shape), tuple(out.shape), grid, *more)

@@ -16,6 +16,37 @@ from mtpeft.errors import ConfigError
 STYLES = ("output", "input", "parallel", "tokens", "prefix", "queries", "logits", "side")
 #: styles of sites that see the frames of a clip together
 FRAME_STYLES = ("frames", "frames_branch", "temporal", "temporal_in")
+#: styles of sites where something has an output that a method changes
+CHANGED = ("output", "input", "parallel")
+
+#: kind of site -> what a model needs to have one, in plain words
+NEEDS = {
+    "tokens": "one flat token sequence, or Swin's windows",
+    "queries": "one flat token sequence with one attention in every block",
+    "prefix": "attention whose keys and values can be extended",
+    "side": "one flat token sequence through plain blocks, and a norm behind the last",
+    "temporal": "blocks that norm before one attention that knows no places",
+    "temporal_in": "blocks that norm before one attention that knows no places",
+    "frames_mlp": "blocks of one attention and one MLP, one after the other",
+    "position_table": "tables of relative positions",
+    "reduction": "patch merging between stages",
+    "final_norm": "a norm after the last block",
+    "q": "a projection of queries",
+    "k": "a projection of keys",
+    "v": "a projection of values",
+    "qkv": "projections of queries, keys and values that can be told apart",
+    "proj": "an output projection of attention",
+    "fc1": "an MLP of linear layers fc1 and fc2",
+    "fc2": "an MLP of linear layers fc1 and fc2",
+    "norm1": "a norm in the attention branch of its blocks",
+    "norm2": "a norm in the MLP branch of its blocks",
+    "after_attention": "an attention branch of its own in every block",
+    "parallel_attn": "an attention branch of its own in every block, whose output has the place of its input",
+    "parallel_attn_ln": "an attention branch of its own in every block, whose output has the place of its input",
+    "after_mlp": "an MLP branch of its own in every block",
+    "parallel_mlp": "an MLP branch of its own in every block",
+    "parallel_mlp_ln": "an MLP branch of its own in every block",
+}
 
 
 @dataclass(eq=False)
@@ -48,6 +79,9 @@ class Site:
     #: the attention module that has to run its instrumented forward for this site, and whether it calls the hook itself
     attention: nn.Module | None = None
     bypassed: bool = False
+    #: the module that holds the bias, when that is not the hooked one
+    owner: nn.Module | None = None
+    #: height and width of the map, (0, 0) where there is none
     grid: tuple[int, int] = (0, 0)
     prefix_tokens: int = 0
     patch_size: int = 16
@@ -64,13 +98,19 @@ class Site:
         """Whether y is a tensor made for this site alone: what a layer with weights or a residual branch gives."""
         return self.style == "parallel" or (self.style == "output" and self.weight is not None)
 
+    @property
+    def matrix(self) -> bool:
+        """Whether the site is the output of a linear layer: a weight (dim_out, dim), all of a layer's or some rows of it."""
+        weight = getattr(self.module, "weight", None) if self.style == "output" and self.weight is not None else None
+        return weight is not None and weight.ndim == 2 and weight.shape[1] == self.dim and self.channel_axis == -1
+
     def own_bias(self) -> torch.Tensor | None:
         """The backbone's own bias at this site, (dim_out,), or its table of logit biases (entries, heads), or None."""
         if self.bias is None:
             return None
         name = self.bias.rsplit(".", 1)[-1]
-        if self.bypassed:
-            return getattr(self.attention, name)
+        if self.bypassed or self.owner is not None:
+            return getattr(self.attention if self.owner is None else self.owner, name)
         bias: torch.Tensor = getattr(self.module, name)
         return bias if self.rows is None else bias[slice(*self.rows)]
 
@@ -90,6 +130,8 @@ class Site:
 
     def split_prefix(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens (B, P + HW, C) or a map (B, H, W, C) -> prefix tokens (B, P, C) and a map (B, C, H, W)."""
+        if self.grid == (0, 0):
+            raise ConfigError(f"site {self.key}: what passes here is no map of the image")
         if x.ndim == 4:
             return x.flatten(1, 2)[:, :0], x.permute(0, 3, 1, 2)
         prefix, patches = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]

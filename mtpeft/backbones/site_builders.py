@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
-from mtpeft.backbones.attention import attention_family, bypasses_projection
+from mtpeft.backbones.attention import bypasses_projection, learns_positions
+from mtpeft.backbones.blocks import Branch, Parts, heads_of, parts_of
 from mtpeft.backbones.probe import Probed
-from mtpeft.backbones.site import Site
+from mtpeft.backbones.site import NEEDS, Site
 
 #: layers with weights that are neither linear nor convolution count as normalisation when their name says so
 NORM_NAMES = ("Norm", "Affine")
@@ -32,7 +34,7 @@ class _Builder:
         self.anatomy = anatomy
         self.backbone = anatomy.backbone
         self.paths = {module: path for path, module in self.backbone.named_modules()}
-        self.heads = {p: int(self.backbone.get_submodule(p).attn.num_heads) for p in anatomy.blocks}
+        self.heads = {p: heads_of(self.backbone.get_submodule(p)) for p in anatomy.blocks}
 
     def site(self, kind: str, style: str, module: nn.Module, dim: int, dim_out: int, **more: Any) -> Site:
         path = self.paths[module]
@@ -53,8 +55,9 @@ class _Builder:
     def operation(self, kind: str, module: nn.Module, **more: Any) -> Site:
         """A site on the output of one linear layer, convolution or normalisation."""
         path = self.paths[module]
-        axis = 1 if "2d" in type(module).__name__ else -1
         call = self.anatomy.calls[module]
+        maps = "2d" in type(module).__name__ or (isinstance(module, nn.GroupNorm) and len(call.output_shape) == 4)
+        axis = 1 if maps else -1
         values: dict[str, Any] = {
             "weight": f"{path}.weight",
             "bias": f"{path}.bias" if getattr(module, "bias", None) is not None else None,
@@ -78,6 +81,9 @@ def model_sites(anatomy: Probed) -> Iterator[Site]:
     yield build.operation("patch_embed", backbone.patch_embed.proj)
     yield _frames_embed_site(build)
     inside = {m for path in anatomy.blocks for m in backbone.get_submodule(path).modules()}
+    inside |= set(
+        getattr(backbone.patch_embed, "backbone", nn.Identity()).modules()
+    )  # a hybrid's convnet stays as it is
     for path, module in backbone.named_modules():
         if module in inside or module is backbone.patch_embed.proj or module not in anatomy.calls:
             continue
@@ -89,7 +95,9 @@ def model_sites(anatomy: Probed) -> Iterator[Site]:
             if kind == "proj":  # a convolution between PVT's stages, not attention's projection
                 kind = f"{path.split('.')[-2]}_proj"
             yield build.operation(kind, module, tags=() if reduction else ("operations",))
-    if anatomy.layout == "NLC":
+    plain = [parts for path in anatomy.blocks if (parts := parts_of(backbone.get_submodule(path))) and parts.alone]
+    final = getattr(backbone, "norm", None)
+    if anatomy.layout == "NLC" and len(plain) == len(anatomy.blocks) and final in anatomy.calls and is_norm(final):
         yield _side_site(build)
 
 
@@ -124,51 +132,72 @@ def block_sites(anatomy: Probed) -> Iterator[Site]:
     build = _Builder(anatomy)
     for index, path in enumerate(anatomy.blocks):
         block = anatomy.backbone.get_submodule(path)
+        parts = parts_of(block)
+        assert parts is not None
         call = anatomy.calls[block]
         grid = call.grid or (call.input_shape[1:3] if len(call.input_shape) == 4 else anatomy.grid)
+        if not anatomy.block_maps:
+            grid = (0, 0)
         common = {"block": index, "grid": tuple(grid), "num_heads": build.heads[path]}
-        yield from _temporal_sites(build, block, common)
+        yield from _temporal_sites(build, block, parts, common)
         yield build.site("frames_block", "frames", block, call.input_shape[-1], call.input_shape[-1], **common)
-        yield from _token_sites(build, block, common)
-        yield from _attention_sites(build, block, common)
-        for name in ("norm1", "norm2"):
-            if is_norm(getattr(block, name)):
-                yield build.operation(name, getattr(block, name), **common)
-        yield from _mlp_sites(build, block, common)
-        yield from _branch_sites(build, block, common)
+        yield from _token_sites(build, block, parts, common)
+        for branch in parts.attentions:
+            yield from _attention_sites(build, branch.sub, common)
+        for kind, branches in (("norm1", parts.attentions), ("norm2", parts.mlps)):
+            yield from (build.operation(kind, b.norm, **common) for b in branches if is_norm(b.norm))
+        for branch in parts.mlps:
+            yield from _mlp_sites(build, branch.sub, common)
+        if parts.attentions:
+            yield from _branch_sites(build, block, parts, common)
+        else:
+            yield from _fused_sites(build, block, common)
         yield build.site("block", "output", block, call.output_shape[-1], call.output_shape[-1], **common)
 
 
-def _temporal_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
+def _temporal_sites(build: _Builder, block: Any, parts: Parts, common: dict[str, Any]) -> Iterator[Site]:
     """Attention over time by the block's own weights, where the block norms first and its keys are the tokens themselves.
 
-    The window's table of positions in Swin is left out; BEiT's would have to be learned anew for time.
+    The window's table of positions in Swin is left out; what BEiT and relative-position ViTs learned of places would have
+    to be learned anew for time.
     """
+    if not parts.alone:
+        return
     calls, dim = build.anatomy.calls, build.anatomy.calls[block].input_shape[-1]
-    norms_first = block.norm1 in calls and calls[block.norm1].order < calls[block.attn].order
-    family = attention_family(block.attn)
-    positions = getattr(block.attn, "relative_position_bias_table", None) is not None
-    if norms_first and (family == "window" or (family == "plain" and not positions)):
+    (attention,) = parts.attentions
+    norms_first = attention.norm in calls and calls[attention.norm].order < calls[attention.sub].order
+    family = build.anatomy.families[attention.sub]
+    if norms_first and (family == "window" or (family == "plain" and not learns_positions(attention.sub))):
         for kind in ("temporal", "temporal_in"):
-            yield build.site(kind, kind, block, dim, dim, attention=block.attn, **common)
+            yield build.site(kind, kind, block, dim, dim, attention=attention.sub, **common)
 
 
-def _token_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
+#: families of attention that takes any number of tokens, wherever they stand
+FLAT = ("plain", "differential")
+#: families whose keys and values can be extended: those with a forward of the library's own
+EXTENDED = ("plain", "window", "cosine_window", "reduced")
+
+
+def _token_sites(build: _Builder, block: Any, parts: Parts, common: dict[str, Any]) -> Iterator[Site]:
     """Query-only tokens need one flat sequence, prompts that or Swin's windows; keys and values can always be extended.
 
     SwinV2 has no prompts: it norms after its branches, and VPT says nothing of that.
     """
-    dim = build.anatomy.calls[block].input_shape[-1]
-    family = attention_family(block.attn)
-    if family in ("plain", "window"):
-        yield build.site("tokens", "tokens", block, dim, dim, attention=block.attn, **common)
-    if family == "plain":
-        yield build.site("queries", "queries", block, dim, dim, attention=block.attn, **common)
-    yield build.site("prefix", "prefix", block.attn, dim, block.attn.proj.in_features, attention=block.attn, **common)
+    call, families = build.anatomy.calls[block], [build.anatomy.families[b.sub] for b in parts.attentions]
+    dim, attention = call.input_shape[-1], parts.attentions[0].sub if parts.alone else None
+    flat = len(call.input_shape) == 3 and build.anatomy.layout == "NLC" and all(f in FLAT for f in families)
+    if flat or families == ["window"]:
+        yield build.site("tokens", "tokens", block, dim, dim, attention=attention, **common)
+    if flat and families == ["plain"]:
+        yield build.site("queries", "queries", block, dim, dim, attention=attention, **common)
+    for branch, family in zip(parts.attentions, families, strict=True):
+        if family in EXTENDED:
+            attn = branch.sub
+            width = build.anatomy.calls[attn].input_shape[-1]
+            yield build.site("prefix", "prefix", attn, width, attn.proj.in_features, attention=attn, **common)
 
 
-def _attention_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
-    attn = block.attn
+def _attention_sites(build: _Builder, attn: Any, common: dict[str, Any]) -> Iterator[Site]:
     path = build.paths[attn]
     if getattr(attn, "qkv", None) is not None:
         bypassed = bypasses_projection(attn)
@@ -207,7 +236,9 @@ def _attention_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Ite
     known = {getattr(attn, n, None) for n in ("qkv", "q_proj", "k_proj", "v_proj", "q", "kv", "proj")}
     for module in attn.modules():
         if module not in known and module in build.anatomy.calls and _is_operation(module):
-            yield build.operation(build.paths[module].rsplit(".", 1)[-1], module, **common)
+            parent, name = build.paths[module].split(".")[-2:]
+            # a small network of positions may have an fc1 too; it is not the block's
+            yield build.operation(f"{parent}_{name}" if name in NEEDS else name, module, **common)
 
 
 def _fused_bypassed(build: _Builder, attn: Any, more: dict[str, Any]) -> Site:
@@ -225,41 +256,72 @@ def _fused_bypassed(build: _Builder, attn: Any, more: dict[str, Any]) -> Site:
     )
 
 
-def _mlp_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
-    for module in block.mlp.modules():
+def _fused_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
+    """A block that computes attention and MLP from one projection: its norm, rows of that projection, and those behind."""
+    path = build.paths[block]
+    if is_norm(block.in_norm):
+        yield build.operation("norm1", block.in_norm, **common)
+    yield build.operation("in_proj", block.in_proj, **common)
+    fused_bias = f"{path}.in_proj.bias" if block.in_proj.bias is not None else None
+    start, width = 0, block.in_proj.in_features
+    for kind, rows in zip(("fc1", "q", "k", "v"), block.in_split, strict=True):
+        more = {"rows": (start, start + rows), "weight": f"{path}.in_proj.weight", "bias": fused_bias}
+        yield build.site(kind, "output", block.in_proj, width, rows, **more, **common)
+        start += rows
+    if getattr(block, "mlp_bias", None) is not None:
+        more = {"rows": (0, block.in_split[0]), "bias": f"{path}.mlp_bias", "owner": block}
+        tags = frozenset({"biases"})
+        yield build.site("mlp_bias", "output", block.in_proj, width, block.in_split[0], tags=tags, **more, **common)
+    names = {"attn_out_proj": "proj", "mlp_out_proj": "fc2", "out_proj": "out_proj"}
+    for name, kind in names.items():
+        if getattr(block, name, None) is not None:
+            yield build.operation(kind, getattr(block, name), **common)
+    known = {block.in_norm, block.in_proj, *(getattr(block, name, None) for name in names)}
+    for module in block.modules():
+        if module not in known and module in build.anatomy.calls and _is_operation(module):
+            yield build.operation(build.paths[module].rsplit(".", 1)[-1], module, **common)
+
+
+def _mlp_sites(build: _Builder, mlp: nn.Module, common: dict[str, Any]) -> Iterator[Site]:
+    for module in mlp.modules():
         if module in build.anatomy.calls and _is_operation(module):
             name = build.paths[module].rsplit(".", 1)[-1]
             kind = name.split("_")[0] if name.startswith("fc") else name  # SwiGLU's fc1_g and fc1_x are both fc1
             yield build.operation(kind, module, **common)
 
 
-def _branch_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
-    """The two residual branches: before their residual addition, and parallel to them.
+def _branch_sites(build: _Builder, block: Any, parts: Parts, common: dict[str, Any]) -> Iterator[Site]:
+    """The residual branches: before their residual addition, and parallel to them.
 
     `parallel_*` sees the branch's input (before its norm), `parallel_*_ln` what the sub-layer itself sees (after the
     norm where the block norms first); both add to the end of the branch, after LayerScale and drop path. `frames_mlp`
     is the stream between the two branches, with the frames of a clip together.
     """
+    for branch in parts.attentions:
+        yield from _one_branch(build, block, branch, "attention", common)
+        end = build.anatomy.calls[branch.end]
+        if parts.alone and end.output_shape == build.anatomy.calls[block].input_shape:
+            first, dim = (branch.norm if _norms_first(build, branch) else block), end.output_shape[-1]
+            yield build.site("frames_mlp", "frames_branch", branch.end, dim, dim, source=first, **common)
+    for branch in parts.mlps:
+        yield from _one_branch(build, block, branch, "mlp", common)
+
+
+def _norms_first(build: _Builder, branch: Branch) -> bool:
     calls = build.anatomy.calls
-    dim = calls[block].input_shape[-1]
-    for name, sub, norm, end in (
-        ("attention", block.attn, block.norm1, block.drop_path1),
-        ("mlp", block.mlp, block.norm2, block.drop_path2),
-    ):
-        norm_first = norm in calls and calls[norm].order < calls[sub].order
-        first = norm if norm_first else (block if name == "attention" else sub)
-        short = "attn" if name == "attention" else name
-        yield build.site(f"after_{name}", "input", end, dim, dim, **common)
-        yield build.site(f"parallel_{short}", "parallel", end, dim, dim, source=first, **common)
-        yield build.site(
-            f"parallel_{short}_ln",
-            "parallel",
-            end,
-            dim,
-            dim,
-            source=norm if norm_first else first,
-            source_is_output=norm_first,
-            **common,
-        )
-        if name == "attention":
-            yield build.site("frames_mlp", "frames_branch", end, dim, dim, source=first, **common)
+    return branch.norm in calls and calls[branch.norm].order < calls[branch.sub].order
+
+
+def _one_branch(build: _Builder, block: Any, branch: Branch, name: str, common: dict[str, Any]) -> Iterator[Site]:
+    calls, end = build.anatomy.calls, branch.end
+    dim = calls[end].output_shape[-1]
+    norm_first = _norms_first(build, branch)
+    first = branch.norm if norm_first else (block if name == "attention" else branch.sub)
+    short = "attn" if name == "attention" else name
+    yield build.site(f"after_{name}", "input", end, dim, dim, **common)
+    given, made = calls[first].input_shape, calls[end].output_shape
+    if given[0] != made[0] or math.prod(given) != math.prod(made):
+        return  # pooled queries, or windows that are put together later: what goes in is no addition to what comes out
+    yield build.site(f"parallel_{short}", "parallel", end, dim, dim, source=first, **common)
+    of_norm = {"source": branch.norm if norm_first else first, "source_is_output": norm_first}
+    yield build.site(f"parallel_{short}_ln", "parallel", end, dim, dim, **of_norm, **common)

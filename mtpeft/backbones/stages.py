@@ -75,6 +75,9 @@ def _shape(anatomy: Probed, path: str) -> tuple[int, int]:
 
 def to_map(anatomy: Probed, features: torch.Tensor, stage: Stage) -> torch.Tensor:
     """A block's output, tokens (B, P + N, C) or a map (B, H, W, C) -> (B, C, H, W) without prefix tokens."""
+    if not anatomy.block_maps:
+        name = type(anatomy.backbone).__name__
+        raise ConfigError(f"the blocks of {name} hold no maps; take a head that reads the final map or pooled features")
     if features.ndim == 4:
         return features.permute(0, 3, 1, 2)
     patches = features[:, anatomy.prefix_tokens :]

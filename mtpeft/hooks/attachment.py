@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.anatomy import Anatomy
+from mtpeft.backbones.blocks import parts_of
 from mtpeft.backbones.site import Site
 from mtpeft.errors import ConfigError
 from mtpeft.hooks.runtime import Context
@@ -86,14 +87,27 @@ def stream_blocks(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> d
     chosen = spec.stream.blocks(config, ends, len(anatomy.blocks))
     blocks = {block: anatomy.backbone.get_submodule(anatomy.blocks[block]) for block in chosen}
     for block in blocks.values():
-        if (reason := spec.stream.unsupported(config, block, anatomy)) is not None:
-            raise ConfigError(f"method {spec.name!r} cannot be attached: {reason}")
+        parts = parts_of(block)
+        if parts is None or not parts.alone:
+            reason: str | None = "its task streams need blocks of one attention and one MLP, one after the other"
+        elif not anatomy.stage_maps:
+            reason = "its task streams leave the model at the ends of stages, and these hold no maps"
+        else:
+            reason = spec.stream.unsupported(config, block, anatomy)
+        if reason is not None:
+            raise refusal([spec.name], anatomy.backbone, reason)
     return blocks
 
 
 def check_sharing(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a weight source, as it declares them; raises `UnknownNameError` or `ConfigError`."""
     return check_options(f"sharing {name!r}", SHARINGS.get(name), options, given=("factory",))
+
+
+def refusal(names: Sequence[str], backbone: nn.Module, reason: str) -> ConfigError:
+    """The one line that says why methods cannot be attached to a backbone."""
+    methods = " and ".join(repr(name) for name in dict.fromkeys(names))
+    return ConfigError(f"method {methods} cannot be attached to {type(backbone).__name__}: {' '.join(reason.split())}")
 
 
 def select_sites(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> list[Site]:
@@ -109,5 +123,5 @@ def select_sites(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> li
     except ConfigError as error:
         reason = str(error)
     if reason is not None:
-        raise ConfigError(f"method {spec.name!r} cannot be attached: {reason}")
+        raise refusal([spec.name], anatomy.backbone, reason)
     return sites

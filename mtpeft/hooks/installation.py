@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from mtpeft.backbones.anatomy import Anatomy
-from mtpeft.backbones.attention import InstrumentedAttention, attention_family, has_positions
-from mtpeft.backbones.site import FRAME_STYLES, Site
-from mtpeft.hooks.attachment import Attachment
+from mtpeft.backbones.attention import InstrumentedAttention, equals_native, has_positions
+from mtpeft.backbones.site import FRAME_STYLES, NEEDS, Site
+from mtpeft.hooks.attachment import Attachment, refusal
 from mtpeft.hooks.frames import FramesBranchHook, FramesHook, TemporalHook
 from mtpeft.hooks.runtime import Runtime
 from mtpeft.hooks.sites import (
@@ -49,13 +49,24 @@ class Installation:
     """All hooks of a manager on its backbone; `remove` takes every trace away."""
 
     def __init__(self, anatomy: Anatomy, attachments: Sequence[Attachment], runtime: Runtime) -> None:
-        """Install the hooks of all attachments, in order."""
-        self.anatomy, self.attachments, self.runtime = anatomy, list(attachments), runtime
-        self._install()
+        """Install the hooks of all attachments, in order; an error leaves none behind.
 
-    def _install(self) -> None:
+        Raises `ConfigError` where a method has to act inside an attention that computes something else than the forward
+        it would be replaced by.
+        """
+        self.anatomy, self.attachments, self.runtime = anatomy, list(attachments), runtime
         self.handles: list[Any] = []
         self.instruments: dict[nn.Module, InstrumentedAttention] = {}
+        try:
+            self._install()
+            for attn in self.instruments:
+                self._compare(attn)
+        except Exception:
+            self.remove()
+            raise
+
+    def _install(self) -> None:
+        self.handles, self.instruments = [], {}
         self.token_hooks: dict[int, TokenHook | WindowTokenHook] = {}
         self.rows_hooks: dict[tuple[Attachment, nn.Module], RowsHook] = {}
         self.temporal_hooks: dict[tuple[Attachment, int | None], TemporalHook] = {}
@@ -93,6 +104,24 @@ class Installation:
             self.instruments[attn] = InstrumentedAttention(attn, self.anatomy.prefix_tokens)
             attn.forward = self.instruments[attn]
         return self.instruments[attn]
+
+    def _compare(self, attn: nn.Module) -> None:
+        """Refuse an attention whose own forward gives something else than its instrumented one."""
+        call = self.anatomy.calls[attn]
+        modes = [(module, module.training) for module in attn.modules()]
+        try:
+            attn.eval()
+            same = equals_native(attn, self.anatomy.prefix_tokens, call.input_shape, call.rest, call.named)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        if not same:
+            path = next(path for path, module in self.anatomy.backbone.named_modules() if module is attn)
+            names = [a.spec.name for a in self.attachments if any(site.attention is attn for site in a.selected)]
+            reason = (
+                f"it has to act inside attention, and {path} ({type(attn).__name__}) computes it in a way of its own"
+            )
+            raise refusal(names, self.anatomy.backbone, reason)
 
     def _hook(self, module: nn.Module, hook: Callable[..., Any], pre: bool = False, kwargs: bool = False) -> None:
         add = module.register_forward_pre_hook if pre else module.register_forward_hook
@@ -153,21 +182,27 @@ class Installation:
         carry = attachment.spec.module.carry
         last = site.depth - 1
         source = TokenSource(attachment, site.key, site.block, keep=carry and site.block < last)
-        self._token_hook(site.block).sources.append(source)
+        self._token_hook(attachment, site.block).sources.append(source)
         if carry:
             for block in range(site.block + 1, site.depth):
                 merging = merging_before(self.anatomy, block)
                 source = TokenSource(attachment, None, block, keep=block < last, merging=merging)
-                self._token_hook(block).sources.append(source)
+                self._token_hook(attachment, block).sources.append(source)
 
-    def _token_hook(self, index: int) -> TokenHook | WindowTokenHook:
+    def _token_hook(self, attachment: Attachment, index: int) -> TokenHook | WindowTokenHook:
         if index not in self.token_hooks:
             block: Any = self._block(index)
+            site = next((s for s in self.anatomy.sites if s.kind == "tokens" and s.block == index), None)
+            if site is None:
+                reason = f"it needs {NEEDS['tokens']}, which block {index} does not have"
+                raise refusal([attachment.spec.name], self.anatomy.backbone, reason)
+            attn = site.attention
             hook: TokenHook | WindowTokenHook
-            if attention_family(block.attn) == "window":
-                hook = WindowTokenHook(self.runtime, self.instrument(block.attn))
+            if attn is not None and self.anatomy.families[attn] == "window":
+                hook = WindowTokenHook(self.runtime, self.instrument(attn))
             else:
-                instrument = self.instrument(block.attn) if has_positions(block.attn) else None
+                positions = attn is not None and has_positions(attn)
+                instrument = self.instrument(attn) if attn is not None and positions else None
                 hook = TokenHook(self.runtime, self.anatomy.prefix_tokens, instrument)
             self.token_hooks[index] = hook
             self._hook(block, hook.insert, pre=True, kwargs=True)

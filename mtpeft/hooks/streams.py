@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from timm.layers import to_2tuple
 from timm.models.swin_transformer import window_reverse
 from torch import nn
 
@@ -82,14 +83,16 @@ def apply_offsets(shared: torch.Tensor, offsets: torch.Tensor, context: Context)
 
 
 def unwindow(block: Any, entry: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What brings attention's rows back to the layout of the block's input: identity but for shifted windows (Swin)."""
+    """What brings attention's rows back to the layout of the block's input: identity but for windows (Swin, SAM)."""
     if entry.ndim == 3 or not hasattr(block, "window_size"):
         return lambda rows: rows
-    height, width = entry.shape[1:3]
-    window, shift = tuple(block.window_size), tuple(block.shift_size)
-    padded = tuple(-(-size // w) * w for size, w in zip((height, width), window, strict=True))
 
     def back(rows: torch.Tensor) -> torch.Tensor:
+        height, width = entry.shape[1:3]
+        window, shift = to_2tuple(block.window_size), to_2tuple(getattr(block, "shift_size", 0))
+        if not all(window):  # SAM's blocks that attend to the whole map
+            return rows
+        padded = tuple(-(-size // w) * w for size, w in zip((height, width), window, strict=True))
         grid = window_reverse(rows.reshape(-1, *window, rows.shape[-1]), window, *padded)
         return torch.roll(grid[:, :height, :width], shifts=shift, dims=(1, 2))
 

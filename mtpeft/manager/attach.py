@@ -7,15 +7,19 @@ from typing import Any
 
 import timm
 from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
 
 import mtpeft.backbones.embedded  # noqa: F401  (registers the embedded backbones with timm)
 from mtpeft.backbones.anatomy import Anatomy
-from mtpeft.errors import ConfigError, UnknownNameError
-from mtpeft.hooks.attachment import Attachment, check_sharing
+from mtpeft.errors import ConfigError, MtpeftError, UnknownNameError
+from mtpeft.hooks.attachment import Attachment, check_sharing, refusal
 from mtpeft.manager.manager import TaskManager
+from mtpeft.manager.proof import prove
 from mtpeft.methods import METHODS, MethodConfig, MethodSpec
 from mtpeft.options import shown
 
+#: characters of another library's message that go into one of ours
+LONGEST = 240
 Method = str | MethodConfig | Mapping[str, Any]
 
 
@@ -36,16 +40,35 @@ def attach(
     another registered source, by name or as a mapping `{"name": ..., ...}` with the source's options.
     `backbone_train_mode` lets `train()` reach the frozen backbone (dropout, drop path).
 
-    Raises `UnknownNameError` and `ConfigError` before anything on the backbone is changed.
+    Attaching proves that it runs, by one forward of two zero images (`mtpeft.manager.proof`). Raises `UnknownNameError` and
+    `ConfigError`, one line that names method and model, and leaves the backbone as it was.
     """
     resolved = resolve_methods(method, sharing, options)
     model = create_backbone(backbone, pretrained) if isinstance(backbone, str) else backbone
-    anatomy = Anatomy(model)
-    attachments = [Attachment(spec, config, anatomy, *_named(source)) for spec, config, source in resolved]
-    parameter = next(model.parameters())
-    for attachment in attachments:
-        attachment.to(device=parameter.device, dtype=parameter.dtype)
-    return TaskManager(model, attachments, anatomy, backbone_train_mode)
+    names = [spec.name for spec, _, _ in resolved]
+    if isinstance(model, OptimizedModule):
+        reason = "it is compiled, and a manager would run it uncompiled; attach to the model itself, then compile the manager"
+        raise refusal(names, model._orig_mod, reason)
+    try:
+        anatomy = Anatomy(model)
+    except ConfigError as error:
+        raise ConfigError(f"method {' and '.join(map(repr, names))} cannot be attached: {error}") from error
+    try:
+        attachments = [Attachment(spec, config, anatomy, *_named(source)) for spec, config, source in resolved]
+        parameter = next(model.parameters())
+        for attachment in attachments:
+            attachment.to(device=parameter.device, dtype=parameter.dtype)
+        manager = TaskManager(model, attachments, anatomy, backbone_train_mode)
+    except MtpeftError:
+        raise
+    except Exception as error:  # whatever a method says to sites it does not fit
+        raise refusal(names, model, _first_line(error)) from error
+    try:
+        prove(manager)
+    except Exception as error:
+        manager.detach()
+        raise refusal(names, model, str(error) if isinstance(error, MtpeftError) else _first_line(error)) from error
+    return manager
 
 
 def resolve_methods(
@@ -67,16 +90,18 @@ def resolve_methods(
 
 
 def create_backbone(name: str, pretrained: bool = True, **options: Any) -> nn.Module:
-    """A timm model without classifier; `UnknownNameError` with near names, one line when weights cannot be had."""
-    architecture = name.split(".")[0]
-    if not timm.is_model(architecture):
+    """A timm model without classifier; `UnknownNameError` with near names, one line when weights cannot be had.
+
+    `name` is a name timm knows, or one with a source: `hf-hub:organisation/name`, `local-dir:path`.
+    """
+    if ":" not in name and "/" not in name and not timm.is_model(name.split(".")[0]):
         raise UnknownNameError("model", name, timm.list_models())
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except TypeError as error:
         raise ConfigError(f"model {name!r} cannot be created: {str(error).rpartition('() ')[2]}") from error
-    except (RuntimeError, OSError, ValueError) as error:
-        if not pretrained:
+    except Exception as error:  # timm and the hub's client raise what they like
+        if not pretrained or ":" in name or "/" in name:
             raise ConfigError(f"model {name!r} cannot be created: {_first_line(error)}") from error
         raise ConfigError(
             f"pre-trained weights of {name!r} cannot be had ({_first_line(error)}); "
@@ -85,7 +110,9 @@ def create_backbone(name: str, pretrained: bool = True, **options: Any) -> nn.Mo
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__} {str(error).strip().partition(chr(10))[0][:120]}".strip()
+    """The kind of an error and the first line of what it says, not longer than a line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__} {lines[0][:LONGEST]}".strip()
 
 
 def _named(source: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -62,7 +62,11 @@ class TaskManager(nn.Module):
         self.backbone_train_mode = backbone_train_mode or all(n in self.owned for n, _ in backbone.named_parameters())
         self._original = Original(backbone, self.owned)
         self.fingerprint = self._original.fingerprint
-        self._installation = Installation(anatomy, list(attachments), self.runtime)
+        try:
+            self._installation = Installation(anatomy, list(attachments), self.runtime)
+        except Exception:
+            self._original.restore(backbone)
+            raise
         self.train(backbone.training)
 
     # tasks --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from mtpeft.backbones.site import STYLES, Site
+from mtpeft.backbones.site import CHANGED, Site
 from mtpeft.errors import ConfigError
 from mtpeft.methods.product import add_product
 from mtpeft.options import Length, Name, check_fields, check_options
@@ -83,8 +83,8 @@ class SiteModule(nn.Module):
     carry: ClassVar[bool] = False
     #: `factors` stands for `forward` in batches of several tasks too
     factored: bool = False
-    #: the styles of sites it can serve (see `mtpeft/backbones/site.py`)
-    styles: ClassVar[tuple[str, ...]] = STYLES
+    #: the styles of sites it can serve (see `mtpeft/backbones/site.py`); by default those with an output to change
+    styles: ClassVar[tuple[str, ...]] = CHANGED
 
     def __init__(self, config: Any, site: Site) -> None:
         """Subclasses create their weights here from `config` and the site's sizes."""

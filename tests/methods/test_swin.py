@@ -11,6 +11,7 @@ from naive import attached, tokens
 from naive_swin import naive_swin
 
 import mtpeft
+from mtpeft.backbones.site import NEEDS
 from mtpeft.errors import ConfigError
 from mtpeft.testing import tiny_backbone
 from mtpeft.testing.case import images, mixed_path, perturb
@@ -142,7 +143,8 @@ def test_nothing_of_a_pass_stays_behind_under_checkpointing(anatomy: str, method
 def test_backbones_without_the_place_are_refused(anatomy: str, method: str, options: dict[str, Any], site: str) -> None:
     backbone = tiny_backbone(anatomy)
     with pytest.raises(
-        ConfigError, match=rf"'{method}' cannot be attached: unknown site '{site}' \({type(backbone).__name__}"
+        ConfigError,
+        match=rf"'{method}' cannot be attached to {type(backbone).__name__}: it needs {NEEDS[site]}, and ",
     ):
         mtpeft.attach(backbone, method, **options)
 

@@ -8,6 +8,7 @@ Tuning" (LAE), ICCV 2023, section 3.2. In window attention every window sees the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -39,6 +40,8 @@ class PrefixTuningConfig(MethodConfig):
 )
 class PrefixTuning(SiteModule):
     """Keys and values (m, C), uniform in 0 ... 0.01, not projected and without position."""
+
+    styles: ClassVar[tuple[str, ...]] = ("prefix",)
 
     def __init__(self, config: PrefixTuningConfig, site: Site) -> None:
         super().__init__(config, site)

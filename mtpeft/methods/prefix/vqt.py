@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -37,6 +37,8 @@ class VQTConfig(MethodConfig):
 )
 class VQT(SiteModule):
     """T query tokens (T, d), uniform in +-sqrt(6 / (3 P^2 + d)) for patch size P; they enter before LN1."""
+
+    styles: ClassVar[tuple[str, ...]] = ("queries",)
 
     def __init__(self, config: VQTConfig, site: Site) -> None:
         super().__init__(config, site)

@@ -48,6 +48,8 @@ class VPTDeepConfig(MethodConfig):
 class PromptTokens(SiteModule):
     """p tokens (p, d), uniform in +-sqrt(6 / (3 P^2 + e)) for patch size P and width e of the patch embedding."""
 
+    styles: ClassVar[tuple[str, ...]] = ("tokens",)
+
     def __init__(self, config: VPTShallowConfig | VPTDeepConfig, site: Site) -> None:
         super().__init__(config, site)
         bound = math.sqrt(6 / (3 * site.patch_size**2 + site.embed_dim))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +118,12 @@ class _FacT(SiteModule, ABC):
         other = [site.kind for site in sites if site.kind not in SLICED]
         if other:
             return f"it acts on {', '.join(SLICED)}, not on {other[0]!r}"
+        if any(not site.matrix for site in sites):
+            return f"site {next(s.kind for s in sites if not s.matrix)!r} is not a linear layer"
+        if any(
+            n > 1 for (_, kind), n in Counter((s.block, s.kind) for s in sites).items() if kind not in ("fc1", "fc2")
+        ):
+            return "its slices are those of one attention in a block, and these have several side by side"
         width = _width(sites)
         for site in sites:
             if min(site.dim, site.dim_out) != width:

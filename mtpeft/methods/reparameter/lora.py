@@ -67,8 +67,8 @@ class LoRA(SiteModule):
     @staticmethod
     def unsupported(config: Any, sites: Any) -> str | None:
         """A low-rank product needs a linear layer."""
-        conv = [s.kind for s in sites if s.channel_axis != -1 or s.style != "output" or s.weight is None]
-        return f"site {conv[0]!r} is not a linear layer; use q, k, v, qkv, proj, fc1 or fc2" if conv else None
+        other = [site.kind for site in sites if not site.matrix]
+        return f"site {other[0]!r} is not a linear layer; use q, k, v, qkv, proj, fc1 or fc2" if other else None
 
     def _scaled(self, delta: torch.Tensor) -> torch.Tensor:
         delta = delta if self.constant == 1.0 else delta * self.constant

@@ -70,7 +70,7 @@ class TaskLoRA(TaskStream):
         """The task's block output less the shared one."""
         block: Any = self.parts[0]
         attended = self._updated("proj", self.dropout(taps.x["proj"]), taps)
-        entry, branch = taps.entry, taps.unwindow(block.attn.proj_drop(attended))
+        entry, branch = taps.entry, taps.unwindow(_scaled(block.attn, "proj_drop", attended))
         stream = entry + block.drop_path1(_scaled(block, "ls1", branch)).reshape(entry.shape)
         normed = _call(block.norm2, stream).reshape(taps.x["fc1"].shape)
         hidden = block.mlp.act(self._updated("fc1", normed, taps))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from timm.models.vision_transformer import Block
@@ -43,6 +43,8 @@ class LSTConfig(MethodConfig):
 )
 class LST(SiteModule):
     """s_0 = D_0 x_0;  s_i = S_i(mu_i s_{i-1} + (1 - mu_i) D_i x_i),  mu_i = sigmoid(a_i / T);  y = U LN(s_L)."""
+
+    styles: ClassVar[tuple[str, ...]] = ("side",)
 
     def __init__(self, config: LSTConfig, site: Site) -> None:
         super().__init__(config, site)

@@ -10,8 +10,9 @@ decides. Published numbers of Swin include them: 52,224 biases and 23,322 table 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -45,6 +46,8 @@ class BitFitConfig(MethodConfig):
 class BitFit(SiteModule):
     """A copy of the site's bias, trained; output or logits move by its difference to the backbone's own."""
 
+    styles: ClassVar[tuple[str, ...]] = ("output", "logits")
+
     def __init__(self, config: BitFitConfig, site: Site) -> None:
         super().__init__(config, site)
         own = site.own_bias()
@@ -66,6 +69,12 @@ class BitFit(SiteModule):
         """The bias moves by what was learned, so that methods folded before it stay. A table comes without a weight."""
         assert bias is not None
         return weight, bias + self._moved().to(bias.dtype)
+
+    @staticmethod
+    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
+        """Only a layer with a bias has one to train."""
+        without = [site.kind for site in sites if site.own_bias() is None]
+        return f"site {without[0]!r} has no bias of its own" if without else None
 
     def _moved(self) -> torch.Tensor:
         own = self.site.own_bias()

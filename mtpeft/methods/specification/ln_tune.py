@@ -7,8 +7,9 @@ zero: keep it at 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -34,6 +35,8 @@ class LNTuneConfig(MethodConfig):
 class LNTune(SiteModule):
     """A trained copy of the norm, applied to the norm's own input in place of its output."""
 
+    styles: ClassVar[tuple[str, ...]] = ("output",)
+
     def __init__(self, config: LNTuneConfig, site: Site) -> None:
         super().__init__(config, site)
         self.norm = hookless_copy(site.module)
@@ -48,3 +51,9 @@ class LNTune(SiteModule):
         """The trained values replace the backbone's."""
         norm: Any = self.norm
         return norm.weight.detach().clone(), None if bias is None else norm.bias.detach().clone()
+
+    @staticmethod
+    def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
+        """Only norms have a scale and a shift to copy."""
+        other = [site.kind for site in sites if "norms" not in site.tags]
+        return f"site {other[0]!r} is not a normalisation layer" if other else None
