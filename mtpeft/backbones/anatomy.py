@@ -59,7 +59,8 @@ class Anatomy:
             size = " x ".join(map(str, self.input_size))
             said = f"{type(error).__name__}: {error}".splitlines()[0]
             raise self._unsupported(f"it does not run on images of {size} ({said})") from error
-        self.patch_size = round(self.image_size[0] / self.calls[stem.proj].output_shape[2])
+        projection: Any = stem.proj
+        self.patch_size = round(self.image_size[0] / self.calls[projection].output_shape[2])
         self.blocks = [p for p in block_paths if backbone.get_submodule(p) in self.calls]
         if not self.blocks:
             raise self._unsupported(f"its blocks ({block_paths[0]}, ...) do not map one tensor to one tensor")

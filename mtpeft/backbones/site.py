@@ -24,7 +24,7 @@ NEEDS = {
     "tokens": "one flat token sequence, or Swin's windows",
     "queries": "one flat token sequence with one attention in every block",
     "prefix": "attention whose keys and values can be extended",
-    "side": "one flat token sequence through plain blocks, and a norm behind the last",
+    "side": "one flat token sequence through plain blocks up to the model's `norm`",
     "temporal": "blocks that norm before one attention that knows no places",
     "temporal_in": "blocks that norm before one attention that knows no places",
     "frames_mlp": "blocks of one attention and one MLP, one after the other",

@@ -97,7 +97,7 @@ def model_sites(anatomy: Probed) -> Iterator[Site]:
             yield build.operation(kind, module, tags=() if reduction else ("operations",))
     plain = [parts for path in anatomy.blocks if (parts := parts_of(backbone.get_submodule(path))) and parts.alone]
     final = getattr(backbone, "norm", None)
-    if anatomy.layout == "NLC" and len(plain) == len(anatomy.blocks) and final in anatomy.calls and is_norm(final):
+    if anatomy.layout == "NLC" and len(plain) == len(anatomy.blocks) and final in anatomy.calls:
         yield _side_site(build)
 
 

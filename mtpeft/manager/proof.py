@@ -14,7 +14,7 @@ from mtpeft.backbones.site import FRAME_STYLES
 from mtpeft.errors import ConfigError
 from mtpeft.hooks.runtime import Selection
 from mtpeft.manager.features import extract, flat
-from mtpeft.manager.protocol import Managed
+from mtpeft.manager.manager import TaskManager
 
 #: the task of the probing forward; no user can give it, since a task's name holds no brackets
 PROBING = "<probing>"
@@ -22,7 +22,7 @@ PROBING = "<probing>"
 FRAMES = 2
 
 
-def prove(manager: Managed) -> None:
+def prove(manager: TaskManager) -> None:
     """Run two zero images (a clip, where a method sees frames together) and look at what comes out.
 
     Features must have the shapes the plain backbone gives, and every weight of the methods must reach them: the graph of
@@ -52,7 +52,7 @@ def prove(manager: Managed) -> None:
 
 
 @contextmanager
-def _untouched(manager: Any, methods: Iterable[Any]) -> Iterator[None]:
+def _untouched(manager: TaskManager, methods: Iterable[Any]) -> Iterator[None]:
     """Random states (torch's on all devices in use, Python's) and every module's mode as before."""
     modes = [(module, module.training) for module in manager.modules()]
     state = random.getstate()
@@ -66,7 +66,7 @@ def _untouched(manager: Any, methods: Iterable[Any]) -> Iterator[None]:
             module.training = mode
 
 
-def _images(manager: Managed, methods: Iterable[Any], like: torch.Tensor) -> torch.Tensor:
+def _images(manager: TaskManager, methods: Iterable[Any], like: torch.Tensor) -> torch.Tensor:
     """Two images (2, C, H, W), or one clip (1, C, T, H, W)."""
     channels, height, width = manager.anatomy.input_size
     clips = [a for a in methods if any(site.style in FRAME_STYLES for site in a.selected)]
@@ -76,13 +76,13 @@ def _images(manager: Managed, methods: Iterable[Any], like: torch.Tensor) -> tor
     return torch.zeros(1, channels, frames, height, width, device=like.device, dtype=like.dtype)
 
 
-def _kinds(manager: Managed) -> list[str]:
+def _kinds(manager: TaskManager) -> list[str]:
     """Every kind of features that the plain backbone has."""
     anatomy = manager.anatomy
     return ["pooled", *(["map"] if anatomy.final_map else []), *(["stages"] if anatomy.stage_maps else [])]
 
 
-def _compare_shapes(manager: Any, features: dict[str, Any], images: torch.Tensor) -> None:
+def _compare_shapes(manager: TaskManager, features: dict[str, Any], images: torch.Tensor) -> None:
     anatomy, count = manager.anatomy, images.shape[0]
     expected = {"pooled": (count, *anatomy.shapes.pooled[1:-1], manager.feature_dim)}
     lead = images.shape[:1] if images.ndim == 4 else (count, images.shape[2])
@@ -95,7 +95,7 @@ def _compare_shapes(manager: Any, features: dict[str, Any], images: torch.Tensor
             raise ConfigError(f"under it the {kind} features have shape {found}, expected {tuple(shape)}")
 
 
-def _compare_weights(manager: Any, methods: Iterable[Any], features: Iterable[torch.Tensor]) -> None:
+def _compare_weights(manager: TaskManager, methods: Iterable[Any], features: Iterable[torch.Tensor]) -> None:
     """Refuse weights that no feature depends on: they would never be trained."""
     used = {p for a in methods for module in a.weights.modules_of(PROBING) for p in module.parameters()}
     lost = used - _leaves(features)

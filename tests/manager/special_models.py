@@ -25,6 +25,10 @@ def _hieradet() -> nn.Module:
     return model
 
 
+def _nest() -> nn.Module:
+    return Nest(img_size=64, embed_dims=(24, 36, 48), num_heads=(1, 2, 3), depths=(1, 1, 1), num_classes=0).eval()
+
+
 #: name -> a function that makes the model; all take images of 64 x 64
 SPECIAL: dict[str, Callable[[], nn.Module]] = {
     "sam": partial(
@@ -34,7 +38,7 @@ SPECIAL: dict[str, Callable[[], nn.Module]] = {
     "relpos_shared": partial(_made, "vit_srelpos_small_patch16_224", **FLAT),
     "relpos_table": partial(_made, "vit_relpos_small_patch16_224", **FLAT, rel_pos_type="bias", class_token=True),
     "relpos_post": partial(_made, "vit_relpos_base_patch16_rpn_224", **FLAT),
-    "nest": partial(Nest, img_size=64, embed_dims=(24, 36, 48), num_heads=(1, 2, 3), depths=(1, 1, 1), num_classes=0),
+    "nest": _nest,
     "hieradet": _hieradet,
     "swinv2_cr": partial(
         _made, "swinv2_cr_tiny_224", img_size=64, embed_dim=24, depths=(2, 2), num_heads=(2, 4), window_size=4

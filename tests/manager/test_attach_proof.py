@@ -27,9 +27,9 @@ NAMES = [name for name in METHODS if METHODS.get(name).module.__module__.startsw
 #: what the families refuse, by method; everything else works
 REFUSED = {
     "sam": {"aim", "convpass", "lst", "mtlora_plus", "prefix_tuning", "st_adapter", "vpt_deep", "vpt_shallow", "vqt"},
-    "relpos": {"aim", "lst", "mtlora_plus"},
+    "relpos": {"aim", "mtlora_plus"},
     "relpos_shared": {"aim", "mtlora_plus"},
-    "relpos_table": {"aim", "lst", "mtlora_plus"},
+    "relpos_table": {"aim", "mtlora_plus"},
     "relpos_post": {"aim", "mtlora", "mtlora_plus"},
     "nest": {"aim", "convpass", "fact_tk", "fact_tt", "lst", "mtlora", "mtlora_plus", "prefix_tuning", "vmt_adapter"}
     | {"vmt_adapter_lite", "vpt_deep", "vpt_shallow", "vqt"},

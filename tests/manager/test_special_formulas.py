@@ -13,6 +13,8 @@ from torch.nn import functional as F
 import mtpeft
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.attention import InstrumentedAttention
+from mtpeft.hooks.runtime import Selection
+from mtpeft.manager.features import extract
 from mtpeft.testing.case import images, perturb
 
 X = images(2, torch.float64)
@@ -173,13 +175,12 @@ def test_a_stream_through_a_window_of_sam_starts_at_the_shared_features() -> Non
     plain = backbone.forward_features(X)
     manager = mtpeft.attach(backbone, "mtlora", dropout=0.0)
     manager.add_task("birds", num_classes=3)
-    manager.add_task("edges", head="stage_linear", channels=2)
     torch.testing.assert_close(backbone.forward_features(X), plain, atol=1e-12, rtol=1e-9)
     offsets: list[torch.Tensor] = []
     weights: Any = manager.methods[0].weights
     inner = weights.offsets
     weights.offsets = lambda *args: offsets.append(inner(*args)) or offsets[-1]
-    manager(X, "edges")
+    extract(manager, X, Selection(("birds",)), {"stages"})
     assert len(offsets) == len(manager.methods[0].factory.stream_blocks)
     for offset in offsets:
         assert offset.abs().max() < 1e-12
