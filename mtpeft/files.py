@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mtpeft.errors import MtpeftError
 
@@ -62,6 +65,29 @@ def append(path: str | os.PathLike[str], data: bytes, at: int) -> None:
 def sha256(data: bytes) -> str:
     """Hexadecimal SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
+
+
+def seal(content: Mapping[str, Any], indent: int | None = None) -> str:
+    """JSON of `content` that carries the SHA-256 of itself under the key "seal"; `unseal` reads it back.
+
+    Raises `TypeError` for a value that JSON cannot hold.
+    """
+    text = json.dumps(content, indent=indent, sort_keys=True)
+    return json.dumps({**content, "seal": sha256(text.encode())}, indent=indent, sort_keys=True)
+
+
+def unseal(data: bytes, indent: int | None = None) -> dict[str, Any]:
+    """The content of a sealed file. Raises `ValueError` unless it is, byte for byte, what `seal` wrote."""
+    try:
+        content = json.loads(data)
+        if not isinstance(content, dict) or content.pop("seal", None) is None:
+            raise ValueError("it is not sealed")
+        same = seal(content, indent).encode() == data
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not same:
+        raise ValueError("its seal is not that of its content")
+    return content
 
 
 def _sync_folder(folder: Path) -> None:

@@ -150,7 +150,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     try:
         results = json.loads(text, parse_constant=_refuse)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged, not JSON: {error}; run the recipe again") from error
     try:
         validate(results)

@@ -7,28 +7,34 @@ checkpoint is one rename of the manifest. Nothing is ever unpickled.
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from mtpeft._version import __version__
-from mtpeft.errors import CheckpointError
-from mtpeft.files import sha256, write_atomic
+from mtpeft.errors import CheckpointError, ConfigError
+from mtpeft.files import seal, sha256, unseal, write_atomic
 from mtpeft.manager.protocol import Managed
+from mtpeft.options import Name, shown, take
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-#: what loading reads from the manifest; `methods` and `tasks` are lists of these
-FIELDS: dict[str, dict[str, type]] = {
-    "backbone": {"class": str, "fingerprint": str, "forced": bool},
-    "methods": {"name": str, "sharing": str, "config": dict},
-    "tasks": {"name": str, "head": dict, "frozen": bool},
-    "weights": {"file": str, "sha256": str},
+INDENT = 2
+WORD, ANYTHING = Name, dict[str, Any]
+#: what a manifest holds, by section; `methods` and `tasks` are lists of these
+SECTIONS: dict[str, dict[str, Any]] = {
+    "backbone": {"class": WORD, "architecture": str | None, "fingerprint": WORD, "forced": bool},
+    "methods": {"name": WORD, "config": ANYTHING, "sharing": WORD, "sharing_options": ANYTHING},
+    "tasks": {"name": WORD, "head": ANYTHING, "frozen": bool},
+    "weights": {"file": WORD, "sha256": WORD},
 }
+LISTS = ("methods", "tasks")
+PLAIN = {"format": int, "mtpeft": str, "active": str | None}
 
 
 def describe(manager: Managed) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def save(manager: Managed, path: str | Path) -> None:
     name = f"weights-{digest[:16]}.safetensors"
     manifest = {**describe(manager), "weights": {"file": name, "sha256": digest}}
     try:
-        text = json.dumps(manifest, indent=2, sort_keys=True)
+        text = seal(manifest, INDENT)
     except TypeError as error:
         raise CheckpointError(f"cannot save {path}: {error}; give methods and heads options of plain types") from None
     write_atomic(folder / name, data)
@@ -77,24 +83,34 @@ def save(manager: Managed, path: str | Path) -> None:
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest of a saved manager; `CheckpointError` when there is none or it is damaged."""
+    """The manifest of a saved manager; `CheckpointError` when there is none, it is damaged, or not as it should be."""
     file = Path(path) / MANIFEST
     try:
-        manifest = json.loads(file.read_text())
-        version = manifest["format"]
-    except FileNotFoundError:
+        manifest = unseal(file.read_bytes(), INDENT)
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path} is no saved manager: it has no {MANIFEST}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} is damaged ({error}); take another copy") from None
+    version = manifest.get("format")
     if version != FORMAT:
-        raise CheckpointError(f"{file} has format {version}, this version reads {FORMAT}; update mtpeft")
-    for key in FIELDS:
-        parts = manifest.get(key)
-        for part in parts if isinstance(parts, list) else [parts]:
-            for name, kind in FIELDS[key].items():
-                if not isinstance(part, dict) or not isinstance(part.get(name), kind):
-                    raise CheckpointError(f"{file} is damaged ({key} without a valid {name!r}); take another copy")
+        raise CheckpointError(f"{file} has format {shown(version)}, this version reads {FORMAT}; update mtpeft")
+    try:
+        _check_section(manifest, {**PLAIN, **dict.fromkeys(SECTIONS, Any)}, "manifest")
+        for name, fields in SECTIONS.items():
+            parts = take(list[Any], manifest[name], name) if name in LISTS else [manifest[name]]
+            for part in parts:
+                _check_section(take(ANYTHING, part, name), fields, name)
+    except ConfigError as error:
+        raise CheckpointError(f"{file} is not what this version writes: {error}") from None
     return manifest
+
+
+def _check_section(section: Mapping[str, Any], fields: Mapping[str, Any], name: str) -> None:
+    """Raise `ConfigError` unless a section has exactly these keys, with values that they take."""
+    for key in sorted(section.keys() ^ fields.keys()):
+        raise ConfigError(f"{name} {'lacks' if key in fields else 'has an unknown'} key {shown(key)}")
+    for key, annotation in fields.items():
+        take(annotation, section[key], f"{name}.{key}")
 
 
 def read_weights(folder: Path, manifest: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -102,8 +118,12 @@ def read_weights(folder: Path, manifest: dict[str, Any]) -> dict[str, torch.Tens
     file = folder / manifest["weights"]["file"]
     try:
         data = file.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {file}: {error.strerror}; the manifest names it") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot read {file}: {reason}; the manifest names it") from None
     if sha256(data) != manifest["weights"]["sha256"]:
         raise CheckpointError(f"{file} is damaged: its SHA-256 is not the manifest's; take another copy")
-    return load_tensors(data)
+    try:
+        return load_tensors(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{file} holds no weights ({shown(str(error))}); take another copy") from None

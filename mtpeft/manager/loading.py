@@ -26,7 +26,7 @@ def load(
     manifest = read_manifest(path)
     tensors = read_weights(Path(path), manifest)
     methods = [
-        {"name": m["name"], "sharing": {"name": m["sharing"], **m.get("sharing_options", {})}, **m["config"]}
+        {"name": m["name"], "sharing": {"name": m["sharing"], **m["sharing_options"]}, **m["config"]}
         for m in manifest["methods"]
     ]
     manager = attach(backbone, methods)
@@ -38,7 +38,7 @@ def load(
         for task in manifest["tasks"]:
             if task["frozen"]:
                 manager.freeze_task(task["name"])
-        if manifest.get("active") is not None:
+        if manifest["active"] is not None:
             manager.set_task(manifest["active"])
     except Exception:
         manager.detach()  # the user's backbone comes back as it was
@@ -58,13 +58,13 @@ def _check_backbone(manager: TaskManager, expected: dict[str, Any], path: Any, f
 
 def _restore_task(manager: TaskManager, task: dict[str, Any], heads: Mapping[str, nn.Module], path: Any) -> None:
     name, head = task["name"], dict(task["head"])
-    if head["name"] != "custom":
+    if head.get("name") != "custom":
         manager.add_task(name, head=head)
     elif name in heads:
         manager.add_task(name, head=heads[name])
     else:
         raise CheckpointError(
-            f"{path}: task {name!r} has a head of your own ({head['class']}); pass heads={{{name!r}: module}}"
+            f"{path}: task {name!r} has a head of your own ({head.get('class')}); pass heads={{{name!r}: module}}"
         )
 
 

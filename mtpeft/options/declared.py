@@ -327,7 +327,7 @@ def _expected_list(base: Any, marks: tuple[Any, ...]) -> str:
     sizes = [mark for mark in marks if isinstance(mark, Length)]
     if sizes and sizes[0].at_most == 0:
         return "nothing, an empty list"
-    items = expected(kinds[0], True) if kinds else "items"
+    items = expected(kinds[0], True) if kinds and kinds[0] is not Any else "items"
     return f"a list of {'one or more ' if sizes and sizes[0].at_least else ''}{items}"
 
 

@@ -27,7 +27,7 @@ class RunFolder:
         config = self.path / "config.py"
         if fresh and config.exists():
             shutil.rmtree(self.path)
-        if config.exists() and config.read_text() != text:
+        if config.exists() and config.read_bytes() != text.encode():
             raise ConfigError(
                 f"{self.path} holds a run of another recipe (its config.py differs); give another --out, or --fresh to discard it"
             )
@@ -64,10 +64,13 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     if not config.is_file():
         raise ConfigError(f"{path} is no run folder: it has no config.py")
     try:
-        tree = ast.parse(config.read_text())
-        return ast.literal_eval(tree.body[-1].value)  # type: ignore[attr-defined]
-    except (SyntaxError, ValueError, AttributeError, IndexError):
-        raise ConfigError(f"{config} is damaged; it should hold the resolved recipe") from None
+        tree = ast.parse(config.read_text(encoding="utf-8"))
+        recipe = ast.literal_eval(tree.body[-1].value)  # type: ignore[attr-defined]
+    except (OSError, SyntaxError, ValueError, AttributeError, IndexError, TypeError, RecursionError, MemoryError):
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise ConfigError(f"{config} is damaged; it should hold the resolved recipe")
+    return recipe
 
 
 def default_folder(recipe: dict[str, Any]) -> Path:

@@ -200,7 +200,7 @@ class _Journal:
             if sha256(data) != content["sha256"] or len(data) != content["length"]:
                 raise _damaged(journal.file, "its SHA-256 is another")
             journal._take(data)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise _damaged(index, error) from None
         return journal
 

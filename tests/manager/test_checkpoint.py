@@ -15,7 +15,8 @@ from torch import nn
 
 import mtpeft
 from mtpeft.errors import CheckpointError, MtpeftError
-from mtpeft.files import sha256
+from mtpeft.files import seal, sha256, unseal
+from mtpeft.manager.checkpoint import INDENT
 from mtpeft.manager.manager import TaskManager
 from mtpeft.testing import tiny_backbone
 from mtpeft.testing.case import Case, Snapshot, images, perturb
@@ -41,9 +42,10 @@ def weights_file(folder: Path) -> Path:
 
 
 def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
+    """Another manifest with a seal that fits it: as if written by other code, not damaged."""
+    manifest = unseal((folder / "manifest.json").read_bytes(), INDENT)
     edit(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(seal(manifest, INDENT))
 
 
 def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], Any]) -> None:
@@ -179,17 +181,17 @@ DAMAGE: list[tuple[Callable[[Path], Any], str]] = [
     (half_a_manifest, "manifest.json is damaged"),
     (lambda f: (f / "manifest.json").write_text("[]"), "manifest.json is damaged"),
     (lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\x00"), "manifest.json is damaged"),
-    (lambda f: edit_manifest(f, lambda m: m.pop("format")), "manifest.json is damaged"),
+    (lambda f: edit_manifest(f, lambda m: m.pop("format")), "has format None, this version reads 2"),
     (
         lambda f: edit_manifest(f, lambda m: m.pop("weights")),
-        "manifest.json is damaged .weights without a valid 'file'",
+        "not what this version writes: manifest lacks key 'weights'",
     ),
     (
         lambda f: edit_manifest(f, lambda m: m["methods"][0].pop("config")),
-        "manifest.json is damaged .methods without a valid 'config'",
+        "not what this version writes: methods lacks key 'config'",
     ),
-    (lambda f: edit_manifest(f, lambda m: m.update(tasks=3)), "manifest.json is damaged"),
-    (lambda f: edit_manifest(f, lambda m: m.update(format=99)), "has format 99, this version reads 1; update mtpeft"),
+    (lambda f: edit_manifest(f, lambda m: m.update(tasks=3)), "tasks is 3, expected a list of items"),
+    (lambda f: edit_manifest(f, lambda m: m.update(format=99)), "has format 99, this version reads 2; update mtpeft"),
     (lambda f: (f / "manifest.json").unlink(), "is no saved manager: it has no manifest.json"),
     (
         lambda f: edit_manifest(f, lambda m: m["methods"][0].update(name="lorra")),
