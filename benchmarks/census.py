@@ -80,15 +80,14 @@ def created(name: str) -> tuple[Any, tuple[int, int, int]]:
 
 def try_method(model: Any, method: str, size: tuple[int, int, int]) -> tuple[str, str]:
     """`works`, `refused` or `raw`, and what there is to say."""
-    before = fingerprint(model)
+    before = fingerprint(model), _hooked(model)
     try:
         manager = mtpeft.attach(model, method)
     except ConfigError as error:
         message = str(error)
         if "\n" in message or method not in message:
             return "raw", f"a refusal that is not one line or does not name the method: {message!r}"
-        hooked = any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in model.modules())
-        changed = hooked or fingerprint(model) != before
+        changed = (fingerprint(model), _hooked(model)) != before
         return ("raw", f"refused and left a trace: {message}") if changed else ("refused", message)
     except Exception as error:
         return "raw", f"attach: {type(error).__name__}: {error}"
@@ -98,6 +97,13 @@ def try_method(model: Any, method: str, size: tuple[int, int, int]) -> tuple[str
         return "raw", f"{type(error).__name__}: {error}"
     finally:
         manager.detach()
+
+
+def _hooked(model: Any) -> list[str]:
+    """Modules with hooks or a forward of their own; some models come with such."""
+    return [
+        path for path, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)
+    ]
 
 
 def _train(manager: Any, size: tuple[int, int, int]) -> tuple[str, str]:
