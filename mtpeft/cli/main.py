@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mtpeft._version import __version__
+from mtpeft.cli.voice import first_speaks
 from mtpeft.errors import ConfigError, MtpeftError
 
 
@@ -15,6 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 (checks failed), 2 (a mistake in the input), 130 (interrupted)."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    with first_speaks():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         return options.run(options)
     except MtpeftError as error:
@@ -117,6 +124,7 @@ def _train(options: argparse.Namespace) -> int:
         from mtpeft.pretraining.command import main as pretrain
 
         _refuse_dry_run(options, "pretrain")
+        _one_process("pretraining")
         changes = ["--set", *options.set] if options.set else []
         return pretrain([str(recipe), *changes])
     values = load_recipe(str(recipe), options.set)
@@ -136,6 +144,7 @@ def _refuse_dry_run(options: argparse.Namespace, engine: str) -> None:
 def _continual(options: argparse.Namespace) -> int:
     from mtpeft.runs.recipe import load_recipe
 
+    _one_process("a continual run")
     recipe = load_recipe(options.recipe, options.set)
     if options.dry_run:
         if options.out or options.resume or options.fresh:
@@ -148,7 +157,13 @@ def _continual(options: argparse.Namespace) -> int:
     return run(recipe, options.out, resume=options.resume, fresh=options.fresh)
 
 
+def _one_process(what: str) -> None:
+    if (number := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigError(f"{what} is one process's work, torchrun started {number}: run the command without torchrun")
+
+
 def _demo(options: argparse.Namespace) -> int:
+    _one_process("the demo")
     from mtpeft.continual.command import demo
 
     return demo(options.out, options.set)

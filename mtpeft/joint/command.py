@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read, write
-from mtpeft.joint.distributed import gather, rank, start
+from mtpeft.joint.distributed import gather, rank, start, together
 from mtpeft.joint.experiment import JointExperiment
 from mtpeft.joint.separate import merge, separate_recipes
 from mtpeft.report import print_joint_summary, write_report
 from mtpeft.runs.comparison import comparison_rows, run_rows
 from mtpeft.runs.console import interrupts, open_console, progress_bar
+from mtpeft.runs.device import usable_device
 from mtpeft.runs.folder import RunFolder, default_folder, read_recipe
 
 Results = dict[str, Any]
@@ -26,9 +26,13 @@ def run(recipe: dict[str, Any], out: Path | None = None, resume: bool = False, f
 
     Under torchrun every process calls this; the first one writes and prints.
     """
-    start(torch.device(recipe.get("device", "cpu")))
+    start(usable_device(recipe.get("device", "cpu"), recipe["name"]))
     console = open_console() if rank() == 0 else Console(quiet=True)
-    path = out or default_folder(recipe)
+    with together():
+        return _run(recipe, out or default_folder(recipe), console, resume, fresh)
+
+
+def _run(recipe: dict[str, Any], path: Path, console: Console, resume: bool, fresh: bool) -> int:
     if resume and not any(path.rglob("checkpoints/state.json")):
         raise ConfigError(f"{path} has no checkpoint to resume from; leave --resume out to start")
     if "rows" in recipe:

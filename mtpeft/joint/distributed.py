@@ -3,17 +3,27 @@
 The gradients of all trained weights travel in one sum per step. They are few with parameter-efficient methods, so there
 is nothing to hide behind the backward pass, and a process that drew other tasks than its neighbours simply adds zeros:
 weights that no process used this step keep no gradient, exactly as in one process.
+
+An error of one process is that of all: before they exchange anything, all of them ask whether one has failed. The others
+would wait for it for ever, and nobody would say why.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from mtpeft.errors import MtpeftError
+
+
+class SharedError(MtpeftError):
+    """The error of the first process that has one, in every process."""
 
 
 def start(device: torch.device) -> None:
@@ -32,17 +42,57 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+@contextmanager
+def together() -> Iterator[None]:
+    """What all processes do together: an error that one of them leaves the context with leaves it in all of them.
+
+    Mistakes of the user's become a `SharedError`; anything else stays what it is where it happened. Inside, processes
+    exchange values by the functions of this module alone, or after `all_well`.
+    """
+    try:
+        yield
+        all_well()
+    except SharedError:
+        raise
+    except Exception as error:
+        if world() == 1:
+            raise
+        try:
+            all_well(error)
+        except SharedError as shared:
+            raise (shared if isinstance(error, MtpeftError) else error) from None
+
+
+def all_well(error: Exception | None = None) -> None:
+    """Tell the others of `error`, and hear of theirs: raises the first process's as `SharedError`, in all of them."""
+    if world() == 1:
+        return
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    failed = torch.tensor([float(error is not None)], device=device)
+    dist.all_reduce(failed)
+    if not failed:
+        return
+    text = None if error is None else str(error)
+    if error is not None and not isinstance(error, MtpeftError):
+        text = f"process {rank()} failed: {type(error).__name__}: {error}"
+    texts: list[str | None] = [None] * world()
+    dist.all_gather_object(texts, text)
+    raise SharedError(next(found for found in texts if found is not None))
+
+
 def total(values: torch.Tensor) -> torch.Tensor:
     """The sum over all processes."""
-    if dist.is_initialized():
+    if world() > 1:
+        all_well()
         dist.all_reduce(values)
     return values
 
 
 def gather(value: Any) -> list[Any]:
     """The values of all processes, in the order of their numbers."""
-    if not dist.is_initialized():
+    if world() == 1:
         return [value]
+    all_well()
     values: list[Any] = [None] * world()
     dist.all_gather_object(values, value)
     return values

@@ -19,7 +19,7 @@ from mmengine.runner.base_loop import BaseLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mtpeft.joint.distributed import world
+from mtpeft.joint.distributed import all_well, world
 from mtpeft.joint.model import JointModel
 from mtpeft.joint.optim import UpdateWrapper
 
@@ -99,6 +99,7 @@ def build_runner(
     seed: int,
 ) -> JointRunner:
     """A Runner over ready parts. `visualizer` lists MMEngine's backends, `dict(type="TensorboardVisBackend")` say."""
+    all_well()  # MMEngine's own exchange comes now
     state = torch.get_rng_state()
     runner = JointRunner(
         model=model,

@@ -11,8 +11,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from mtpeft.bars import bar
 from mtpeft.data.fractals import ifs_category
 from mtpeft.data.patterns import contour_category, parts_category, strokes_category, texture_category
 from mtpeft.data.rendered import object_category, random_object_category
@@ -76,7 +76,7 @@ def _generate(data: DataSection, seed: int, path: Path) -> None:
     # Fresh processes: forking a process that runs torch's threads can hang.
     with ProcessPoolExecutor(data.workers, mp_context=get_context("spawn")) as pool:
         results = pool.map(draw, jobs, chunksize=4)
-        images = list(tqdm(results, total=len(jobs), desc="generating categories", unit="category"))
+        images = list(bar(results, "generating image categories", "category", total=len(jobs)))
     channels = max(part.shape[-1] for part in images)
     images = [np.pad(part, ((0, 0), (0, 0), (0, 0), (0, channels - part.shape[-1]))) for part in images]
     buffer = io.BytesIO()

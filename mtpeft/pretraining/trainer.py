@@ -21,9 +21,9 @@ from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mtpeft.backbones import embedded  # noqa: F401  (registers the models)
+from mtpeft.bars import bar
 from mtpeft.errors import CheckpointError, ConfigError, UnknownNameError
 from mtpeft.files import write_atomic
 from mtpeft.pretraining.augment import move, move_relief, paste, recolour
@@ -83,7 +83,7 @@ class Trainer:
         self.modules.train()
         sums: dict[str, float] = {}
         title = f"epoch {self.epoch + 1}/{train.epochs}"
-        progress = tqdm(range(self.steps_per_epoch), desc=title, unit="step", mininterval=1.0)
+        progress = bar(range(self.steps_per_epoch), title, "step")
         for step in progress:
             chosen = order[step * train.batch_size : (step + 1) * train.batch_size]
             numbers = self._step(chosen, self.epoch * self.steps_per_epoch + step, generator)

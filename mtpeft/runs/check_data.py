@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
+from mtpeft.bars import bar
 from mtpeft.data.dense.registry import SPLITS
 from mtpeft.data.dense.sample import DenseDataset
 from mtpeft.dense.kinds import KINDS, Kind
@@ -53,7 +53,7 @@ def check_task(task: Task, split: str) -> Findings:
     rows = kind.histogram_rows(info.classes)
     found = Findings(split, rows, np.zeros(len(rows), dtype=np.int64), samples=len(dataset))
     found.missing = [str(path) for path in getattr(dataset, "missing_files", {}).get(task.label, ())]
-    for index in tqdm(range(len(dataset)), desc=f"{task.name} {split}", disable=None, leave=False):
+    for index in bar(range(len(dataset)), f"reading {task.name}, {split}", "label"):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:

@@ -21,7 +21,14 @@ def open_console() -> Console:
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Callbacks]:
-    """A progress bar, as the callbacks a run reports to."""
+    """A progress bar, as the callbacks a run reports to; in a pipe or a file every stage and message is one line."""
+    if not console.file.isatty():
+
+        def line(text: str) -> None:
+            console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+        yield Callbacks(stage=lambda text, steps: line(f"{text}: {steps} steps" if steps else text), message=line)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -57,7 +57,8 @@ def test_sigkill(tmp_path: Path) -> None:
     file.write_text("\n".join(f"{key} = {pprint.pformat(value)}" for key, value in recipe.items()))
     command = [sys.executable, "-m", "mtpeft.cli.main", "continual", str(file), "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MTPEFT_RUNS": str(tmp_path)}
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, env=environment)
+    done = subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, env=environment)
+    assert b"\r" not in done.stdout + done.stderr and len((done.stdout + done.stderr).splitlines()) < 60  # 600 steps
     victim = subprocess.Popen(
         [*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     )

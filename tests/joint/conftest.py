@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mtpeft.data.dense import DENSE_DATASETS, Sample, TaskInfo
+from mtpeft.errors import DataError
 from mtpeft.joint.experiment import JointExperiment
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
@@ -20,12 +23,24 @@ class Squares:
     """One coloured square on a dark ground per image: its class, its depth, the direction it faces.
 
     `missing`: every so many samples lack a label ("semseg" then "depth" in turn). `empty`: the depth of sample 0 has no
-    valid pixel. `broken`: the depth of sample 1 is not a number times a finite mask, so that its loss overflows.
+    valid pixel. `broken`: where in the second of two processes, and there alone, something is wrong: "build", "read" or
+    "measure" is a mistake in the data, "bug" one in the code; every process warns, too.
     """
 
     def __init__(
-        self, split: str, length: int = 12, tasks: tuple[str, ...] = TASKS, missing: int = 0, empty: bool = False
+        self,
+        split: str,
+        length: int = 12,
+        tasks: tuple[str, ...] = TASKS,
+        missing: int = 0,
+        empty: bool = False,
+        broken: str = "",
     ):
+        self.broken = broken if os.environ.get("RANK") == "1" else ""
+        if broken:
+            warnings.warn(f"a warning of process {os.environ['RANK']}", stacklevel=2)
+        if self.broken == "build":
+            raise DataError("no squares here")
         self.split, self.length, self.missing, self.empty = split, length, missing, empty
         infos = {
             "semseg": TaskInfo("semseg", {"classes": 3}, ("ground", "red", "blue")),
@@ -40,6 +55,10 @@ class Squares:
 
     def __getitem__(self, index: int) -> Sample:
         self.reads.append(index)
+        if self.broken in ("read", "measure") and self.split == {"read": "train", "measure": "val"}[self.broken]:
+            raise DataError(f"square {self.split} cannot be read")
+        if self.broken == "bug":
+            raise ZeroDivisionError("a mistake in the code")
         rng = np.random.default_rng((index, self.split == "val"))
         image = rng.integers(0, 40, (SIZE, SIZE, 3)).astype(np.uint8)
         semseg = np.zeros((SIZE, SIZE), np.int64)

@@ -38,13 +38,24 @@ DIVERGING: dict[str, Any] = {
     "training": {"steps": 50, "optimizer": {"type": "SGD", "lr": 1e30}, "warmup": 0.0},
     "checkpoint": {"interval": 1},
 }
+#: what is wrong in the second process alone, and what the first one says of it
+BROKEN = {
+    "build": "no squares here",
+    "read": "square train cannot be read",
+    "measure": "square val cannot be read",
+    "bug": "process 1 failed: ZeroDivisionError: a mistake in the code",
+}
+FAILING = ("diverging", *(f"broken_{place}" for place in BROKEN))
 WORKER = """
 import pathlib, sys
 from mtpeft.cli.main import main
 folder = pathlib.Path(sys.argv[1])
 for file in sorted(folder.glob("*.py")):
     if file.name != "worker.py":
-        code = main(["train", str(file), "--out", str(folder / file.stem)])
+        try:
+            code = main(["train", str(file), "--out", str(folder / file.stem)])
+        except ZeroDivisionError:
+            code = "bug"
         print(f"exit {file.stem} {code}", flush=True)
 """
 
@@ -52,6 +63,8 @@ for file in sorted(folder.glob("*.py")):
 def recipe_of(name: str) -> dict[str, Any]:
     """A run without dropout, whose random numbers differ between processes."""
     changes = {**CASES.get(name, {}), **(DIVERGING if name == "diverging" else {})}
+    if name.startswith("broken_"):
+        changes = {"data": {"broken": name.removeprefix("broken_")}}
     if name == "separate":
         changes = {"separate": True, "tasks": {"depth": {}, "normals": {}}, "training": {"steps": 2}}
     training = {"steps": 4, "eval_every": 2, "optimizer": {"type": "SGD", "lr": 0.003}, **changes.pop("training", {})}
@@ -63,7 +76,7 @@ def recipe_of(name: str) -> dict[str, Any]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """All recipes in two processes: the folder of the runs, and what torchrun printed."""
     folder = tmp_path_factory.mktemp("two")
-    for name in (*CASES, "diverging", "separate"):
+    for name in (*CASES, *FAILING, "separate"):
         lines = [f"{key} = {pprint.pformat(value, sort_dicts=False)}" for key, value in recipe_of(name).items()]
         (folder / f"{name}.py").write_text("\n".join(lines))
     (folder / "worker.py").write_text(WORKER)
@@ -125,9 +138,32 @@ def test_separate_runs(runs: tuple[Path, Any]) -> None:
 
 
 def test_a_non_finite_loss_stops_all_processes(runs: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    """Both end with exit code 2 and name the tasks; nothing hangs, and the next command would resume."""
+    """Both end with exit code 2, the first says why; nothing hangs, and the next command would resume."""
     folder, done = runs
     assert done.stdout.count("exit diverging 2") == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("mtpeft: ")]
-    assert len(lines) == 2 and all("step" in line and "'depth'" in line for line in lines), done.stderr
+    assert len(lines) == len(FAILING), done.stderr
+    (line,) = [line for line in lines if "'depth'" in line]
+    assert line.startswith("mtpeft: step 2: ") and "the checkpoint of step 1 is kept" in line
     assert not (folder / "diverging/results.json").exists()
+
+
+@pytest.mark.parametrize("place", BROKEN)
+def test_an_error_of_one_process_stops_all(place: str, runs: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """Said once, by the first; exit code 2, but for the process whose own code is at fault."""
+    folder, done = runs
+    codes = sorted(line.split()[-1] for line in done.stdout.splitlines() if line.startswith(f"exit broken_{place} "))
+    assert codes == (["2", "bug"] if place == "bug" else ["2", "2"]), done.stdout
+    assert done.stderr.count(f"mtpeft: {BROKEN[place]}\n") == 1, done.stderr
+    assert not (folder / f"broken_{place}/results.json").exists()
+
+
+def test_only_the_first_process_speaks(runs: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """One line for every error, one warning of each sort, nothing of the second process's, and no bar in a pipe."""
+    _, done = runs
+    assert "a warning of process 1" not in done.stderr and "a warning of process 0" in done.stderr
+    assert "\r" not in done.stdout + done.stderr
+    for name in CASES:
+        assert done.stdout.count(f"{name}: /") == 1
+    own = [line for line in done.stderr.splitlines() if line.startswith("mtpeft: ")]
+    assert len(own) == len(set(own)) == len(FAILING), done.stderr

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from mtpeft.bars import bar
 from mtpeft.data.video.decoders import decoder_version
 from mtpeft.data.video.decoding import TIME_LIMIT, read_clip
 from mtpeft.data.video.records import VideoRecord
@@ -35,7 +35,7 @@ def check_videos(
     known = _read_index(index)
     results: dict[str, str | None] = {}
     fresh = 0
-    for record in tqdm(records, desc="checking videos", unit="video", disable=len(records) < SAVE_EVERY):
+    for record in bar(records, "checking videos", "video", least=SAVE_EVERY):
         key = _key(record.path, version)
         if key not in known:
             known[key] = _reason(record.path, decoder, limit)

@@ -10,8 +10,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from mtpeft.bars import bar
 from mtpeft.data.dense.scenes.render import render_shard
 from mtpeft.data.manifest import Manifest
 from mtpeft.errors import DataError
@@ -75,7 +75,7 @@ def _render(
     total = sum(len(indices) for indices in missing.values())
     jobs = {name: (seed, split, indices, size, str(manifest.folder / name)) for name, indices in missing.items()}
     digests: dict[str, str] = {}
-    with tqdm(total=total, desc=f"rendering {split} scenes", unit="scene", disable=total < SHARD) as progress:
+    with bar(None, f"rendering {split} scenes", "scene", total=total, least=SHARD) as progress:
         for name, digest in _finished(jobs, workers):
             digests[name] = digest
             manifest.enter(digests)

@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from mtpeft.bars import bar
 from mtpeft.data.manifest import Manifest
 from mtpeft.data.video.motion.classes import MOTION_CLASSES, draw
 from mtpeft.data.video.motion.encode import clip_frames, clip_name, encode
@@ -45,9 +44,7 @@ def load_clips(
             missing.append((name, label, index))
     digests: dict[str, str] = {}
     try:
-        for name, label, index in tqdm(
-            missing, desc=f"making {split} clips", unit="clip", disable=len(missing) < BATCH
-        ):
+        for name, label, index in bar(missing, f"making {split} clips", "clip", least=BATCH):
             frames, drawn = clip_frames(seed, split, label, index, length, size)
             content = encode(frames, drawn.codec)
             write_atomic(folder / name, content)
