@@ -1,4 +1,4 @@
-"""The lists the command line prints: methods with their weights on ViT-B/16, and recipes with their first line."""
+"""The lists the command line prints: methods with their weights on ViT-B/16, plugins, and recipes with their first line."""
 
 from __future__ import annotations
 
@@ -70,6 +70,26 @@ def print_methods() -> None:
         weights = count_on_vit_base(name, anatomy)
         table.add_row(name, spec.taxonomy, "no such sites" if weights is None else f"{weights:,}", *marks, spec.paper)
     Console().print(table)
+
+
+def print_plugins() -> None:
+    """What a continual recipe's key `plugins` may name, how such a run resumes, and what is refused for which reason."""
+    from mtpeft.continual.allowed import ALLOWED, REFUSED, RESUMED
+    from mtpeft.runs.console import open_console
+
+    table = Table(title="Plugins of continual recipes", title_justify="left")
+    for column in ("name", "what it does", "dense tasks", "a killed run goes on"):
+        table.add_column(column, no_wrap=column == "name")
+    for name, rule in ALLOWED.items():
+        table.add_row(name, rule.text, "" if rule.not_dense else "yes", RESUMED[rule.resumes])
+    console = open_console()
+    console.print(table)
+    refused = Table(title="Avalanche's other plugins, refused", title_justify="left")
+    refused.add_column("name", no_wrap=True)
+    refused.add_column("why")
+    for name, reason in REFUSED.items():
+        refused.add_row(name, reason)
+    console.print(refused)
 
 
 def print_recipes() -> None:

@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     methods.add_argument("--names", action="store_true", help="one name a line")
     methods.set_defaults(run=_methods)
 
+    plugins = commands.add_parser("plugins", help="what a continual recipe's key plugins may name, and what is refused")
+    plugins.set_defaults(run=_plugins)
+
     recipes = commands.add_parser("recipes", help="the recipes that come with mtpeft")
     recipes.set_defaults(run=_recipes)
 
@@ -105,6 +108,13 @@ def _methods(options: argparse.Namespace) -> int:
         print("\n".join(method_names()))
     else:
         print_methods()
+    return 0
+
+
+def _plugins(options: argparse.Namespace) -> int:
+    from mtpeft.cli.listing import print_plugins
+
+    print_plugins()
     return 0
 
 

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 
 @contextmanager
 def first_speaks() -> Iterator[None]:
     """Of the processes that torchrun started only the first has a voice: the others' stdout and stderr lead nowhere.
 
-    That holds for libraries and their worker processes too. An exception that leaves the context is seen again.
+    That holds for libraries and their worker processes too, and where something else stands for Python's own streams. An
+    exception that leaves the context is seen again.
     """
     if int(os.environ.get("RANK", "0")) == 0:
         yield
         return
-    with open(os.devnull, "wb") as nowhere:
-        streams = (sys.stdout, sys.stderr)
-        kept = [os.dup(number) for number in (1, 2)]
-        try:
-            _point(streams, [nowhere.fileno()] * 2)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            for number in (1, 2):
+                os.dup2(nowhere.fileno(), number)
             yield
-        finally:
-            _point(streams, kept)
-            for copy in kept:
-                os.close(copy)
-
-
-def _point(streams: Sequence[TextIO], targets: Sequence[int]) -> None:
-    """Let stdout and stderr lead to `targets`."""
-    for number, (stream, target) in enumerate(zip(streams, targets, strict=True), start=1):
-        stream.flush()
-        os.dup2(target, number)
+    finally:
+        for number, copy in enumerate(kept, start=1):
+            os.dup2(copy, number)
+            os.close(copy)

@@ -31,6 +31,10 @@ with warnings.catch_warnings():
     from avalanche.benchmarks.utils.flat_data import ConstantSequence
 
 
+#: the name of the stream of validation data
+VALIDATION = "validation"
+
+
 class Collate:
     """Items [raw image, label, task label, ...] to [float images (B, 3, H, W), labels (B,), task labels (B,), ...]."""
 
@@ -113,6 +117,8 @@ class _ClipItems(torch.utils.data.Dataset[tuple[tuple[Clips, int], int]]):
 def to_avalanche(stream: Stream | DenseStream) -> CLScenario:
     """A benchmark with `train_stream` and `test_stream`, one experience per task of the stream.
 
+    Where tasks have validation data there is a stream `VALIDATION` of them, too.
+
     Task labels are 0, 1, ... for a stream whose tasks are known at test time and 0 for the others. Experiences have
     `task_label`, `task_labels` and `task_name`, and unless they are dense `classes_in_this_experience` and the rest of
     the classes timeline.
@@ -124,6 +130,8 @@ def to_avalanche(stream: Stream | DenseStream) -> CLScenario:
         "train": [_dataset(task.train, label) for task, label in zip(stream, labels, strict=True)],
         "test": [_dataset(task.test, label) for task, label in zip(stream, labels, strict=True)],
     }
+    if all(task.validation is not None for task in stream):
+        parts[VALIDATION] = [_dataset(t.validation, n) for t, n in zip(stream, labels, strict=True) if t.validation]
     benchmark = with_task_labels(with_classes_timeline(benchmark_from_datasets(**parts)))
     for part in benchmark.streams.values():
         for experience in part:

@@ -16,9 +16,7 @@ from mtpeft.continual.plugins import (
     build_plugins,
     granularity,
     plugin_states,
-    random_state,
     restore_plugins,
-    set_random_state,
 )
 from mtpeft.continual.progress import Curve, Measured, Position
 from mtpeft.continual.scenario import build_scenario, wants_baselines
@@ -40,6 +38,7 @@ from mtpeft.options import Section
 from mtpeft.runs.device import usable_device
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
+from mtpeft.runs.randomness import random_state, set_random_state
 from mtpeft.runs.state import Parts
 from mtpeft.runs.user_code import import_user_code
 
@@ -205,7 +204,7 @@ class Experiment:
         self.progress.stage("evaluating", 0)
         total, matrix = len(self.stream), self.measured.matrix
         last = total if self.stream.kind != "class_incremental" else i + 1
-        carry = self.manager.isolated and self.stream.kind in TASK_KNOWN and not self.ensembles
+        carry = self.manager.isolated and self.stream.kind in TASK_KNOWN
         for j in range(last):
             if carry and j != i:
                 source = matrix[i - 1, j] if j < i else self.measured.reference[j]
@@ -213,11 +212,6 @@ class Experiment:
                 matrix.set(i, j, source, len(self.stream[j].test))
             else:
                 matrix.set(i, j, *self._measure(j))
-
-    @property
-    def ensembles(self) -> bool:
-        """Whether predictions are those of an ensemble, which the model alone does not give."""
-        return any(type(p).__name__ == "LAEPlugin" for p in self.strategy.plugins)
 
     def _measure(self, j: int) -> tuple[float, int]:
         self.evaluations += 1
@@ -245,7 +239,7 @@ class Experiment:
             assert isinstance(self.stream, Stream)
             self.progress.stage("clip strips", 0)
             pictures, predictions = self.folder.path / PICTURES, self.measured.predictions
-            write_strips(self.model, self.stream, predictions, self.ensembles, pictures, self.strips)
+            write_strips(self.model, self.stream, predictions, pictures, self.strips)
             results["pictures"] = PICTURES
         self.manager.save(self.folder.path / "model")
         write(self.folder.results, results)

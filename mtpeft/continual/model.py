@@ -72,8 +72,7 @@ class ContinualModel(MultiTaskModule):
         trained so far (what LwF asks for).
         """
         if x.ndim == 6:
-            views = torch.stack([self(view, task_labels).log_softmax(-1) for view in x.unbind(1)])
-            return views.logsumexp(0) - math.log(len(views))
+            return self.manager.ensembled(lambda: self._mean_of_views(x, task_labels))
         if task_labels is None:
             return {label: self.manager(x, self.task_of(label)) for label in sorted(self.known_train_tasks_labels)}
         labels = [task_labels] if isinstance(task_labels, int) else task_labels.unique().tolist()
@@ -83,6 +82,10 @@ class ContinualModel(MultiTaskModule):
         index = torch.bucketize(task_labels, torch.tensor(labels, device=task_labels.device)).to(x.device)
         outputs = self.manager.forward_indexed(x, [self.task_of(label) for label in labels], index)
         return _assemble(list(outputs.values()), x.shape[0])
+
+    def _mean_of_views(self, x: torch.Tensor, task_labels: torch.Tensor | int | None) -> torch.Tensor:
+        views = torch.stack([self(view, task_labels).log_softmax(-1) for view in x.unbind(1)])
+        return views.logsumexp(0) - math.log(len(views))
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True

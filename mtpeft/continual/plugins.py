@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,18 @@ from typing import Any
 
 import torch
 
+from mtpeft.continual.allowed import ALLOWED, EXPERIENCE, REFUSED, STEP, Allowed
+from mtpeft.continual.benchmark import VALIDATION
 from mtpeft.continual.lae import LAEPlugin
+from mtpeft.continual.si import SynapticIntelligence
 from mtpeft.continual.training import Training
+from mtpeft.data.dense.stream import DenseStream
 from mtpeft.data.streams import Stream
 from mtpeft.data.video.clips import Clips
 from mtpeft.errors import ConfigError, UnknownNameError, nearest
+from mtpeft.manager.manager import TaskManager
+from mtpeft.options import check_options
+from mtpeft.runs.randomness import random_state, set_random_state
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -24,47 +30,48 @@ with warnings.catch_warnings():
     from avalanche.training.templates.base_sgd import PeriodicEval
     from avalanche.training.utils import ParamData
 
-#: names a recipe may use, beside every plugin class Avalanche exports
-OWN = {"LAE": LAEPlugin}
-#: plugins whose state is their attributes: saved at any step
-STATEFUL = {
-    "LAEPlugin": ("offline",),
-    "EWCPlugin": ("saved_params", "importances"),
-    "SynapticIntelligencePlugin": ("ewc_data", "syn_data"),
-}
-#: plugins whose state is samples of the stream: rebuilt by repeating their end of every finished experience
-MEMORIES = ("ReplayPlugin", "AGEMPlugin")
-#: plugins whose state lives within one experience
-WITHIN = ("EarlyStoppingPlugin",)
-#: plugins that look at weights and losses alone, so that any kind of task will do
-ANY_TASK = ("EWCPlugin", "SynapticIntelligencePlugin", "MASPlugin")
-#: why others cannot be used on dense tasks
-MIXED = "it mixes images of several tasks in one batch, whose labels differ in shape and unit"
-NOT_DENSE = {
-    "LwFPlugin": "it distils a softmax over the classes of earlier tasks",
-    "LAE": "it takes the larger of two softmax probabilities",
-    "ReplayPlugin": MIXED,
-    "AGEMPlugin": MIXED,
-    "GEMPlugin": MIXED,
-    "EarlyStoppingPlugin": "it watches Avalanche's accuracy",
-}
+#: ours, and those of Avalanche's that need a correction
+OWN = {"LAE": LAEPlugin, "SynapticIntelligencePlugin": SynapticIntelligence}
+
+
+def rule_of(plugin: Any) -> Allowed | None:
+    """What is known of a plugin; None for one of the user's own."""
+    return ALLOWED.get(name_of(plugin))
+
+
+def name_of(plugin: Any) -> str:
+    """The name a recipe has for it."""
+    return next((name for name, kind in OWN.items() if isinstance(plugin, kind)), type(plugin).__name__)
 
 
 def build_plugins(configs: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Plugins from `dict(type="EWCPlugin", ewc_lambda=1.0)`; errors name the plugin, the argument and near ones."""
-    exported = {n: c for n, c in vars(avalanche_plugins).items() if inspect.isclass(c) and n.endswith("Plugin")}
-    known = {**exported, **OWN}
+    """Plugins from `dict(type="EWCPlugin", ewc_lambda=1.0)`; errors name the plugin, the argument and near ones.
+
+    Raises `ConfigError` for those of Avalanche's that do not work here, with the reason.
+    """
     built = []
     for config in configs:
+        if not isinstance(config, Mapping):
+            raise ConfigError(f"key plugins must list dict(type=...), got {config!r}")
         options = dict(config)
         name = options.pop("type", None)
-        if name not in known:
-            raise UnknownNameError("plugin", name, known, "key plugins")
-        arguments = set(inspect.signature(known[name]).parameters)
-        for key in options:
-            if key not in arguments:
-                raise ConfigError(f"plugin {name!r} takes no {key!r}.{nearest(key, arguments)}")
-        built.append(known[name](**options))
+        if name in REFUSED:
+            raise ConfigError(f"plugin {name!r} cannot be used: {REFUSED[name]}. Use one of {', '.join(ALLOWED)}")
+        if name not in ALLOWED:
+            raise UnknownNameError("plugin", name, ALLOWED, "key plugins")
+        kind = OWN.get(name) or getattr(avalanche_plugins, name)
+        if ALLOWED[name].watches:
+            options = {"val_stream_name": VALIDATION, **options}
+            if options["val_stream_name"] != VALIDATION:
+                raise ConfigError(
+                    f"plugin {name!r} watches validation data alone: leave out val_stream_name, and set stream.validation"
+                )
+        check_options(f"plugin {name!r}", kind, options, given=ALLOWED[name].fixed)
+        try:
+            built.append(kind(**options))
+        except (AssertionError, TypeError, ValueError) as error:
+            reason = str(error) or "an option has a wrong type or value"
+            raise ConfigError(f"plugin {name!r}: {reason}") from None
     return built
 
 
@@ -77,13 +84,35 @@ def check_hooks(plugins: Sequence[Any]) -> None:
                 raise ConfigError(f"plugin {type(plugin).__name__}: {name!r} is no event.{nearest(name, events)}")
 
 
+def check_plugins(
+    plugins: Sequence[Any], training: Training, stream: Stream | DenseStream, manager: TaskManager
+) -> None:
+    """Refuse plugins that a stream cannot be trained with, or that need what the recipe does not have."""
+    check_hooks(plugins)
+    if isinstance(stream, DenseStream):
+        check_dense(plugins, training)
+    else:
+        check_mixture(plugins, stream)
+        check_local(plugins, training, stream)
+        check_watching(plugins, training, stream)
+    for plugin in plugins:
+        if hasattr(plugin, "check"):
+            plugin.check(manager)
+    driven = [a.sharing_name for a in manager.methods if a.weights.driven]
+    if driven and not any(isinstance(plugin, LAEPlugin) for plugin in plugins):
+        raise ConfigError(f"sharing {driven[0]!r} needs a plugin that moves the average: plugins=[dict(type='LAE')]")
+
+
 def check_dense(plugins: Sequence[Any], training: Training) -> None:
     """Refuse what a stream of dense tasks cannot be trained with; Avalanche's plugins are for class labels."""
     for plugin in plugins:
-        name = "LAE" if isinstance(plugin, LAEPlugin) else type(plugin).__name__
-        if name not in ANY_TASK and (name in NOT_DENSE or type(plugin).__module__.startswith("avalanche.")):
-            reason = NOT_DENSE.get(name, "it is made for class labels")
-            raise ConfigError(f"plugin {name!r} cannot be used on dense tasks: {reason}. Use {', '.join(ANY_TASK)}")
+        rule, name = rule_of(plugin), name_of(plugin)
+        reason = rule.not_dense if rule is not None else ""
+        if rule is None and type(plugin).__module__.startswith("avalanche."):
+            reason = "it is made for class labels"
+        if reason:
+            usable = ", ".join(name for name, rule in ALLOWED.items() if not rule.not_dense)
+            raise ConfigError(f"plugin {name!r} cannot be used on dense tasks: {reason}. Use {usable}")
     if training.loss != "cross_entropy":
         raise ConfigError(f"training.loss {training.loss!r} is for class labels; a dense task has the loss of its kind")
     if training.eval_every:
@@ -93,30 +122,61 @@ def check_dense(plugins: Sequence[Any], training: Training) -> None:
 def check_mixture(plugins: Sequence[Any], stream: Stream) -> None:
     """Refuse memories of samples where those of several tasks do not fit into one batch."""
     shapes = {task.train.facts["frames"] if isinstance(task.train, Clips) else 0 for task in stream}
-    for plugin in plugins:
-        name = type(plugin).__name__
-        if name in MEMORIES and len(shapes) > 1:
+    for plugin in _memories(plugins):
+        if len(shapes) > 1:
             raise ConfigError(
-                f"plugin {name!r} cannot mix images and clips, or clips of different lengths, in one batch"
+                f"plugin {name_of(plugin)!r} cannot mix images and clips, or clips of different lengths, in one batch"
             )
+
+
+def check_local(plugins: Sequence[Any], training: Training, stream: Stream) -> None:
+    """Refuse local cross-entropy beside a memory, or over one class alone, and LAE beside any other loss."""
+    local = [p for p in plugins if (rule := rule_of(p)) is not None and rule.local_loss]
+    what = "plugin 'LAE'" if local else "training.loss 'local_cross_entropy'"
+    for plugin in plugins:
+        rule = rule_of(plugin)
+        if local and plugin not in local and (rule is None or not rule.watches):
+            raise ConfigError(f"{what} is a way of training of its own: leave out plugin {name_of(plugin)!r}")
+    if not local and training.loss != "local_cross_entropy":
+        return
+    for plugin in _memories(plugins):
+        raise ConfigError(
+            f"{what} sees the classes of the current task alone, but plugin {name_of(plugin)!r} brings samples of "
+            "earlier ones: use training.loss='cross_entropy'"
+        )
+    for task in stream:
+        if len(task.classes) < 2:
+            raise ConfigError(f"{what} tells a task's own classes apart, and task {task.name!r} has one class alone")
+
+
+def check_watching(plugins: Sequence[Any], training: Training, stream: Stream) -> None:
+    """Refuse to watch anything but validation data: a choice made on test data would flatter the results."""
+    watching = [name_of(p) for p in plugins if (rule := rule_of(p)) is not None and rule.watches]
+    if watching and not training.eval_every:
+        raise ConfigError(f"plugin {watching[0]!r} needs evaluations to watch: set training.eval_every=1")
+    if training.eval_every and any(task.validation is None for task in stream):
+        raise ConfigError(
+            "training.eval_every evaluates on validation data, never on the test part: set "
+            "stream.validation=dict(share=0.1, seed=0)"
+        )
 
 
 def granularity(plugins: Sequence[Any]) -> str:
     """How finely a run with these plugins can be resumed: "step", "experience", or "none"."""
-    names = [type(p).__name__ for p in _foreign(plugins)]
-    if any(n not in (*STATEFUL, "LwFPlugin", *MEMORIES, *WITHIN) for n in names):
+    rules = [rule_of(p) for p in _foreign(plugins)]
+    if any(rule is None for rule in rules):
         return "none"
-    return "experience" if any(n in (*MEMORIES, *WITHIN) for n in names) else "step"
+    return EXPERIENCE if any(rule is not None and rule.resumes == EXPERIENCE for rule in rules) else STEP
 
 
 def plugin_states(plugins: Sequence[Any]) -> list[Any]:
     """States of all plugins, for `mtpeft.runs.state.pack`."""
     states: list[Any] = []
     for plugin in plugins:
-        name = type(plugin).__name__
-        if name in STATEFUL:
-            states.append({key: _plain(getattr(plugin, key)) for key in STATEFUL[name]})
-        elif name == "LwFPlugin":
+        rule = rule_of(plugin)
+        if rule is not None and rule.state:
+            states.append({key: _plain(getattr(plugin, key)) for key in rule.state})
+        elif isinstance(plugin, avalanche_plugins.LwFPlugin):
             lwf = plugin.lwf
             previous = None if lwf.prev_model is None else lwf.prev_model.state_dict()
             known = set() if lwf.prev_model is None else lwf.prev_model.known_train_tasks_labels
@@ -145,65 +205,42 @@ class SeededEnd:
         torch.manual_seed(mixed)
         random.seed(mixed)
         try:
-            self.end(strategy, **kwargs)
+            with warnings.catch_warnings(record=True):  # of a name that Avalanche will change, on every call
+                self.end(strategy, **kwargs)
         finally:
             set_random_state(before)
 
 
 def seed_memories(plugins: Sequence[Any], seed: int) -> None:
     """Make memory plugins repeatable."""
-    for plugin in plugins:
-        if type(plugin).__name__ in MEMORIES:
-            plugin.after_training_exp = SeededEnd(plugin, seed)
+    for plugin in _memories(plugins):
+        plugin.after_training_exp = SeededEnd(plugin, seed)
 
 
 def restore_plugins(strategy: Any, states: Sequence[Any], finished: int) -> None:
     """Give plugins their states back; memories repeat the end of each of the `finished` experiences."""
     for plugin, state in zip(strategy.plugins, states, strict=True):
-        name = type(plugin).__name__
-        if name in STATEFUL:
+        rule = rule_of(plugin)
+        if rule is not None and rule.state:
             for key, value in state.items():
                 setattr(plugin, key, _objects(value, strategy.device))
-        elif name == "LwFPlugin":
+        elif isinstance(plugin, avalanche_plugins.LwFPlugin):
             _restore_lwf(plugin.lwf, strategy, state)
         elif isinstance(plugin, Clock):
             vars(plugin).update(state)
-        elif name in MEMORIES:
+        elif rule is not None and rule.memory:
             for index in range(finished):
                 strategy.experience = strategy.benchmark.train_stream[index]
                 plugin.after_training_exp(strategy)
 
 
-def random_state() -> dict[str, Any]:
-    """States of torch's (CPU and CUDA), numpy's and Python's generators."""
-    import numpy
-
-    kind, keys, *rest = numpy.random.get_state()
-    state = {
-        "torch": torch.get_rng_state(),
-        "python": random.getstate(),
-        "numpy": (kind, [int(k) for k in keys], *rest),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Give all generators the states `random_state` returned."""
-    import numpy
-
-    torch.set_rng_state(state["torch"])
-    random.setstate(state["python"])
-    kind, keys, *rest = state["numpy"]
-    numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), *rest))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
 def _foreign(plugins: Sequence[Any]) -> list[Any]:
     own = (Clock, PeriodicEval, avalanche_plugins.EvaluationPlugin)
     return [p for p in plugins if not isinstance(p, own)]
+
+
+def _memories(plugins: Sequence[Any]) -> list[Any]:
+    return [p for p in plugins if (rule := rule_of(p)) is not None and rule.memory]
 
 
 def _restore_lwf(lwf: Any, strategy: Any, state: Mapping[str, Any]) -> None:
@@ -241,9 +278,17 @@ def _objects(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         if "param_data" in value:
             return ParamData(
-                value["param_data"], torch.Size(value["shape"]), init_tensor=value["data"].to(device), device=device
+                value["param_data"],
+                torch.Size(value["shape"]),
+                init_tensor=_aligned(value["data"], device),
+                device=device,
             )
         return {k: _objects(v, device) for k, v in value.items()}
     if isinstance(value, tuple):
         return tuple(_objects(v, device) for v in value)
-    return value.to(device) if isinstance(value, torch.Tensor) else value
+    return _aligned(value, device) if isinstance(value, torch.Tensor) else value
+
+
+def _aligned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy where torch likes tensors to lie: of one within a file's bytes a dot product may round in another order."""
+    return tensor.to(device).clone()

@@ -8,17 +8,30 @@ from typing import Any
 from mtpeft.data.dense.stream import DENSE, DenseStream, build_dense_stream
 from mtpeft.data.streams import Stream, build_stream
 from mtpeft.data.task_list import build_task_list
+from mtpeft.data.validation import Validation, hold_out
 from mtpeft.errors import ConfigError
 
 
 def build_scenario(
     section: Mapping[str, Any], data_config: Mapping[str, Any], augment: Any, seed: int, recipe: str
 ) -> Stream | DenseStream:
-    """The stream of the recipe's keys `stream` and `augment`."""
-    if section.get("type") != DENSE and "tasks" in section:
-        return build_task_list(section, data_config, augment, recipe)
+    """The stream of the recipe's keys `stream` and `augment`, with validation data where `stream.validation` asks for them.
+
+    Raises `ConfigError` for validation data of dense tasks, by which nothing is chosen.
+    """
     if section.get("type") != DENSE:
-        return build_stream(section, data_config, augment)
+        options = dict(section)
+        validation = Validation.of(options.pop("validation", None), recipe, "stream.validation")
+        built = (
+            build_task_list(options, data_config, augment, recipe)
+            if "tasks" in options
+            else build_stream(options, data_config, augment)
+        )
+        return built if validation is None else hold_out(built, validation)
+    if section.get("validation") is not None:
+        raise ConfigError(
+            f"recipe {recipe}: nothing is chosen by validation data on a stream of dense tasks: leave out stream.validation"
+        )
     if augment is not None:
         raise ConfigError(
             f"recipe {recipe}: augment changes images alone, dense labels must follow: use stream.transforms.train"

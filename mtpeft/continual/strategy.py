@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtpeft.continual.benchmark import to_avalanche
+from mtpeft.continual.benchmark import VALIDATION, to_avalanche
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import Running, objectives_of
-from mtpeft.continual.plugins import check_dense, check_hooks, check_mixture, seed_memories
+from mtpeft.continual.plugins import check_plugins, seed_memories
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream
 from mtpeft.data.loader import ResumableLoader
-from mtpeft.data.streams import TASK_KNOWN, Stream
+from mtpeft.data.streams import TASK_KNOWN, Stream, StreamTask
 from mtpeft.errors import ConfigError
 from mtpeft.runs.update import NonFiniteLossError, Update
 
@@ -70,18 +70,14 @@ class ContinualStrategy(SupervisedTemplate):
         evaluator: EvaluationPlugin | None = None,
     ) -> None:
         """`plugins` are Avalanche's, or any with its hooks."""
-        check_hooks(plugins)
-        if isinstance(stream, DenseStream):
-            check_dense(plugins, training)
-        else:
-            check_mixture(plugins, stream)
+        check_plugins(plugins, training, stream, model.manager)
         seed_memories(plugins, seed)
         if evaluator is None:
             metrics = accuracy_metrics(stream=True) if training.eval_every else []
             evaluator = EvaluationPlugin(*metrics, loggers=[_NoLog()])
+        # said before the first evaluation, which is the one it waits for
+        warnings.filterwarnings("ignore", message="Metric .* used by the EarlyStopping plugin")
         placeholder = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)  # make_optimizer replaces it
-        # removal of this call is announced for Avalanche 0.7, which setup.py excludes
-        warnings.filterwarnings("ignore", message="Call to deprecated function update", category=DeprecationWarning)
         super().__init__(
             model=model,
             optimizer=placeholder,
@@ -119,7 +115,12 @@ class ContinualStrategy(SupervisedTemplate):
         """
         self.first_epoch, self.first_batch, self.on_resume = epoch, batch, on_resume
         self.model.begin(index)  # before Avalanche does: plugins may evaluate before the first step
-        self.train(self.benchmark.train_stream[index], eval_streams=[self.benchmark.test_stream[index : index + 1]])
+        self.train(self.benchmark.train_stream[index], eval_streams=self._watched(index))
+
+    def _watched(self, index: int) -> list[Any]:
+        """The validation data of an experience, for plugins that watch them."""
+        streams = self.benchmark.streams
+        return [streams[VALIDATION][index : index + 1]] if VALIDATION in streams else []
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         self.evaluator.last_metric_results = {}  # early stopping would start from the experience before
@@ -297,9 +298,13 @@ class ContinualStrategy(SupervisedTemplate):
         """Test images or clips in order."""
         index = self.experience.current_experience
         label = index if self.stream.kind in TASK_KNOWN else 0
-        data = self.stream[index].test
-        if self.experience.origin_stream.name == "train":
-            data = self.stream[index].train.plain()
+        part, task = self.experience.origin_stream.name, self.stream[index]
+        data: Any = task.test
+        if part == "train":
+            data = task.train.plain()
+        elif part == VALIDATION:
+            assert isinstance(task, StreamTask) and task.validation is not None
+            data = task.validation.plain()
         workers = self.training_settings.workers
         loader = ResumableLoader(data, self.eval_mb_size, seed=0, epoch=0, shuffle=False, num_workers=workers)
         self.dataloader = TaskLoader(loader, label)

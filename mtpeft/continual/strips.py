@@ -52,14 +52,10 @@ def write_strips(
     model: ContinualModel,
     stream: Stream,
     predictions: Mapping[str, Sequence[int]],
-    ensembles: bool,
     folder: Path,
     number: int,
 ) -> None:
-    """Write at most `number` strips of each task that has clips. `predictions` are of whole test sets, by task.
-
-    `ensembles`: they are those of an ensemble, which the model alone does not give.
-    """
+    """Write at most `number` strips of each task that has clips. `predictions` are of whole test sets, by task."""
     index: dict[str, list[dict[str, Any]]] = {}
     model.eval()
     for position, task in enumerate(stream):
@@ -69,7 +65,7 @@ def write_strips(
             index[task.name] = []
             for k, sample in enumerate(choose(task.test.targets, predicted, number)):
                 file = f"{task.name}_{k}.png"
-                entry, shown = _strip(model, label, task.test, sample, predicted[sample], ensembles)
+                entry, shown = _strip(model, label, task.test, sample, predicted[sample])
                 names = class_names(stream, task)
                 entry |= {"image": file, "truth": names[entry["truth"]], "predicted": names[entry["predicted"]]}
                 index[task.name].append(entry)
@@ -95,13 +91,13 @@ def choose(targets: Sequence[int], predicted: Sequence[int], number: int) -> lis
 
 @torch.no_grad()
 def _strip(
-    model: ContinualModel, label: int, clips: Clips, sample: int, predicted: int, ensembles: bool
+    model: ContinualModel, label: int, clips: Clips, sample: int, predicted: int
 ) -> tuple[dict[str, Any], Tensor]:
     """What is said of one clip, its classes as numbers, and its frames (3, T, H, W)."""
     x, target = clips.batch([sample])
     x = x.to(next(model.manager.parameters()).device)
     probability = None
-    if not ensembles:
+    if all(a.weights.members == 1 for a in model.manager.methods):  # what is larger of two does not sum to 1
         probability = round(float(model(x, label).float().softmax(dim=1)[0, predicted]), 4)
     shown = x[:, x.shape[1] // 2] if x.ndim == 6 else x  # of several views the middle one
     name = model.task_of(label)

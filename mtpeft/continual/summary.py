@@ -34,6 +34,7 @@ def summarise(manager: TaskManager, stream: Stream | DenseStream, measured: Meas
                 "classes": task["classes"],
                 "train_samples": task["train_images"],
                 "test_samples": task["test_images"],
+                **({"validation_samples": task["validation_images"]} if "validation_images" in task else {}),
             }
             for metric, task in zip(matrix.tasks, described["tasks"], strict=True)
         ],

@@ -25,7 +25,8 @@ class StreamTask:
     """One experience. `label_map` sends a label of the source to the label that `train` and `test` give.
 
     `classes` are the source's labels, in the order of the new labels (of several sources: numbers that run through all
-    tasks). `head` is a config for `TaskManager.add_task`, by default a linear one.
+    tasks). `head` is a config for `TaskManager.add_task`, by default a linear one. `validation` are items held out of the
+    training data (see `mtpeft.data.validation`).
     """
 
     name: str
@@ -34,6 +35,7 @@ class StreamTask:
     train: Labelled
     test: Labelled
     head: Mapping[str, Any] | None = None
+    validation: Labelled | None = None
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -111,6 +113,7 @@ class Stream:
                     "labels": list(task.labels),
                     "train_images": len(task.train),
                     "test_images": len(task.test),
+                    **({} if task.validation is None else {"validation_images": len(task.validation)}),
                 }
                 for task in self.tasks
             ],

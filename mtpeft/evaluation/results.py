@@ -12,7 +12,7 @@ no NaN (an entry that was not evaluated is null). Version 1, T tasks in the orde
     input        size, mean, std, interpolation: what the images are turned into; of clips also video: decoder, sampling,
                  frames, skipped
     scenario     "task_incremental", "class_incremental", "domain_incremental" or "dense_incremental"
-    tasks        T x {name, metric, unit, higher_is_better, classes, train_samples, test_samples}
+    tasks        T x {name, metric, unit, higher_is_better, classes, train_samples, test_samples, validation_samples?}
     matrix       values (T x T, R[i][j] = metric on task j after training on task i), samples (T x T)
     reference    random_init (T: metric of the untrained model), single_task (T, optional: tasks trained alone)
     baselines    linear_probe and nearest_class_mean on the frozen backbone, each {values (T: metric at the end of the

@@ -66,6 +66,12 @@ def _video(tasks: Iterable[Any]) -> dict[str, Any]:
     return {"video": {**texts, "frames": frames, "skipped": skipped, "readers": dict(sorted(readers.items()))}}
 
 
+def _buffers(manager: TaskManager) -> dict[int, int]:
+    """Sizes of what is saved but not trained, each tensor once."""
+    used = [m for a in manager.methods for task in manager.tasks for m in a.weights.modules_of(task)]
+    return {id(b): b.numel() for module in [*used, manager.heads] for b in module.buffers()}
+
+
 def parameter_facts(manager: TaskManager) -> dict[str, Any]:
     """Numbers of weights of all tasks together, by kind, each weight once, and the counting rule."""
     trained = sum(p.numel() for n, p in manager.trainable_parameters() if not n.startswith("heads."))
@@ -74,7 +80,7 @@ def parameter_facts(manager: TaskManager) -> dict[str, Any]:
         "method": trained - norm_bias,
         "norm_bias": norm_bias,
         "head": sum(p.numel() for p in manager.heads.parameters() if p.requires_grad),
-        "buffers": sum(manager.counts(task).buffers for task in manager.tasks),
+        "buffers": sum(size for size in _buffers(manager).values()),
         "backbone": backbone_size(manager),
         "rule": RULE,
     }

@@ -89,6 +89,7 @@ RESULTS: dict[str, Any] = {
             "classes": [COUNT],
             "train_samples": POSITIVE,
             "test_samples": POSITIVE,
+            "validation_samples?": POSITIVE,
         }
     ],
     "matrix": {"values": [[ENTRY]], "samples": [[COUNT]]},

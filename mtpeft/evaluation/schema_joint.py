@@ -25,11 +25,12 @@ JOINT: dict[str, Any] = {
             "higher_is_better": FLAG,
             "train_samples": POSITIVE,
             "val_samples": POSITIVE,
+            "validation_samples?": POSITIVE,
         }
     ],
     "final": VALUES,
     "main": MapOf(ENTRY),
-    "history": [{"step": COUNT, "values": VALUES, "delta": ENTRY}],
+    "history": [{"step": COUNT, "values": VALUES, "delta": ENTRY, "validation_delta?": ENTRY}],
     "single_task": MapOf(ENTRY),
     "delta": ENTRY,
     "parameters": {**RESULTS["parameters"], "per_task": MapOf(COUNTS)},

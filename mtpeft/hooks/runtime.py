@@ -48,6 +48,7 @@ class Runtime:
     def __init__(self, default: str | None = None) -> None:
         """`default` is the task used when the backbone is called directly; None leaves the hooks inert."""
         self.context: Context | None = None
+        self.ensembling = False  # within a pass whose output is combined with those of others
         self.default = default
         self.reset()
 

@@ -46,6 +46,11 @@ def _run(recipe: dict[str, Any], path: Path, console: Console, resume: bool, fre
         console.print(
             "no single-task values (key single_task): no multi-task delta, and no best checkpoint beside the last"
         )
+    elif results["best"] is None:
+        console.print(
+            "no selection: without validation data (key validation=dict(share=0.1, seed=0)) there is no best checkpoint "
+            "beside the last"
+        )
     console.print(f"report: {path / 'report.html'}", soft_wrap=True)
     return 0
 

@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mtpeft.data.dense import TaskInfo, build_dense_dataset
 from mtpeft.data.dense.batch import DenseView, collate
+from mtpeft.data.dense.sample import DenseDataset, Sample
 from mtpeft.data.dense.transforms import build_transforms
+from mtpeft.data.validation import Validation
 from mtpeft.errors import ConfigError, UnknownNameError
 from mtpeft.joint.sampler import Draw, Plan, TaskSampler
 
@@ -29,6 +31,8 @@ class Place:
 class JointData:
     """The data sets of a run. `train` and `val` hold one view per data set, `places` says which serves which task.
 
+    `held` are the views of what `validation` takes out of the training part, as they are evaluated; empty without it.
+
     Data sets with the same description are one. Raises `UnknownNameError` for a task whose label its data set lacks.
     """
 
@@ -40,6 +44,7 @@ class JointData:
         seed: int,
         mean: Sequence[float],
         std: Sequence[float],
+        validation: Validation | None = None,
     ) -> None:
         """`data` is the recipe's section; a task may have a `data` section and a `label` name of its own."""
         self.mean, self.std = list(mean), list(std)
@@ -55,15 +60,22 @@ class JointData:
             source, label = configs.index(config), str(section.get("label", task))
             labels[source].append(label)
             self.places[task] = Place(source, label)
-        self.train, self.val = (
-            [
-                DenseView(
-                    _build(config, split), build_transforms(transforms.get(split, ())), seed, mean, std, tasks=own
-                )
-                for config, own in zip(configs, labels, strict=True)
-            ]
-            for split in ("train", "val")
-        )
+        shown = {split: build_transforms(transforms.get(split, ())) for split in ("train", "val")}
+
+        def view(dataset: Any, split: str, source: int) -> DenseView:
+            return DenseView(dataset, shown[split], seed, mean, std, tasks=labels[source])
+
+        self.train: list[DenseView] = []
+        self.val: list[DenseView] = []
+        self.held: list[DenseView] = []
+        for source, config in enumerate(configs):
+            train = _build(config, "train")
+            if validation is not None:
+                kept, held = validation.split(len(train), source)
+                self.held.append(view(Chosen(train, held), "val", source))
+                train = Chosen(train, kept)
+            self.train.append(view(train, "train", source))
+            self.val.append(view(_build(config, "val"), "val", source))
         for task, place in self.places.items():
             infos = self.train[place.source].dataset.tasks
             if place.label not in infos:
@@ -78,7 +90,11 @@ class JointData:
 
     def samples(self, task: str, split: str) -> int:
         """Samples of the task's data set."""
-        return len((self.train if split == "train" else self.val)[self.places[task].source])
+        return len(self.views(split)[self.places[task].source])
+
+    def views(self, split: str) -> list[DenseView]:
+        """The views of "train", "val" or "held"."""
+        return {"train": self.train, "val": self.val, "held": self.held}[split]
 
     def tasks_of(self, source: int) -> tuple[str, ...]:
         """The tasks a data set serves."""
@@ -102,11 +118,30 @@ class JointData:
 
     def batches(self, split: str, source: int, indices: Sequence[int], size: int) -> Iterator[Batch]:
         """Samples of one data set with all its tasks' labels, in the given order, as they are in epoch 0."""
-        view = (self.train if split == "train" else self.val)[source]
+        view = self.views(split)[source]
         view.set_epoch(0)
         tasks = self.tasks_of(source)
         for start in range(0, len(indices), size):
             yield collate([self.item(view, i, tasks) for i in indices[start : start + size]])
+
+
+class Chosen:
+    """Some samples of a data set."""
+
+    def __init__(self, dataset: DenseDataset, indices: Sequence[int]) -> None:
+        """`indices` in the order wanted."""
+        self.dataset, self.indices = dataset, list(indices)
+
+    @property
+    def tasks(self) -> Mapping[str, TaskInfo]:
+        """The data set's."""
+        return self.dataset.tasks
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
 
 
 class PlannedSteps(Dataset[dict[str, Any]]):

@@ -17,16 +17,16 @@ Values = dict[str, dict[str, float | None]]
 
 
 def predictions(
-    model: JointModel, data: JointData, batch_size: int, device: torch.device
+    model: JointModel, data: JointData, batch_size: int, device: torch.device, split: str = "val"
 ) -> Iterator[tuple[dict[str, Any], dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]]:
-    """This process's validation batches, each with {task: (rows, output, label)}."""
+    """This process's batches of a split, "val" or "held", each with {task: (rows, output, label)}."""
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for source, view in enumerate(data.val):
+            for source, view in enumerate(data.views(split)):
                 own = range(rank(), len(view), world())
-                for batch in data.batches("val", source, own, batch_size):
+                for batch in data.batches(split, source, own, batch_size):
                     labels = {t: (r.to(device), y.to(device)) for t, (r, y) in batch["labels"].items() if len(r)}
                     found = model.outputs(batch["images"].to(device), {t: r for t, (r, _) in labels.items()})
                     yield batch, {t: (r, output.float(), labels[t][1]) for t, (r, output) in found.items()}
@@ -34,10 +34,10 @@ def predictions(
         model.train(training)
 
 
-def evaluate(model: JointModel, data: JointData, batch_size: int, device: torch.device) -> Values:
+def evaluate(model: JointModel, data: JointData, batch_size: int, device: torch.device, split: str = "val") -> Values:
     """{task: {metric: value}} over all processes; a metric without any valid pixel is None."""
     measures = {task: kind.measure() for task, kind in model.kinds.items()}
-    for _, found in predictions(model, data, batch_size, device):
+    for _, found in predictions(model, data, batch_size, device, split):
         for task, (_, output, label) in found.items():
             measures[task].update(output, label)
     if world() > 1:

@@ -12,6 +12,7 @@ import numpy as np
 import timm
 import torch
 
+from mtpeft.data.validation import Validation
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
 from mtpeft.evaluation.run_facts import run_facts
@@ -53,6 +54,7 @@ class JointExperiment:
         data, transforms = top.take("data", {}), top.section("transforms")
         tasks, head = top.take("tasks"), top.take("head", None)
         self.training = Training.read(top.section("training"))
+        validation = Validation.of(top.take("validation", None), self.name, "validation")
         sampler, weighting = top.take("sampler", {}), top.take("weighting", {})
         self.reference = top.take("single_task", None)
         checkpoint = top.section("checkpoint")
@@ -74,12 +76,16 @@ class JointExperiment:
         views = {split: transforms.take(split, []) for split in ("train", "val")}
         transforms.finish()
         mean, std = self.data_config["mean"], self.data_config["std"]
-        self.data = JointData(data, sections, views, self.seed, mean, std)
+        self.data = JointData(data, sections, views, self.seed, mean, std, validation)
         kinds = {
             task: self.data.infos[task].build_kind(s.get("kind"), s.get("options"), s.get("metric"))
             for task, s in sections.items()
         }
         self.manager = attach(model, method, sharing=sharing)
+        if driven := [a.sharing_name for a in self.manager.methods if a.weights.driven]:
+            raise ConfigError(
+                f"recipe {self.name}: sharing {driven[0]!r} is moved by LAE, a way of continual training alone"
+            )
         self.data_config["input_size"] = self.manager.anatomy.input_size  # the option `img_size` does not change timm's
         for task, section in sections.items():
             options = {k: v for k, v in section["head"].items() if k != "name"}
@@ -159,21 +165,30 @@ class JointExperiment:
         return due and any(gather(self.stop()))
 
     def evaluate(self, step: int) -> dict[str, Any]:
-        """Evaluate on the validation samples; an entry of the history. Keeps the weights with the best delta."""
+        """Evaluate on the test part; an entry of the history.
+
+        Where there are validation data, those held out of the training part, keeps the weights with the best delta on them.
+        """
         self.progress.message(f"step {step}: evaluating")
         average_buffers(self.model)
         values = evaluation.evaluate(self.model, self.data, self.training.eval_batch_size, self.device)
         delta = evaluation.delta(self.model, values, self.single_task)
         entry = {"step": step, "values": values, "delta": delta}
+        if self.data.held:
+            held = evaluation.evaluate(self.model, self.data, self.training.eval_batch_size, self.device, "held")
+            entry["validation_delta"] = self._keep_best(step, evaluation.delta(self.model, held, self.single_task))
         self.history.append(entry)
-        if delta is not None and (self.best is None or delta > self.best["delta"]):
-            self.best = {"step": step, "delta": delta}
-            if self.folder is not None:
-                self.manager.save(self.folder.path / "best")
         if self.folder is not None:
             main = evaluation.main_values(self.model, values)
             self.folder.log("evaluate", step=step, main=main, delta=delta)
         return entry
+
+    def _keep_best(self, step: int, delta: float | None) -> float | None:
+        if delta is not None and (self.best is None or delta > self.best["delta"]):
+            self.best = {"step": step, "delta": delta}
+            if self.folder is not None:
+                self.manager.save(self.folder.path / "best")
+        return delta
 
     def _finish(self) -> dict[str, Any]:
         assert self.folder is not None

@@ -50,6 +50,7 @@ def merge(recipe: Mapping[str, Any], found: Mapping[str, Results], path: Path) -
                 "step": entries[0]["step"],
                 "values": _union(entry["values"] for entry in entries),
                 "delta": None,
+                **({"validation_delta": None} if "validation_delta" in entries[0] else {}),
             }
             for entries in zip(*(run["history"] for run in runs), strict=True)
         ],

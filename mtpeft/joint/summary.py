@@ -29,6 +29,7 @@ def summarise(model: JointModel, data: JointData, history: Sequence[dict[str, An
                 "higher_is_better": kind.higher_is_better,
                 "train_samples": data.samples(task, "train"),
                 "val_samples": data.samples(task, "val"),
+                **({"validation_samples": data.samples(task, "held")} if data.held else {}),
             }
             for task, kind in model.kinds.items()
         ],

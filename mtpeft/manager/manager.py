@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from mtpeft.hooks.installation import Installation, carries_hooks
 from mtpeft.hooks.runtime import Runtime, Selection
 from mtpeft.manager.checkpoint import save
 from mtpeft.manager.counting import Counts, count, render_table
+from mtpeft.manager.ensemble import ensembled
 from mtpeft.manager.features import apply_head, attention_over_time, check_images, extract, prepare, rows_of
 from mtpeft.manager.merging import merged_backbone
 from mtpeft.manager.weights import own_key, set_mode, trainable_parameters, trained_state, trained_state_by_task
@@ -169,9 +170,12 @@ class TaskManager(nn.Module):
 
         `images` (B, C, H, W), or clips (B, C, T, H, W). With a name (or None: the task of `set_task`) returns the head's
         output. With one name per image returns {task: (indices (n,) into the batch, output of those n images)}, from one
-        backbone pass.
+        backbone pass. In eval mode a source of several members (`averaged`) gives their common prediction, a pass for each.
         """
         check_images(self, images)
+        return self.ensembled(lambda: self._forward(images, task))
+
+    def _forward(self, images: torch.Tensor, task: str | Sequence[str] | None) -> Any:
         if task is None or isinstance(task, str):
             name = self._default(task)
             features = extract(self, images, Selection((name,)), self._kinds((name,)))
@@ -187,6 +191,9 @@ class TaskManager(nn.Module):
 
     def forward_indexed(self, images: torch.Tensor, tasks: Sequence[str], index: torch.Tensor) -> dict[str, Any]:
         """As `forward` with one task per image, given as `index` (B,) into `tasks`; compiles to one graph."""
+        return self.ensembled(lambda: self._forward_indexed(images, tasks, index))
+
+    def _forward_indexed(self, images: torch.Tensor, tasks: Sequence[str], index: torch.Tensor) -> dict[str, Any]:
         features = extract(self, images, Selection(tuple(tasks), index), self._kinds(tasks))
         outputs = {}
         for position, name in enumerate(tasks):
@@ -203,6 +210,16 @@ class TaskManager(nn.Module):
         check_images(self, images)
         for name in tasks:
             self._check(name)
+        return self.ensembled(lambda: self._forward_tasks(images, tasks))
+
+    def ensembled(self, run: Callable[[], Any]) -> Any:
+        """In eval mode: what `run` gives under every member of the weight sources, combined (see `mtpeft.manager.ensemble`).
+
+        In training `run` is called once, under the trained weights.
+        """
+        return run() if self.training else ensembled(self, run)
+
+    def _forward_tasks(self, images: torch.Tensor, tasks: Sequence[str]) -> dict[str, Any]:
         names, kinds = tuple(tasks), self._kinds(tasks)
         if not self.single_pass:
             prepared = prepare(self, names)
@@ -216,7 +233,7 @@ class TaskManager(nn.Module):
         return {t: apply_head(self.head(t), rows_of(features, part)) for t, part in zip(names, parts, strict=True)}
 
     def features(self, images: torch.Tensor, task: str | None = None) -> torch.Tensor:
-        """Pooled features (B, feature_dim) of one task; of clips the mean over their frames."""
+        """Pooled features (B, feature_dim) of one task, under the trained weights; of clips the mean over their frames."""
         check_images(self, images)
         return extract(self, images, Selection((self._default(task),)), ("pooled",))["pooled"]
 

@@ -25,6 +25,11 @@ def merged_backbone(manager: Managed, task: str) -> nn.Module:
             raise ConfigError(
                 f"method {attachment.spec.name!r} does not fold into the backbone; merge needs methods that do"
             )
+        if attachment.weights.members > 1:
+            raise ConfigError(
+                f"sharing {attachment.sharing_name!r} predicts by {attachment.weights.members} copies of the weights, which "
+                "no single backbone can hold; merge needs a sharing of one"
+            )
     plain: Any = copy.deepcopy(manager.backbone)
     for attachment in manager.methods:
         bank: Any = attachment.weights.bank(task)

@@ -75,6 +75,16 @@ class Bank(nn.Module):
         left, right = module.factors(inputs[0], **model)  # type: ignore[operator]
         return (left, right) if len(inputs) == 1 else self.add(key, inputs[1], left, right)
 
+    def to_buffers(self) -> None:
+        """Keep all weights as buffers from now on: saved, never trained, counted as such."""
+        made: dict[nn.Parameter, torch.Tensor] = {}
+        for module in self.modules():
+            for name, parameter in list(module._parameters.items()):
+                if parameter is not None:
+                    del module._parameters[name]
+                    module.register_buffer(name, made.setdefault(parameter, parameter.detach().clone()))
+        self.places = {key: self._find(key) for key in self.sites}
+
     def factored(self, key: str) -> bool:
         """Whether site `key` adds a product: called without an output, it then gives the factors."""
         return bool(self.sites[key].factored)

@@ -21,11 +21,12 @@ class Sharing(nn.Module, ABC):
 
     `bank(task)` gives the weights of a task. A source whose weights are computed overrides `prepare` and `call` too.
     `isolated` says that training one task leaves every other task's weights as they are, `single_pass` that one pass
-    of the backbone serves all tasks.
+    of the backbone serves all tasks, `driven` that weights of it move by themselves, which a way of training must see to.
     """
 
     isolated: ClassVar[bool] = False
     single_pass: ClassVar[bool] = False
+    driven: ClassVar[bool] = False
 
     def __init__(self, factory: BankFactory) -> None:
         """`factory` builds one freshly initialised bank. Options of a source are keyword arguments after it."""
@@ -53,6 +54,18 @@ class Sharing(nn.Module, ABC):
     def own_modules(self, task: str) -> list[nn.Module]:
         """Those of them that no other task uses."""
         return self.modules_of(task) if self.isolated else []
+
+    @property
+    def members(self) -> int:
+        """How many sets of weights make a prediction together; the first one is trained."""
+        return 1
+
+    def use(self, member: int) -> None:
+        """Serve the weights of one member from now on."""
+
+    def combine(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The members' outputs (B, classes, ...) as one."""
+        return outputs[0]
 
     def prepare(self, tasks: Sequence[str]) -> Any:
         """What is computed once before a forward of `tasks`; `call` finds it in its cache, under the source."""

@@ -6,4 +6,5 @@ Duration: about 40 seconds on 2 cores
 """
 
 _base_ = "fashion_lora.py"
+sharing = "averaged"
 plugins = [dict(type="LAE", momentum=0.99, frozen_epochs=1)]

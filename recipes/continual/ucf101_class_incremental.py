@@ -10,7 +10,7 @@ The split is that of Park et al. (ICCV 2021, arXiv 2203.13611), in an order of o
 
 _base_ = "_video.py"
 method = dict(name="st_adapter", bottleneck_dim=384, kernel=(3, 1, 1), position="pre_mlp")
-sharing = "shared"
+sharing = "averaged"
 plugins = [dict(type="LAE", momentum=0.9999, frozen_epochs=5)]
 stream = dict(
     _delete_=True,

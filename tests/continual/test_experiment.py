@@ -139,7 +139,7 @@ BAD: list[tuple[dict[str, Any], type[MtpeftError], str]] = [
     ({"stream": CLASS, "sharing": "polyhistor"}, ConfigError, "weights cannot be per task"),
     ({"stream": CLASS, "sharing": None, "method": "mtlora"}, ConfigError, "cannot be per task, .* 'mtlora' are"),
     ({"plugins": [{"type": "EWC"}]}, UnknownNameError, "unknown plugin 'EWC'"),
-    ({"plugins": [{"type": "LAE", "momentm": 0.9}]}, ConfigError, "takes no 'momentm'. Did you mean 'momentum'"),
+    ({"plugins": [{"type": "LAE", "momentm": 0.9}]}, ConfigError, "takes no option 'momentm'. Did you mean 'momentum'"),
     ({"training": {"optimizer": {"type": "AdamW", "lrr": 1}}}, ConfigError, "AdamW takes no 'lrr'. Did you mean 'lr'"),
     ({"training": {"schedule": "cosin"}}, UnknownNameError, "key training.schedule.* Did you mean 'cosine'"),
     ({"stream": {**CLASS, "num_tasks": 3}}, DataError, "3"),
@@ -168,7 +168,7 @@ def test_misspelt_hooks_are_refused() -> None:
 
 
 def test_lae_wants_shared_weights(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="LAE needs a method with weights shared by the tasks"):
+    with pytest.raises(ConfigError, match="LAE keeps two copies of the weights that all tasks share"):
         train(make_recipe(**PER_TASK, plugins=[{"type": "LAE"}]), tmp_path / "run")
 
 

@@ -23,7 +23,17 @@ RUNS: dict[str, dict[str, Any]] = {
     "shared lora": {},
     "adapters per task": {"method": {"name": "adaptformer", "bottleneck_dim": 4}, "sharing": "per_task"},
     "full": {"method": "full"},
-    "lae, class-incremental": {"stream": CLASS, "plugins": [{"type": "LAE", "momentum": 0.9, "frozen_epochs": 1}]},
+    "mas": {"plugins": [{"type": "MASPlugin", "lambda_reg": 1.0}]},
+    "early stopping": {
+        "stream": {**CLASS, "validation": {"share": 0.25}},
+        "plugins": [{"type": "EarlyStoppingPlugin", "patience": 1}],
+        "training": {**make_recipe()["training"], "epochs": 3, "eval_every": 1},
+    },
+    "lae, class-incremental": {
+        "stream": CLASS,
+        "sharing": "averaged",
+        "plugins": [{"type": "LAE", "momentum": 0.9, "frozen_epochs": 1}],
+    },
     "ewc": {"plugins": [{"type": "EWCPlugin", "ewc_lambda": 10.0}]},
     "si": {"plugins": [{"type": "SynapticIntelligencePlugin", "si_lambda": 1.0}]},
     "lwf, class-incremental": {"stream": CLASS, "plugins": [{"type": "LwFPlugin", "alpha": 1.0, "temperature": 2.0}]},

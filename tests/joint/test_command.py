@@ -84,7 +84,7 @@ def test_comparison(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         write(folder / "single.py", {**small(name="single", method="full", sharing=None), "separate": True}),
         write(folder / "shared.py", small(name="shared", method={"name": "lora", "rank": 2})),
     ]
-    common = {"training": {"steps": 3}}
+    common = {"training": {"steps": 3}, "validation": {"share": 0.25}}
     recipe = write(folder / "compare.py", {"rows": rows, "reference": rows[1], "common": common})
     assert main(["train", recipe, "--out", "table"]) == 0
     shown = capsys.readouterr().out

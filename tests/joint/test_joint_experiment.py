@@ -42,12 +42,19 @@ def test_learns_and_leaves_the_backbone(tmp_path: Path) -> None:
 
 
 def test_best_checkpoint_is_that_of_the_best_delta(tmp_path: Path) -> None:
-    recipe = make_recipe(training={"optimizer": {"type": "AdamW", "lr": 0.05}, "eval_every": 1}, single_task=SINGLE)
+    """On validation data; the test part has no say."""
+    changes = {"training": {"optimizer": {"type": "AdamW", "lr": 0.05}, "eval_every": 1}, "single_task": SINGLE}
+    recipe = make_recipe(**changes, validation={"share": 0.3, "seed": 1})
     experiment, results = train(recipe, tmp_path / "run")
     assert results is not None
-    deltas = {e["step"]: e["delta"] for e in results["history"]}
+    deltas = {e["step"]: e["validation_delta"] for e in results["history"]}
     best = max(deltas, key=lambda step: deltas[step])
     assert results["best"] == {"step": best, "delta": deltas[best]}
+    sizes = {(t["train_samples"], t["validation_samples"], t["val_samples"]) for t in results["tasks"]}
+    assert sizes == {(8, 4, 12)}
+    kept, held = experiment.data.train[0].dataset.indices, experiment.data.held[0].dataset.indices
+    assert sorted(kept + held) == list(range(12)) and experiment.data.held[0].dataset.dataset.split == "train"
+    assert all(deltas[e["step"]] != e["delta"] for e in results["history"])
     values = [results["main"][t] for t in TASKS]
     expected = np.mean([100 * s * (v - q) / q for v, q, s in zip(values, SINGLE.values(), (1, -1, -1), strict=True)])
     assert results["delta"] == pytest.approx(expected)
@@ -65,12 +72,13 @@ def _fresh_backbone(recipe: dict[str, Any]) -> torch.nn.Module:
 
 
 def test_reference_run(tmp_path: Path) -> None:
-    """`single_task` may be the folder of a run; without it there is no delta and no best checkpoint."""
+    """`single_task` may be the folder of a run; without it there is no delta. Without validation data nothing is chosen."""
     _, first = train(make_recipe(), tmp_path / "reference")
     assert first is not None
     assert first["delta"] is None and first["best"] is None and not (tmp_path / "reference/best").exists()
     _, second = train(make_recipe(name="again", single_task=str(tmp_path / "reference")), tmp_path / "again")
     assert second is not None and second["single_task"] == first["main"] and second["delta"] == pytest.approx(0.0)
+    assert second["best"] is None and not (tmp_path / "again/best").exists()
 
 
 def test_pictures(tmp_path: Path) -> None:
@@ -226,6 +234,9 @@ def test_order_of_events(tmp_path: Path) -> None:
         ({"training": {"optimizer": {"type": "SGD", "beta": 1}}}, r"SGD takes no 'beta'"),
         ({"training": {"batch_size": 0}}, r"training.batch_size is 0"),
         ({"training": {"amp": "half"}}, r"unknown precision 'half'"),
+        ({"sharing": "averaged"}, r"sharing 'averaged' is moved by LAE, a way of continual training alone"),
+        ({"validation": 0.1}, r"validation must be a mapping"),
+        ({"validation": {"share": 1.5}}, r"validation.share is 1.5"),
         ({"sampler": {"name": "all", "size": 1}}, r"nothing reads the key sampler.size"),
         ({"data": {"name": "sqares"}}, r"unknown dense data set 'sqares'.*'squares'"),
         ({"backbone": {"name": "vit_mini_patch4_32", "pretraind": True}}, r"backbone.pretraind"),

@@ -121,7 +121,7 @@ def test_an_ensemble_has_no_probability(tmp_path):
     del stream["head"]
     recipe = recipe_of(
         stream=stream,
-        sharing="shared",
+        sharing="averaged",
         method={"name": "lora", "rank": 2},
         plugins=[{"type": "LAE", "momentum": 0.9}],
     )

@@ -1,0 +1,82 @@
+"""Validation data: a share of the training part, drawn by a seed, for choices that must not be made on the test part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mtpeft.data.labelled import Labelled
+from mtpeft.data.streams import Stream
+from mtpeft.errors import ConfigError, DataError
+from mtpeft.options import Section
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """The recipe's `validation=dict(share=0.1, seed=0)`: the share of the training part, above 0 and below 1."""
+
+    share: float
+    seed: int = 0
+
+    @classmethod
+    def of(cls, config: Any, recipe: str, key: str) -> Validation | None:
+        """From the recipe's key `key`; None for None. Raises `ConfigError` naming both."""
+        if config is None:
+            return None
+        if not isinstance(config, Mapping):
+            raise ConfigError(
+                f"recipe {recipe}: {key} must be a mapping such as dict(share=0.1, seed=0), got {config!r}"
+            )
+        section = Section(config, recipe, f"{key}.")
+        share, seed = section.take("share"), section.take("seed", 0)
+        section.finish()
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+            raise ConfigError(f"recipe {recipe}: {key}.share is {share!r}, expected a share between 0 and 1")
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ConfigError(f"recipe {recipe}: {key}.seed is {seed!r}, expected a whole number, 0 or more")
+        return cls(float(share), seed)
+
+    def split(self, number: int, salt: int = 0) -> tuple[list[int], list[int]]:
+        """Of 0 to `number` - 1: the ascending indices that stay, and those held out, at least one of each.
+
+        `salt` makes another draw of the same seed. Raises `DataError` for less than two.
+        """
+        if number < 2:
+            raise DataError(f"{number} cannot be split into training and validation data")
+        held = min(max(1, round(self.share * number)), number - 1)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + salt)
+        shuffled = torch.randperm(number, generator=generator).tolist()
+        return sorted(shuffled[held:]), sorted(shuffled[:held])
+
+
+def hold_out(stream: Stream, validation: Validation) -> Stream:
+    """The stream with validation data of every task: the share of each class, one item of it at the least.
+
+    Raises `DataError`, naming task and class, for a class of one training item.
+    """
+    tasks = [
+        dataclasses.replace(task, train=train, validation=held)
+        for task in stream
+        for train, held in [_split(task.train, task.name, validation)]
+    ]
+    return dataclasses.replace(stream, tasks=tuple(tasks))
+
+
+def _split(data: Labelled, task: str, validation: Validation) -> tuple[Labelled, Labelled]:
+    members: dict[int, list[int]] = {}
+    for index, label in enumerate(data.targets):
+        members.setdefault(label, []).append(index)
+    kept: list[int] = []
+    held: list[int] = []
+    for label, indices in sorted(members.items()):
+        if len(indices) < 2:
+            raise DataError(
+                f"task {task!r}: class {label} has {len(indices)} training item, of which none can be held out: leave out "
+                "stream.validation, or give more"
+            )
+        for part, found in zip((kept, held), validation.split(len(indices), label), strict=True):
+            part += [indices[position] for position in found]
+    return data.subset(sorted(kept)), data.subset(sorted(held))
