@@ -10,7 +10,7 @@ no NaN (an entry that was not evaluated is null). Version 1, T tasks in the orde
     recipe       the full resolved recipe: nested plain types, no file paths
     backbone     name (timm), fingerprint (SHA-256 of the frozen weights)
     input        size, mean, std, interpolation: what the images are turned into; of clips also video: decoder, sampling,
-                 frames, skipped
+                 frames, skipped, readers (what read how many files)
     scenario     "task_incremental", "class_incremental", "domain_incremental" or "dense_incremental"
     tasks        T x {name, metric, unit, higher_is_better, classes, train_samples, test_samples, validation_samples?}
     matrix       values (T x T, R[i][j] = metric on task j after training on task i), samples (T x T)
