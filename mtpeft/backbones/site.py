@@ -65,6 +65,8 @@ class Site:
     dim: int
     dim_out: int
     block: int | None = None
+    #: position of the block among those of its stage
+    place: int = 0
     depth: int = 0
     num_heads: int = 0
     #: rows of the module's output that are this site (a projection inside a fused qkv), or None for all of them
@@ -81,6 +83,8 @@ class Site:
     bypassed: bool = False
     #: the module that holds the bias, when that is not the hooked one
     owner: nn.Module | None = None
+    #: whether the block attends within windows
+    windows: bool = False
     #: height and width of the map, (0, 0) where there is none
     grid: tuple[int, int] = (0, 0)
     prefix_tokens: int = 0

@@ -94,7 +94,9 @@ def model_sites(anatomy: Probed) -> Iterator[Site]:
             kind = "final_norm" if module is getattr(backbone, "norm", None) or name == "fc_norm" else name
             if kind == "proj":  # a convolution between PVT's stages, not attention's projection
                 kind = f"{path.split('.')[-2]}_proj"
-            yield build.operation(kind, module, tags=() if reduction else ("operations",))
+            tags = () if reduction else ("operations",)
+            merging = path.rpartition(".")[0] in anatomy.mergings
+            yield build.operation(kind, module, tags=(*tags, "merging") if merging else tags)
     plain = [parts for path in anatomy.blocks if (parts := parts_of(backbone.get_submodule(path))) and parts.alone]
     final = getattr(backbone, "norm", None)
     if anatomy.layout == "NLC" and len(plain) == len(anatomy.blocks) and final in anatomy.calls:
@@ -130,15 +132,24 @@ def _side_site(build: _Builder) -> Site:
 def block_sites(anatomy: Probed) -> Iterator[Site]:
     """Sites of every block, in the order the blocks run."""
     build = _Builder(anatomy)
+    before: tuple[int, ...] = ()
+    place = 0
     for index, path in enumerate(anatomy.blocks):
         block = anatomy.backbone.get_submodule(path)
         parts = parts_of(block)
         assert parts is not None
         call = anatomy.calls[block]
+        place, before = (place + 1 if call.input_shape == before else 0), call.input_shape
         grid = call.grid or (call.input_shape[1:3] if len(call.input_shape) == 4 else anatomy.grid)
         if not anatomy.block_maps:
             grid = (0, 0)
-        common = {"block": index, "grid": tuple(grid), "num_heads": build.heads[path]}
+        common = {
+            "block": index,
+            "place": place,
+            "windows": any(anatomy.families[branch.sub] == "window" for branch in parts.attentions),
+            "grid": tuple(grid),
+            "num_heads": build.heads[path],
+        }
         yield from _temporal_sites(build, block, parts, common)
         yield build.site("frames_block", "frames", block, call.input_shape[-1], call.input_shape[-1], **common)
         yield from _token_sites(build, block, parts, common)

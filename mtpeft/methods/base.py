@@ -108,6 +108,11 @@ class SiteModule(nn.Module):
         raise ConfigError(f"{type(self).__name__} does not fold into a weight")
 
     @staticmethod
+    def chosen(config: Any, sites: Sequence[Site]) -> Sequence[Site]:
+        """Those of the sites found that the method takes, where the backbone's structure decides; by default all."""
+        return sites
+
+    @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
         """Why these sites cannot be served, beyond being there (say, widths that differ), or None."""
         return None

@@ -38,8 +38,11 @@ class Vector(nn.Module):
 class Generator(nn.Module, ABC):
     """Makes one kind of weight for the layers of a group from their embeddings."""
 
-    def __init__(self, shapes: Sequence[Shape], start: float | None, dim: int, **options: Any) -> None:
-        """`shapes` one per layer; `start`: the standard deviation to begin with, None for zeros. `dim` the size of z."""
+    def __init__(self, shapes: Sequence[Shape], start: float | None, dim: int, variance: float, **options: Any) -> None:
+        """`shapes` one per layer; `start`: the standard deviation to begin with, None for zeros.
+
+        `dim` is the size of z, `variance` that of its entries at the start.
+        """
         super().__init__()
 
     @abstractmethod
@@ -52,8 +55,18 @@ class Generated(Sharing):
 
     generator: ClassVar[type[Generator]]
 
-    def __init__(self, factory: BankFactory, embedding_dim: Count = 64, hidden_dim: Count = 64, **options: Any) -> None:
-        """`embedding_dim` of the task and layer vectors and of z, `hidden_dim` of the projection between them."""
+    def __init__(
+        self,
+        factory: BankFactory,
+        embedding_dim: Count = 64,
+        hidden_dim: Count = 64,
+        layer_norm: bool = False,
+        **options: Any,
+    ) -> None:
+        """`embedding_dim` of the task and layer vectors and of z, `hidden_dim` of the projection between them.
+
+        `layer_norm`: z is normalised before anything is made of it.
+        """
         super().__init__(factory)
         self.template = factory()
         if self.template.model is not None:
@@ -62,8 +75,13 @@ class Generated(Sharing):
         self.layers = nn.ModuleDict({site.key: Vector(embedding_dim) for site in factory.sites})
         self.tasks = nn.ModuleDict()
         self.project = nn.Sequential(
-            nn.Linear(2 * embedding_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, embedding_dim)
+            nn.Linear(2 * embedding_dim, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, embedding_dim),
+            *([nn.LayerNorm(embedding_dim, eps=1e-6)] if layer_norm else []),
         )
+        # of an entry of z: embeddings of variance 1 leave two linear layers of torch's own initialisation and a ReLU with 1 / 18
+        variance = 1.0 if layer_norm else 1 / 18
         self.embedding_dim = embedding_dim
         self.generators = nn.ModuleDict()
         self.groups: dict[str, list[tuple[str, str]]] = {}  # name of a generator -> its (site, weight) in order
@@ -76,7 +94,7 @@ class Generated(Sharing):
         for group, members in self.groups.items():
             own = [initial[key][name] for key, name in members]
             self.generators[group] = self.generator(
-                [tuple(t.shape) for t in own], _spread(own), embedding_dim, **options
+                [tuple(t.shape) for t in own], _spread(own), embedding_dim, variance, **options
             )
         self.offsets = {key: {name: _constant(t) for name, t in tensors.items()} for key, tensors in initial.items()}
         self.places = {
@@ -165,12 +183,16 @@ class Generated(Sharing):
 
 
 class LinearMap(nn.Linear):
-    """z -> a flat weight, without bias. `spread` is the standard deviation of what comes out at the start, 0 for zeros."""
+    """z -> a flat weight. `spread` is the standard deviation of what comes out at the start, 0 for zeros.
 
-    def __init__(self, dim: int, size: int, spread: float) -> None:
-        super().__init__(dim, size, bias=False)
-        # embeddings of variance 1 leave two linear layers of torch's own initialisation, and a ReLU, as z of about 1 / 18
-        nn.init.normal_(self.weight, std=spread * math.sqrt(18 / dim))
+    `variance` is that of an entry of z at the start; a `bias` starts at zero.
+    """
+
+    def __init__(self, dim: int, size: int, spread: float, variance: float, bias: bool = False) -> None:
+        super().__init__(dim, size, bias=bias)
+        nn.init.normal_(self.weight, std=spread / math.sqrt(dim * variance))
+        if bias:
+            nn.init.zeros_(self.bias)
 
 
 def _initial(bank: Bank, key: str) -> dict[str, torch.Tensor]:

@@ -45,8 +45,10 @@ class Plain(nn.Module):
 class LowRankGenerator(Generator):
     """W = Q P^T for layers of one shape (n, d), or for layers whose sizes are multiples s of the smallest: K (x) Q P^T."""
 
-    def __init__(self, shapes: Sequence[Shape], start: float | None, dim: int, rank: int, kernels: bool) -> None:
-        super().__init__(shapes, start, dim)
+    def __init__(
+        self, shapes: Sequence[Shape], start: float | None, dim: int, variance: float, rank: int, kernels: bool
+    ) -> None:
+        super().__init__(shapes, start, dim, variance)
         self.plain = Plain(shapes) if len(shapes[0]) < 2 else None
         if self.plain is not None:
             return
@@ -60,8 +62,8 @@ class LowRankGenerator(Generator):
         self.rank = rank
         # a product of two factors of this spread has the spread `start`; beside a zero factor the other is 1 / sqrt(r)
         scale = math.sqrt(start / math.sqrt(rank)) if start else 1 / math.sqrt(rank)
-        self.right = LinearMap(dim, self.columns * rank, scale)  # P
-        self.left = LinearMap(dim, self.rows * rank, scale if start else 0.0)  # Q
+        self.right = LinearMap(dim, self.columns * rank, scale, variance)  # P
+        self.left = LinearMap(dim, self.rows * rank, scale if start else 0.0, variance)  # Q
         self.kernels = None
         if kernels:
             self.kernels = nn.ParameterList([nn.Parameter(self._kernel(shape)) for shape in shapes])
@@ -96,7 +98,7 @@ class _Decomposed(Generated):
     kernels: ClassVar[bool]
 
     def __init__(self, factory: BankFactory, rank: Count = 12, **options: Any) -> None:
-        """`rank` r of the two factors; `embedding_dim` and `hidden_dim` as in every generated source."""
+        """`rank` r of the two factors; `embedding_dim`, `hidden_dim` and `layer_norm` as in every generated source."""
         super().__init__(factory, rank=rank, kernels=self.kernels, **options)
 
     def group_of(self, kind: str, weight: str, tensor: torch.Tensor) -> str:

@@ -35,7 +35,7 @@ rows = {
         kv_8=[dict(name="lora", rank=8, sites=["k", "v"])],
         out_8=[dict(name="lora", rank=8, sites=["proj"])],
         beside_mlp_8=[dict(name="adaptformer", bottleneck_dim=8, scale=1.0)],
-        patt_kv_8=[dict(name="patt", bottleneck_dim=8, mode="kv")],
+        patt_kv_8=[dict(name="patt", bottleneck_dim=8, mode="kv", init="trunc_normal")],
         kv_32=[dict(name="lora", rank=32, sites=["k", "v"])],
         beside_mlp_32=[dict(name="adaptformer", bottleneck_dim=32, scale=1.0)],
     ).items()

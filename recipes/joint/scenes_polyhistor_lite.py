@@ -1,6 +1,8 @@
 """Seven tasks of rendered scenes with adapters made by decomposed hypernetworks that layers share (Polyhistor-Lite).
 
 Command:  python tools/train.py recipes/joint/scenes_polyhistor_lite.py
+
+A row of `compare_sharing`, with its one AdaptFormer adapter per block (`scenes_polyhistor_lite_paper` as the paper).
 """
 
 _base_ = "_scenes.py"

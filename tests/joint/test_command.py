@@ -112,12 +112,13 @@ def test_mistakes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_recipes_that_come_with_mtpeft() -> None:
-    """Every joint recipe states its command; the comparison names rows that exist and share one budget."""
+    """The comparison has every joint recipe but those with a paper's own settings as a row; all share one budget."""
     names = [name for name in recipe_names() if name.startswith("joint/")]
-    comparison = load_recipe("joint/compare_sharing")
-    assert set(comparison["rows"]) | {"joint/compare_sharing"} == set(names)
+    comparison, papers = load_recipe("joint/compare_sharing"), [name for name in names if name.endswith("_paper")]
+    assert {name.removesuffix("_paper") for name in papers} <= set(comparison["rows"])
+    assert {*comparison["rows"], *papers, "joint/compare_sharing"} == set(names)
     assert comparison["reference"] in comparison["rows"]
-    rows = [load_recipe(name) for name in comparison["rows"]]
+    rows = [load_recipe(name) for name in (*comparison["rows"], *papers)]
     for key in ("steps", "batch_size"):
         assert len({row["training"][key] for row in rows}) == 1
     for row in rows:

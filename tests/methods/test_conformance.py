@@ -96,7 +96,17 @@ OPTIONS = [
     ("aim", "clip", {"temporal_adapters": 2, "joint_scale": 1.0, "reduction": None, "bottleneck_dim": 8}),
     ("st_adapter", "dinov2", {"position": "both", "kernel": (3, 3, 3), "bottleneck_dim": 8, "activation": "gelu"}),
     ("st_adapter", "swin", {"position": "pre_attn", "kernel": [1, 3, 3], "bottleneck_dim": 4}),
-    ("patt", "swin", {"mode": "qv", "bias": False}),
+    (
+        "adaptformer",
+        "swin",
+        {"activation": "gelu", "sites": ("parallel_attn_ln",), "scale": 1.0, "learnable_scale": True},
+    ),
+    ("houlsby", "vit", {"adapter_ln": "out"}),
+    ("houlsby", "swin", {"adapter_ln": "in"}),
+    ("ssf", "swin", {"merging_norms": True}),
+    ("fact_tk", "vit", {"layout": "code", "rank": 4}),
+    ("aim", "swin", {"temporal_every": 1, "train_norm": True}),
+    ("patt", "swin", {"mode": "qv", "bias": False, "init": "trunc_normal"}),
     ("patt", "beit", {"mode": "qkv", "scale": 0.2}),
 ]
 

@@ -11,6 +11,17 @@ from torch import nn
 
 import mtpeft
 
+#: Gao et al., ICCV 2023: published 0.04 M
+LAE_ADAPTER = {
+    "sites": ("parallel_attn_ln",),
+    "bottleneck_dim": 5,
+    "activation": "gelu",
+    "scale": 1.0,
+    "learnable_scale": True,
+    "dropout": 0.0,
+    "blocks": (0, 1, 2, 3, 4),
+}
+
 COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("lora", {"rank": 8}, 294_912),
     ("ssf", {}, 205_824),
@@ -41,6 +52,9 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("st_adapter", {}, 7_110_144),
     ("st_adapter", {"position": "pre_attn"}, 7_110_144),
     ("st_adapter", {"position": "both"}, 14_220_288),
+    ("adaptformer", LAE_ADAPTER, 42_270),
+    ("lora", {"sites": ("k", "v"), "rank": 5, "learnable_scale": True, "blocks": (0, 1, 2, 3, 4)}, 76_810),
+    ("fact_tk", {"rank": 32, "layout": "code"}, 86_528),
     ("patt", {"bottleneck_dim": 32}, 903_552),
     ("patt", {"bottleneck_dim": 8}, 239_712),
     ("patt", {"bottleneck_dim": 32, "bias": False}, 12 * 3 * 768 * 32),
@@ -92,4 +106,23 @@ def test_trained_weights_of_four_tasks_on_swin(
             assert manager.num_trainable(task, heads=False) == expected
         assert manager.num_trainable(heads=False) == 4 * expected
     finally:
+        manager.detach()
+
+
+#: adapters of AIM in all blocks d^2 / 2 + 5 d / 4 each, over time in every second block, and 8 positions of 128 channels
+AIM_ON_SWIN_B = 2 * 3_504_832 + 1_752_416 + 8 * 128
+
+
+def test_swin_b_as_in_the_authors_code() -> None:
+    """AIM: half of the blocks attend over time, the norm stays frozen. SSF: 22 d per block, none in patch merging."""
+    swin_b = timm.create_model("swin_base_patch4_window7_224", pretrained=False, num_classes=0)
+    for method, options, expected in (
+        ("aim", {"num_frames": 8}, AIM_ON_SWIN_B),
+        ("aim", {"num_frames": 8, "temporal_every": 1, "train_norm": True}, AIM_ON_SWIN_B + 1_752_416 + 2 * 1_024),
+        ("ssf", {}, 22 * 12_032 + 4 * 128 + 2 * 1_024),
+        ("ssf", {"merging_norms": True}, 22 * 12_032 + 4 * 128 + 2 * 1_024 + 2 * (512 + 1_024 + 2_048)),
+    ):
+        manager = mtpeft.attach(swin_b, method, **options)  # type: ignore[arg-type]
+        manager.add_task("birds", num_classes=2)
+        assert manager.num_trainable("birds", heads=False) == expected, (method, options)
         manager.detach()

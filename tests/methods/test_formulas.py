@@ -87,6 +87,23 @@ def test_ssf_after_every_operation() -> None:
     )
 
 
+@pytest.mark.parametrize("merging_norms", [False, True])
+def test_ssf_on_swin_leaves_patch_merging_alone(merging_norms: bool) -> None:
+    model, manager, _ = attached("swin", "ssf", merging_norms=merging_norms)
+    bank: Any = manager.attachments[0].weights.bank("birds")
+    names = {name for name, part in model.named_modules() if isinstance(part, (torch.nn.Linear, torch.nn.LayerNorm))}
+    names |= {"patch_embed.proj"}
+    names = {name for name in names if "downsample" not in name or (merging_norms and name.endswith("norm"))}
+    assert {site.path for site in manager.attachments[0].selected} == names
+    assert any("downsample" in name for name in names) is merging_norms
+    for site in manager.attachments[0].selected:
+        own, shape = bank.sites[site.key], (-1, 1, 1) if site.path == "patch_embed.proj" else (-1,)
+        model.get_submodule(site.path).register_forward_hook(
+            lambda part, args, y, own=own, shape=shape: y * own.scale.view(shape) + own.shift.view(shape)
+        )
+    assert_close(tokens(manager, X), model.forward_features(X))
+
+
 def bottleneck(adapter: Any, x: torch.Tensor, activation: Any) -> torch.Tensor:
     return activation(x @ adapter.down.weight.T + adapter.down.bias) @ adapter.up.weight.T + adapter.up.bias
 
@@ -125,6 +142,36 @@ def test_houlsby_before_both_residual_additions_and_after_layer_scale(anatomy: s
 
     plain = NaiveViT(model, attention_branch=after("after_attention"), mlp_branch=after("after_mlp"))
     assert_close(tokens(manager, X), plain(X))
+
+
+@pytest.mark.parametrize("where", ["in", "out"])
+def test_houlsby_norms(where: str) -> None:
+    model, manager, sites = attached("vit", "houlsby", bottleneck_dim=5, adapter_ln=where)
+
+    def after(kind: str) -> Any:
+        def change(y: torch.Tensor, x: torch.Tensor, u: torch.Tensor, i: int) -> torch.Tensor:
+            site = sites[kind, i]
+            if where == "in":
+                return y + bottleneck(site.adapter, naive.norm(site.norm, y), gelu)
+            return y + naive.norm(site.norm, bottleneck(site.adapter, y, gelu))
+
+        return change
+
+    plain = NaiveViT(model, attention_branch=after("after_attention"), mlp_branch=after("after_mlp"))
+    assert_close(tokens(manager, X), plain(X))
+
+
+def test_lae_s_adapter_is_beside_attention_with_gelu_and_a_trained_scale() -> None:
+    options = {"sites": ["parallel_attn_ln"], "bottleneck_dim": 5, "activation": "gelu", "scale": 1.0}
+    model, manager, sites = attached("vit", "adaptformer", learnable_scale=True, dropout=0.0, blocks=[0], **options)
+    assert list(sites) == [("parallel_attn_ln", 0)]
+    site = sites["parallel_attn_ln", 0]
+    assert isinstance(site.scale, torch.nn.Parameter) and site.scale != 1.0  # moved, as all weights here
+
+    def beside(y: torch.Tensor, x: torch.Tensor, u: torch.Tensor, i: int) -> torch.Tensor:
+        return y + site.scale * bottleneck(site.adapter, u, gelu) if i == 0 else y
+
+    assert_close(tokens(manager, X), NaiveViT(model, attention_branch=beside)(X))
 
 
 @pytest.mark.parametrize("anatomy", ["vit", "dinov2"])
@@ -238,6 +285,46 @@ def test_vqt_queries_read_every_block_and_join_the_features() -> None:
     expected = torch.cat([part / (part**2).sum(dim=1, keepdim=True).sqrt() for part in (stream[:, 0], *reads)], dim=1)
     assert_close(manager.features(X, "birds"), expected)
     assert expected.shape == (2, D * (1 + 2 * 3))
+
+
+def test_fact_tk_in_the_layout_of_the_released_code() -> None:
+    """The slices (r, r, 4) of fc1 and fc2 are read as (r, 4 r) with no permutation: columns c stem from slice c mod 4."""
+    model, manager, _ = attached("vit", "fact_tk", rank=5, scale=0.6, layout="code")
+    bank: Any = manager.attachments[0].weights.bank("birds")
+    factors = bank.model
+
+    def slices(i: int, first: int, count: int) -> torch.Tensor:
+        stacked = torch.zeros(5, 5, count, dtype=torch.float64)
+        for t in range(5):
+            for j in range(count):
+                stacked[:, :, j] += factors.C[:, :, t] * factors.P[t, 12 * i + first + j]
+        return stacked
+
+    def flat(stacked: torch.Tensor) -> torch.Tensor:
+        wide = torch.zeros(5, 20, dtype=torch.float64)
+        for column in range(20):
+            wide[:, column] = stacked[:, column // 4, column % 4]
+        return wide
+
+    def square(x: torch.Tensor, i: int, j: int) -> torch.Tensor:
+        return 0.6 * (x @ factors.U.T) @ slices(i, j, 1)[:, :, 0] @ factors.V.T
+
+    def fc1(y: torch.Tensor, x: torch.Tensor, i: int) -> torch.Tensor:
+        inner = (x @ factors.U.T) @ flat(slices(i, 4, 4))  # (B, N, 4 r)
+        return y + torch.cat([0.6 * part @ factors.V.T for part in inner.split(5, dim=-1)], dim=-1)
+
+    def fc2(y: torch.Tensor, x: torch.Tensor, i: int) -> torch.Tensor:
+        inner = torch.cat([part @ factors.U.T for part in x.split(D, dim=-1)], dim=-1)
+        return y + 0.6 * inner @ flat(slices(i, 8, 4)).T @ factors.V.T
+
+    plain = NaiveViT(
+        model,
+        qkv=lambda y, u, i: y + torch.cat([square(u, i, j) for j in range(3)], dim=-1),
+        proj=lambda y, x, i: y + square(x, i, 3),
+        fc1=fc1,
+        fc2=fc2,
+    )
+    assert_close(tokens(manager, X), plain(X))
 
 
 @pytest.mark.parametrize("method", ["fact_tt", "fact_tk"])

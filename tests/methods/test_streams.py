@@ -78,10 +78,15 @@ def test_vmt_adapter_equals_its_formula_on_swin(method: str, position: str, bloc
         torch.testing.assert_close(one, other.permute(0, 3, 1, 2), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("final_norm", [False, True])
 @torch.no_grad()
-def test_mtlora_equals_its_formula_on_swin() -> None:
-    """Shared LoRA everywhere; in the last block of a stage a stream per task through proj, fc1 and fc2."""
-    made = manager("swin", "mtlora", rank=3, task_rank=2, scale=2.0)
+def test_mtlora_equals_its_formula_on_swin(final_norm: bool) -> None:
+    """Shared LoRA everywhere; in the last block of a stage a stream per task through proj, fc1 and fc2.
+
+    As in the authors' code the last stage is read without the final norm, unless it is asked for.
+    """
+    options = {"final_norm": True} if final_norm else {}
+    made = manager("swin", "mtlora", rank=3, task_rank=2, scale=2.0, **options)
     found = stage_features(made, "depth")
     plain: Any = tiny_backbone("swin").double().eval()
     plain.load_state_dict(made.backbone.state_dict())  # norms, tables and reductions were moved as well
@@ -139,7 +144,8 @@ def test_mtlora_equals_its_formula_on_swin() -> None:
             x = x + second + low_rank(site["fc2"], hidden)
             index += 1
         expected.append(own)
-    expected[-1] = plain.norm(expected[-1])
+    if final_norm:
+        expected[-1] = plain.norm(expected[-1])
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other.permute(0, 3, 1, 2), rtol=0, atol=1e-10)
 
@@ -163,7 +169,8 @@ def test_mtlora_trains_the_backbone_s_own_parts_and_gives_them_back() -> None:
     made = mtpeft.attach(backbone, "mtlora")
     made.add_task("depth", head="stage_linear", channels=1)
     own = {n.removeprefix("backbone.") for n, _ in made.trainable_parameters() if n.startswith("backbone.")}
-    assert {"patch_embed.proj.weight", "norm.bias", "layers.1.downsample.reduction.weight"} <= own
+    assert {"patch_embed.proj.weight", "layers.1.downsample.norm.bias", "layers.1.downsample.reduction.weight"} <= own
+    assert not {"norm.weight", "norm.bias"} & own  # nothing reads what the final norm gives
     assert "layers.0.blocks.0.attn.relative_position_bias_table" in own
     assert not any("qkv" in name or "fc1" in name for name in own)
     for parameter in backbone.parameters():
@@ -173,9 +180,31 @@ def test_mtlora_trains_the_backbone_s_own_parts_and_gives_them_back() -> None:
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+@pytest.mark.parametrize("anatomy", ["vit", "mae", "swin"])
+@torch.no_grad()
+def test_mtlora_gives_pooled_features_and_maps_without_the_final_norm(anatomy: str) -> None:
+    made = mtpeft.attach(tiny_backbone(anatomy).double(), "mtlora")
+    with_norm = mtpeft.attach(tiny_backbone(anatomy).double(), "mtlora", final_norm=True)
+    plain: Any = tiny_backbone(anatomy).double().eval()
+    for part in (made, with_norm):
+        part.add_task("depth", num_classes=2)
+        part.add_task("normals", head="stage_linear", channels=2)
+    torch.testing.assert_close(
+        with_norm.features(images(), "depth"), plain.forward_head(plain.forward_features(images()), pre_logits=True)
+    )
+    name = "fc_norm" if anatomy == "mae" else "norm"
+    own = {n.removeprefix("backbone.") for n, _ in with_norm.trainable_parameters()}
+    assert {f"{name}.weight", f"{name}.bias"} <= own
+    setattr(plain, name, nn.Identity())
+    raw = plain.forward_features(images())
+    torch.testing.assert_close(made.features(images(), "depth"), plain.forward_head(raw, pre_logits=True))
+    torch.testing.assert_close(stage_features(made, "normals")[-1], made.anatomy.feature_map(raw))
+
+
 def test_mtlora_without_plain_mlps_is_refused() -> None:
-    with pytest.raises(ConfigError, match="task streams need blocks that norm first"):
-        mtpeft.attach(tiny_backbone("pvt_v2"), "mtlora")
+    for anatomy, options in (("swinv2", {}), ("pvt_v2", {"final_norm": True})):
+        with pytest.raises(ConfigError, match="task streams need blocks that norm first"):
+            mtpeft.attach(tiny_backbone(anatomy), "mtlora", **options)
     with pytest.raises(ConfigError, match="ke_blocks is 'some', expected one of stage_end, all"):
         mtpeft.attach(tiny_backbone("vit"), "vmt_adapter", ke_blocks="some")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import naive_swin
 import pytest
 import torch
 from naive import NaiveViT, assert_close, attached, gelu, linear, norm
@@ -187,6 +188,65 @@ def test_aim_on_swin_attends_over_time_without_the_table_of_the_window() -> None
     assert_close(entry, expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"temporal_every": 1, "train_norm": True}])
+def test_aim_on_swin_is_the_authors_by_structure(options: dict[str, Any]) -> None:
+    """Every second block of a stage attends over time, those of unshifted windows; the final norm stays the backbone's."""
+    model, manager, sites = attached("swin", "aim", num_frames=FRAMES, **options)
+    every = options.get("temporal_every", 2)
+    blocks = [block for stage in model.layers for block in stage.blocks]
+    assert [any(block.shift_size) for block in blocks] == [False, True, False, True]
+    assert sorted(i for kind, i in sites if kind == "temporal") == ([0, 2] if every == 2 else [0, 1, 2, 3])
+    assert (("final_norm", None) in sites) is bool(options)
+    x = model.patch_embed(FOLDED) + sites["frames_embed", None].positions.view(FRAMES, 1, 1, -1).repeat(2, 1, 1, 1)
+    for number, block in enumerate(blocks):
+        if number == 2:
+            x = model.layers[1].downsample(x)
+        height, width = x.shape[1:3]
+        if ("temporal", number) in sites:
+            attended, u = torch.empty_like(x), norm(block.norm1, x)
+            for clip in (slice(0, FRAMES), slice(FRAMES, 2 * FRAMES)):
+                for h in range(height):
+                    for w in range(width):
+                        attended[clip, h, w] = NaiveViT(model).attention(block, u[clip, h, w].unsqueeze(0), number)[0]
+            x = x + adapter(sites["temporal", number], attended)
+        u, branch = norm(block.norm1, x), torch.zeros_like(x)
+        for window in naive_swin.positions(block, height, width):
+            inside = torch.stack([u[:, i, j] for i, j in window], dim=1)
+            out = naive_swin.attention(block, inside, naive_swin.logits(block, window, (height, width), 0))
+            for token, (i, j) in enumerate(window):
+                branch[:, i, j] = out[:, token]
+        x = x + branch + adapter(sites["after_attention", number], branch)
+        u = norm(block.norm2, x)
+        mlp = linear(block.mlp.fc2, gelu(linear(block.mlp.fc1, u)))
+        x = x + mlp + 0.5 * adapter(sites["parallel_mlp_ln", number], u)
+    x = norm(sites["final_norm", None].norm if options else model.norm, x)
+    assert_close(manager.features(X, "birds"), x.mean(dim=(1, 2)).view(2, FRAMES, -1).mean(1))
+
+
+@pytest.mark.parametrize("init", ["linear", "trunc_normal"])
+def test_patt_starts_as_torch_s_linear_layers_do(init: str) -> None:
+    """Uniform in +- 1 / sqrt(fan in), weights and biases; or the normal distribution cut at two units, biases zero."""
+    options = {} if init == "linear" else {"init": init}
+    manager = mtpeft.attach(tiny_backbone("vit"), "patt", bottleneck_dim=64, **options)
+    manager.add_task("birds", num_classes=3)
+    bank: Any = manager.attachments[0].weights.bank("birds")  # type: ignore[operator, union-attr]
+    for site in bank.sites.values():
+        for layer in (site.down, site.up):
+            bound = 1 / layer.in_features**0.5
+            if init == "linear":
+                for tensor in (layer.weight, layer.bias):
+                    assert 0.8 * bound < tensor.abs().max() <= bound
+                assert abs(layer.weight.std() - bound / 3**0.5) < 0.05 * bound
+            else:
+                assert abs(layer.weight.std() - 0.02) < 0.002 and not layer.bias.any()
+    zero = mtpeft.attach(tiny_backbone("vit"), "patt", zero_init=True, **options)
+    zero.add_task("birds", num_classes=3)
+    images = FOLDED.float()
+    torch.testing.assert_close(
+        zero.features(images, "birds"), NaiveViT(tiny_backbone("vit"))(images)[:, 0], atol=1e-5, rtol=1e-4
+    )
+
+
 def made(method: Any, anatomy: str = "vit", **options: Any) -> TaskManager:
     manager = mtpeft.attach(tiny_backbone(anatomy), method, **options)
     manager.add_task("birds", num_classes=3)
@@ -290,6 +350,8 @@ def test_prompts_pass_by_what_is_for_clips(position: str) -> None:
         ("aim", "vit", {"num_frames": 0}, "num_frames is 0"),
         ("aim", "vit", {"reduction": 0}, "reduction is 0"),
         ("aim", "vit", {"drop_path": 1.5}, "drop_path is 1.5"),
+        ("aim", "swin", {"temporal_every": 0}, "temporal_every is 0"),
+        ("patt", "vit", {"init": "zeros"}, "init is 'zeros', expected one of linear, trunc_normal"),
         ("patt", "vit", {"bottleneck_dim": 0}, "bottleneck_dim is 0"),
         ("ssf", "vit", {"sites": ["frames_block", "temporal"]}, "it cannot act at the sites frames_block, temporal"),
         ("st_adapter", "vit", {"activation": "swish"}, "activation is 'swish', expected one of none, relu, gelu, silu"),

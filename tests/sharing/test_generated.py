@@ -19,6 +19,7 @@ from mtpeft.testing import tiny_backbone
 SOURCES = ("hyperformer", "polyhistor", "polyhistor_lite")
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("houlsby", {"reduction": 4}),
+    ("houlsby", {"reduction": 4, "adapter_ln": "out"}),
     ("adaptformer", {"reduction": 4}),
     ("lora", {}),
 ]
@@ -67,25 +68,45 @@ def test_generated_weights_start_at_the_backbone_and_serve_every_kind_of_batch(
 def embedding(source: Any, task: str, key: str) -> torch.Tensor:
     """z of one task and layer, by hand."""
     pair = torch.cat([source.tasks[f"task={task}"].vector, source.layers[key].vector])
-    first, _, second = source.project
-    return second.weight @ torch.relu(first.weight @ pair + first.bias) + second.bias
+    first, _, second, *norms = source.project
+    z = second.weight @ torch.relu(first.weight @ pair + first.bias) + second.bias
+    for norm in norms:
+        z = (z - z.mean()) / (z.var(correction=0) + 1e-6).sqrt() * norm.weight + norm.bias
+    return z
 
 
-def test_hyperformer_makes_each_weight_by_one_matrix() -> None:
-    made = manager("vit", "houlsby", "hyperformer", double=True, bottleneck_dim=5)
+@pytest.mark.parametrize("authors", [True, False])
+def test_hyperformer_makes_each_weight_by_one_matrix(authors: bool) -> None:
+    """As the authors do of a normalised z and with a bias, those of the norm after the adapter too; or of z alone."""
+    sharing = "hyperformer" if authors else {"name": "hyperformer", "generator_bias": False, "layer_norm": False}
+    made = manager("vit", "houlsby", sharing, double=True, bottleneck_dim=5, adapter_ln="out")
     source: Any = made.attachments[0].weights
+    assert len(source.project) == (4 if authors else 3)
     for key in source.layers:
         z = embedding(source, "cars", key)
         kind = "after_attention" if "drop_path1" in key else "after_mlp"
-        own = source.bank("cars").sites[key].adapter
+        site = source.bank("cars").sites[key]
         for name, tensor in {
-            "down-weight": own.down.weight,
-            "down-bias": own.down.bias,
-            "up-weight": own.up.weight,
+            "adapter-down-weight": site.adapter.down.weight,
+            "adapter-down-bias": site.adapter.down.bias,
+            "adapter-up-weight": site.adapter.up.weight,
+            "norm-weight": site.norm.weight - 1,  # what is made is added to the start of the method's own
+            "norm-bias": site.norm.bias,
         }.items():
             shape = "x".join(map(str, tensor.shape))
-            matrix = source.generators[f"{kind}_adapter-{name}_{shape}"].map.weight
-            torch.testing.assert_close(tensor, (matrix @ z).view_as(tensor), rtol=0, atol=1e-12)
+            made_by = source.generators[f"{kind}_{name}_{shape}"].map
+            assert (made_by.bias is not None) is authors
+            expected = made_by.weight @ z + (made_by.bias if authors else 0.0)
+            torch.testing.assert_close(tensor, expected.view_as(tensor), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_what_is_generated_starts_with_the_spread_of_the_method_s_own_weights(layer_norm: bool) -> None:
+    torch.manual_seed(0)
+    made = manager("vit", "lora", {"name": "hyperformer", "layer_norm": layer_norm}, moved=False, rank=16)
+    source: Any = made.attachments[0].weights
+    spread = torch.cat([source.bank("cars").sites[key].lora_A.flatten() for key in source.layers]).std()
+    assert 0.6 < spread * (3 * 48) ** 0.5 < 1.6  # uniform in +- 1 / sqrt(48)
 
 
 def test_polyhistor_multiplies_two_factors() -> None:
@@ -170,10 +191,16 @@ def test_frozen_to_plain_weights_outputs_stay_and_save_and_load(tmp_path: Path) 
 
 
 def test_options_of_a_source_are_saved_and_a_wrong_one_is_an_error(tmp_path: Path) -> None:
-    made = manager("vit", "lora", {"name": "polyhistor", "rank": 2, "embedding_dim": 8})
-    made.save(tmp_path / "run")
-    loaded = mtpeft.load(tmp_path / "run", tiny_backbone("vit"))
-    assert loaded.attachments[0].sharing_options == {"rank": 2, "embedding_dim": 8}
+    for options in (
+        {"name": "polyhistor", "rank": 2, "embedding_dim": 8, "layer_norm": True},
+        {"name": "hyperformer", "generator_bias": False, "layer_norm": False},
+    ):
+        made = manager("vit", "lora", options)
+        made.save(tmp_path / "run")
+        loaded = mtpeft.load(tmp_path / "run", tiny_backbone("vit"))
+        assert {"name": options["name"], **loaded.attachments[0].sharing_options} == options
+        with torch.no_grad():
+            torch.testing.assert_close(loaded.eval()(images(), "cars"), made(images(), "cars"), rtol=0, atol=0)
     with pytest.raises(ConfigError, match=r"sharing 'polyhistor'.*'ranks'"):
         mtpeft.attach(tiny_backbone("vit"), "lora", sharing={"name": "polyhistor", "ranks": 2})
 

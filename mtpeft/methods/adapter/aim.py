@@ -4,6 +4,11 @@ Yang et al., "AIM: Adapting Image Models for Efficient Video Action Recognition"
 In every block: attention over time, then an adapter, added to the stream (temporal adaptation); an adapter behind the
 attention over space (spatial); an adapter beside the MLP (joint). Norm and attention weights of the block serve both
 attentions, as in the authors' code. An image has no time: it gets the spatial and the joint adaptation only.
+
+Where blocks attend within windows (Swin), every second one attends over time, those whose windows are not shifted; the
+tables of relative positions and the final norm stay frozen, as in the authors' code. In place of its table of relative times,
+which it leaves at a random start, the learned positions of the frames tell them apart here, too. Swin-B at T = 8 has
+8,762,080 weights in its adapters.
 """
 
 from __future__ import annotations
@@ -31,6 +36,8 @@ class AIMConfig(MethodConfig):
     speeds learning up, but a still clip is then not its image at step 0. `joint_scale` 0.5 for Kinetics and Diving-48, 1.0
     for Something-Something. `temporal_adapters=2` puts another one before the attention over time (Something-Something).
     `drop_path` is the rate in the last block, growing from 0 in the first, of the temporal and the joint branch.
+    `temporal_every` n: attention over time in every n-th block of a stage, from its first; None for 1, and 2 where blocks
+    attend within windows. `train_norm`: the final norm is trained; None for yes, and no where blocks attend within windows.
     """
 
     sites: Sites = ("frames_embed", "temporal", "after_attention", "parallel_mlp_ln", "final_norm")
@@ -40,6 +47,8 @@ class AIMConfig(MethodConfig):
     reduction: Count | None = 4
     joint_scale: Positive = 0.5
     temporal_adapters: Literal[1, 2] = 1
+    temporal_every: Count | None = None
+    train_norm: bool | None = None
     drop_path: Rate = 0.2
 
     def __post_init__(self) -> None:
@@ -91,6 +100,15 @@ class AIM(SiteModule):
                 f"clips of {frames} frames, but `aim` was attached with num_frames={len(self.positions)}; they must be equal"
             )
         return self.positions.expand_as(x)
+
+    @staticmethod
+    def chosen(config: Any, sites: Sequence[Site]) -> Sequence[Site]:
+        """All, less attention over time in the blocks that go without, and the final norm where it stays frozen."""
+        windows = any(site.windows for site in sites)
+        every = config.temporal_every or (2 if windows else 1)
+        train_norm = not windows if config.train_norm is None else config.train_norm
+        left = [s for s in sites if s.style not in ("temporal", "temporal_in") or s.place % every == 0]
+        return left if train_norm else [site for site in left if site.kind != "final_norm"]
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:

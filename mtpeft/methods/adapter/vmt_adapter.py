@@ -7,7 +7,8 @@ tasks; a task's features leave it at the stage ends, where its knowledge extract
 The paper has no public code. Our reading where its text leaves a choice: the adapter reads the output of LN2, activation
 GELU, knowledge extraction on the bottleneck at the last block of every stage. On Swin-T with rho = 4 and four tasks the
 adapters hold 1,083,792 weights, a task 720 at the stage ends (four tasks in all blocks 8,832), all norms 24,768: 1.11 to
-1.12 M, beside 1.13 M recalled from the paper. Lite at rho = 4 has half of it, 0.54 M; the published 0.40 M
+1.12 M, beside 1.13 M recalled from the paper. Norms alone do not close the gap; knowledge extraction on the output in all blocks
+(35,328) and the norm before each adapter (8,832) do, at 1,127,952. Lite at rho = 4 has half of it, 0.54 M; the published 0.40 M
 corresponds to a narrower bottleneck (rho 5 to 6).
 """
 

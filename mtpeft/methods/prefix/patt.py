@@ -24,7 +24,9 @@ from mtpeft.options import Count, Positive
 class PATTConfig(MethodConfig):
     """`bottleneck_dim` r; `mode`: which of q, k, v get an addition; `scale` s; `bias` of both layers.
 
-    `zero_init` starts the second layer at zero, so that the model is its own at the start; the authors do not.
+    `init` of both layers: `linear`, torch's own, which the authors' models start from; or `trunc_normal`, standard deviation
+    0.02 and zero biases, which their code defines, but does not call on these layers. `zero_init` starts the second layer at
+    zero, so that the model is its own at the start; the authors do not.
     """
 
     sites: Sites = ("qkv",)
@@ -32,6 +34,7 @@ class PATTConfig(MethodConfig):
     mode: Literal["kv", "qv", "qk", "qkv"] = "kv"
     scale: Positive = 0.8
     bias: bool = True
+    init: Literal["linear", "trunc_normal"] = "linear"
     zero_init: bool = False
 
 
@@ -42,7 +45,7 @@ class PATTConfig(MethodConfig):
     properties=Properties(identity_at_init=False),
 )
 class PATT(SiteModule):
-    """y + s * (W_2 tanh(W_1 x + b_1) + b_2) on the rows of `mode`; weights truncated normal (0.02), biases zero."""
+    """y + s * (W_2 tanh(W_1 x + b_1) + b_2) on the rows of `mode`."""
 
     factored = True
 
@@ -51,12 +54,12 @@ class PATT(SiteModule):
         self.mode, self.scale, self.width = config.mode, config.scale, site.dim_out // 3
         self.down = nn.Linear(site.dim, config.bottleneck_dim, bias=config.bias)
         self.up = nn.Linear(config.bottleneck_dim, len(config.mode) * self.width, bias=config.bias)
-        for layer in (self.down, self.up):
+        for layer in (self.down, self.up) if config.init == "trunc_normal" else ():
             nn.init.trunc_normal_(layer.weight, std=0.02)
             if config.bias:
                 nn.init.zeros_(layer.bias)
-        if config.zero_init:
-            nn.init.zeros_(self.up.weight)
+        for tensor in self.up.parameters() if config.zero_init else ():
+            nn.init.zeros_(tensor)
 
     def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x (..., d) -> s [tanh(W_1 x + b_1), 1] (..., r + 1) and [W_2, b_2]^T (r + 1, 3 d), zero where `mode` has no row."""

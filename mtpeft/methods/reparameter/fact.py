@@ -4,8 +4,9 @@ Jie and Deng, "FacT: Factor-Tuning for Lightweight Adaptation on Vision Transfor
 sections 3.2 (tensor train) and 3.3 (Tucker). Every d x d slice of the increment is s V M U: U (r, d) and V (d, r) belong
 to the model, the core M (r, r) to the slice. q, k, v and proj are one slice each, fc1 and fc2 `mlp_ratio` slices.
 
-The Tucker variant uses slice g of the core for group g of fc1 and fc2, as the paper reads; the authors' code mixes slots
-through an unpermuted reshape (same count, a slightly different model).
+The Tucker variant uses slice g of the core for group g of fc1 and fc2, as the paper reads; the authors' code reshapes the
+slices (r, r, g) to (r, g r) without a permutation, so that a group has columns of all slices (same count, a slightly different
+model): `layout="code"`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -39,9 +40,10 @@ class FacTTTConfig(MethodConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FacTTKConfig(FacTTTConfig):
-    """As the tensor train; all three Tucker ranks are `rank`."""
+    """As the tensor train; all three Tucker ranks are `rank`. `layout` of the slices of fc1 and fc2: `slices` or `code`."""
 
     rank: Count = 32
+    layout: Literal["slices", "code"] = "slices"
 
 
 def _width(sites: Sequence[Site]) -> int:
@@ -169,6 +171,7 @@ class FacTTK(_FacT):
     def __init__(self, config: FacTTKConfig, site: Site) -> None:
         super().__init__(config, site)
         self.kind, self.block, self.depth = site.kind, site.block or 0, site.depth
+        self.as_code = config.layout == "code"
 
     def cores(self, model: Any) -> torch.Tensor:
         """Cores of this site's slices, numbered q 0, k 1, v 2, proj 3, fc1 4..., fc2 after them, block by block."""
@@ -176,5 +179,9 @@ class FacTTK(_FacT):
         ratio = (per_block - 4) // 2
         first = {"q": 0, "k": 1, "v": 2, "proj": 3, "fc1": 4, "fc2": 4 + ratio}[self.kind] + per_block * self.block
         modes = model.P[:, first : first + self.groups]  # (r, groups)
-        cores = torch.einsum("abt,tg->gab", model.C, modes)
+        cores = torch.einsum("abt,tg->abg", model.C, modes)
+        if self.as_code:
+            cores = cores.reshape(len(cores), self.groups, -1).transpose(0, 1)
+        else:
+            cores = cores.permute(2, 0, 1)
         return cores if self.kind == "fc2" else cores.transpose(1, 2)

@@ -7,8 +7,9 @@ linear layer is that of the shared stream, its low-rank part sees the task's str
 
 The authors also train the patch embedding, all norms, the relative-position tables and (but for MTLoRA+, which gives it a
 LoRA) the reduction of patch merging; these are the backbone's own weights, shared by the tasks, and `detach` restores them.
-On Swin-T with four tasks: shared 16 r * 4,416, tasks 276,480, own weights 4,896 + 24,576 + 23,322 + 1,548,288, and with
-the HRNet-style decoders 1,946,624 in all 4.95 M, 6.08 M, 8.35 M at r = 16, 32, 64 (published 4.95, 6.08, 8.34).
+Their backbone has no final norm: decoders read the last stage as its last block leaves it. On Swin-T with four tasks: shared
+16 r * 4,416, tasks 276,480, own weights 4,896 + 23,040 + 23,322 + 1,548,288, and with the HRNet-style decoders 1,946,624 in
+all 4.95 M, 6.08 M, 8.34 M at r = 16, 32, 64, as published.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from timm.layers import Mlp
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Sites, Taps, TaskStream, register
+from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, Taps, TaskStream, register
+from mtpeft.methods.product import add_product
 from mtpeft.methods.reparameter.lora import LoRA, LoRAConfig
 from mtpeft.options import Count, Positive, Rate
+
+#: kind of the site that is the norm behind the last block
+FINAL_NORM = "final_norm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,8 @@ class MTLoRAConfig(MethodConfig):
     """`rank` r of the shared updates, `task_rank` of a task's own; `scale` multiplies both (4 in the authors' configs).
 
     `dropout` on the input of shared updates and of a task's first one. `train_backbone`: also train the patch embedding, norms,
-    relative-position tables and patch merging, as the authors do.
+    relative-position tables and patch merging, as the authors do. `final_norm`: heads read the backbone's output behind its
+    final norm, which is trained then too; the authors leave it out.
     """
 
     sites: Sites = ("qkv", "proj", "fc1", "fc2")
@@ -41,6 +47,12 @@ class MTLoRAConfig(MethodConfig):
     scale: Positive = 4.0
     dropout: Rate = 0.05
     train_backbone: bool = True
+    final_norm: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.final_norm and FINAL_NORM not in self.sites:
+            object.__setattr__(self, "sites", (*self.sites, FINAL_NORM))
 
     def low_rank(self, rank: int, dropout: float = 0.0) -> LoRAConfig:
         """LoRA of a rank at this scale."""
@@ -106,7 +118,8 @@ def owned(config: MTLoRAConfig, anatomy: Any) -> list[str]:
     """The backbone's own weights that are trained: patch embedding, norms, position tables, patch merging."""
     if not config.train_backbone:
         return []
-    norms = {p for s in anatomy.sites if "norms" in s.tags for p in (s.weight, s.bias)}
+    trained = [s for s in anatomy.sites if "norms" in s.tags and (config.final_norm or s.kind != FINAL_NORM)]
+    norms = {name for site in trained for name in (site.weight, site.bias)}
     names = [name for name, _ in anatomy.backbone.named_parameters()]
     merging = () if "reduction" in config.sites else (".reduction.",)
     return [
@@ -120,28 +133,50 @@ def owned(config: MTLoRAConfig, anatomy: Any) -> list[str]:
 
 
 class _MTLoRA(LoRA):
-    """y + s B A drop(x), shared by all tasks."""
+    """y + s B A drop(x), shared by all tasks; at the final norm x, as if it were not there."""
 
     def __init__(self, config: MTLoRAConfig, site: Site) -> None:
-        super().__init__(config.low_rank(config.rank, config.dropout), site)
+        skips = site.kind == FINAL_NORM
+        if skips:
+            SiteModule.__init__(self, config, site)
+            self.factored = False
+        else:
+            super().__init__(config.low_rank(config.rank, config.dropout), site)
+        self.skips = skips
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The site's input x and output y -> its new output."""
+        return x if self.skips else add_product(y, *self.factors(x))
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
         """A stream goes through all three layers behind the attention product."""
-        reason = LoRA.unsupported(config, sites)
+        reason = LoRA.unsupported(config, [site for site in sites if site.kind != FINAL_NORM])
         kinds = {site.kind for site in sites}
         if reason is None and not {"proj", "fc1", "fc2"} <= kinds:
             reason = "its task streams need the sites proj, fc1 and fc2"
         return reason
 
 
-@register("mtlora", MTLoRAConfig, paper="Agiza et al., CVPR 2024 (arXiv 2403.20320)", owned=owned, stream=TaskLoRA)
+@register(
+    "mtlora",
+    MTLoRAConfig,
+    paper="Agiza et al., CVPR 2024 (arXiv 2403.20320)",
+    properties=Properties(identity_at_init=False),
+    owned=owned,
+    stream=TaskLoRA,
+)
 class MTLoRA(_MTLoRA):
     """Shared updates in every block, a task's own at the stage ends."""
 
 
 @register(
-    "mtlora_plus", MTLoRAPlusConfig, paper="Agiza et al., CVPR 2024 (arXiv 2403.20320)", owned=owned, stream=TaskLoRA
+    "mtlora_plus",
+    MTLoRAPlusConfig,
+    paper="Agiza et al., CVPR 2024 (arXiv 2403.20320)",
+    properties=Properties(identity_at_init=False),
+    owned=owned,
+    stream=TaskLoRA,
 )
 class MTLoRAPlus(_MTLoRA):
     """MTLoRA with a shared update in place of a trained reduction."""

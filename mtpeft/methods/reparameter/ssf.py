@@ -3,11 +3,16 @@
 Lian et al., "Scaling & Shifting Your Features: A New Baseline for Efficient Model Tuning", NeurIPS 2022
 (arXiv 2210.08823), section 3.2, equations 2 and 3. Weight decay would pull the scales to 0, not to 1: keep vectors out
 of it, as the authors do.
+
+On Swin the authors' code writes a scale and a shift for the norms of patch merging, too, but never makes them: it hands patch
+merging the list of a stage's modes where it compares with a single one. Without them Swin-B has 267,264 weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,10 +24,14 @@ from mtpeft.options import NotNegative
 
 @dataclass(frozen=True, kw_only=True)
 class SSFConfig(MethodConfig):
-    """`init_std`: standard deviation of scale around 1 and of shift around 0 at the start (0 starts at the backbone)."""
+    """`init_std`: standard deviation of scale around 1 and of shift around 0 at the start (0 starts at the backbone).
+
+    `merging_norms`: the norms of patch merging (Swin) get a scale and a shift as well.
+    """
 
     sites: Sites = ("operations",)
     init_std: NotNegative = 0.02
+    merging_norms: bool = False
 
 
 @register(
@@ -54,3 +63,8 @@ class SSF(SiteModule):
         rows = scale.view(-1, *[1] * (weight.ndim - 1))
         new_bias = shift if bias is None else scale * wide(bias) + shift
         return (rows * wide(weight)).to(weight.dtype), new_bias.to(weight.dtype)
+
+    @staticmethod
+    def chosen(config: Any, sites: Sequence[Site]) -> Sequence[Site]:
+        """All, less the norms of patch merging unless they are asked for."""
+        return [site for site in sites if config.merging_norms or not {"merging", "norms"} <= site.tags]
