@@ -8,4 +8,4 @@ As in the paper: rank 5 in the first blocks alone, a scale of each product that 
 """
 
 _base_ = "fashion_lae_adapter.py"
-method = dict(_delete_=True, name="lora", sites=["k", "v"], blocks=[0, 1, 2], rank=5, learnable_scale=True)
+method = dict(_delete_=True, name="lora", sites=["k", "v"], blocks=[0, 1], rank=5, learnable_scale=True)

@@ -9,4 +9,4 @@ at 1. Training as in `fashion_lae_adapter`.
 """
 
 _base_ = "fashion_lae_adapter.py"
-method = dict(_delete_=True, name="prefix_tuning", blocks=[0, 1, 2], num_tokens=10, calibrated=True)
+method = dict(_delete_=True, name="prefix_tuning", blocks=[0, 1], num_tokens=10, calibrated=True)
