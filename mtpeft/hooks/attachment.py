@@ -113,7 +113,9 @@ def refusal(names: Sequence[str], backbone: nn.Module, reason: str) -> ConfigErr
 def select_sites(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> list[Site]:
     """The sites of a method on a backbone; an error names the method and what the backbone lacks."""
     try:
-        sites = list(spec.module.chosen(config, anatomy.select(config.sites, config.blocks, config.exclude)))
+        sites = list(
+            spec.module.chosen(config, anatomy.select(config.sites, config.blocks, config.exclude), anatomy.sites)
+        )
         if not (sites or spec.properties.head_only or (spec.owned and spec.owned(config, anatomy))):
             chosen = ", ".join(f"{name}={getattr(config, name)!r}" for name in ("sites", "blocks", "exclude"))
             raise ConfigError(f"it would train nothing: no site is left by {chosen}")

@@ -108,8 +108,11 @@ class SiteModule(nn.Module):
         raise ConfigError(f"{type(self).__name__} does not fold into a weight")
 
     @staticmethod
-    def chosen(config: Any, sites: Sequence[Site]) -> Sequence[Site]:
-        """Those of the sites found that the method takes, where the backbone's structure decides; by default all."""
+    def chosen(config: Any, sites: Sequence[Site], every: Sequence[Site]) -> Sequence[Site]:
+        """The sites the method takes where the backbone's structure decides, of those asked for and of `every` it has.
+
+        By default those asked for.
+        """
         return sites
 
     @staticmethod

@@ -202,9 +202,9 @@ def test_mtlora_gives_pooled_features_and_maps_without_the_final_norm(anatomy: s
 
 
 def test_mtlora_without_plain_mlps_is_refused() -> None:
-    for anatomy, options in (("swinv2", {}), ("pvt_v2", {"final_norm": True})):
+    for anatomy in ("swinv2", "pvt_v2"):
         with pytest.raises(ConfigError, match="task streams need blocks that norm first"):
-            mtpeft.attach(tiny_backbone(anatomy), "mtlora", **options)
+            mtpeft.attach(tiny_backbone(anatomy), "mtlora")
     with pytest.raises(ConfigError, match="ke_blocks is 'some', expected one of stage_end, all"):
         mtpeft.attach(tiny_backbone("vit"), "vmt_adapter", ke_blocks="some")
 

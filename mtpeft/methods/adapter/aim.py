@@ -102,12 +102,12 @@ class AIM(SiteModule):
         return self.positions.expand_as(x)
 
     @staticmethod
-    def chosen(config: Any, sites: Sequence[Site]) -> Sequence[Site]:
+    def chosen(config: Any, sites: Sequence[Site], every: Sequence[Site]) -> Sequence[Site]:
         """All, less attention over time in the blocks that go without, and the final norm where it stays frozen."""
         windows = any(site.windows for site in sites)
-        every = config.temporal_every or (2 if windows else 1)
+        step = config.temporal_every or (2 if windows else 1)
         train_norm = not windows if config.train_norm is None else config.train_norm
-        left = [s for s in sites if s.style not in ("temporal", "temporal_in") or s.place % every == 0]
+        left = [s for s in sites if s.style not in ("temporal", "temporal_in") or s.place % step == 0]
         return left if train_norm else [site for site in left if site.kind != "final_norm"]
 
     @staticmethod

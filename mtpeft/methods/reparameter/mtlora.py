@@ -49,11 +49,6 @@ class MTLoRAConfig(MethodConfig):
     train_backbone: bool = True
     final_norm: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.final_norm and FINAL_NORM not in self.sites:
-            object.__setattr__(self, "sites", (*self.sites, FINAL_NORM))
-
     def low_rank(self, rank: int, dropout: float = 0.0) -> LoRAConfig:
         """LoRA of a rank at this scale."""
         return LoRAConfig(rank=rank, alpha=self.scale * rank, dropout=dropout)
@@ -147,6 +142,11 @@ class _MTLoRA(LoRA):
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The site's input x and output y -> its new output."""
         return x if self.skips else add_product(y, *self.factors(x))
+
+    @staticmethod
+    def chosen(config: Any, sites: Sequence[Site], every: Sequence[Site]) -> Sequence[Site]:
+        """Those asked for, and the final norm, where there is one that is left out."""
+        return [*sites, *(s for s in every if s.kind == FINAL_NORM and not config.final_norm and s not in sites)]
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:

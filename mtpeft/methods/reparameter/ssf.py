@@ -65,6 +65,6 @@ class SSF(SiteModule):
         return (rows * wide(weight)).to(weight.dtype), new_bias.to(weight.dtype)
 
     @staticmethod
-    def chosen(config: Any, sites: Sequence[Site]) -> Sequence[Site]:
+    def chosen(config: Any, sites: Sequence[Site], every: Sequence[Site]) -> Sequence[Site]:
         """All, less the norms of patch merging unless they are asked for."""
         return [site for site in sites if config.merging_norms or not {"merging", "norms"} <= site.tags]
