@@ -19,7 +19,7 @@ method = dict(
     learnable_scale=True,
     dropout=0.0,
 )
-sharing = "shared"
+sharing = "averaged"
 plugins = [dict(type="LAE", momentum=0.99, frozen_epochs=1)]
 training = dict(
     optimizer=dict(_delete_=True, type="Adam", lr=5e-3, weight_decay=0.0),
