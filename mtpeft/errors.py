@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class MtpeftError(Exception):
-    """A mistake in the input. The command line prints the message and exits with code 2."""
+    """A mistake in the input. The command line prints the message and exits with code 2.
+
+    Such errors cross from a worker process to the one that trains: they are pickled as their message, whatever a
+    subclass's constructor takes.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), str(self))
+
+
+def _again(kind: type[MtpeftError], message: str) -> MtpeftError:
+    error = kind.__new__(kind)
+    error.args = (message,)
+    return error
 
 
 class ConfigError(MtpeftError):

@@ -75,8 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, help="the page (default: report.html in the first run's folder)")
     report.set_defaults(run=_report)
 
-    check = commands.add_parser("check-data", help="read all labels of a task: histogram, missing files, wrong values")
-    check.add_argument("task", metavar="TASK", help="a file of tasks/, by name (scenes/depth) or path")
+    check = commands.add_parser(
+        "check-data", help="read all labels of a task, or images of a stream: types, wrong values"
+    )
+    check.add_argument("task", metavar="TASK", help="a task (scenes/depth) or a recipe with a stream, by name or path")
     check.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="data.root=/data/NYUD_MT")
     check.set_defaults(run=_check_data)
 

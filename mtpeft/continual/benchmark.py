@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from mtpeft.data.dense.stream import DenseStream, DenseTask
-from mtpeft.data.images import Images
+from mtpeft.data.images import Images, stacked
 from mtpeft.data.labelled import Labelled
 from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.data.video.clips import Clips
@@ -50,7 +50,7 @@ class Collate:
 
     def __call__(self, items: Sequence[Sequence[Any]]) -> list[Tensor]:
         """Stack, finish with the current group's transform, and collate the rest as torch does."""
-        images = torch.stack([item[0] for item in items])
+        images = stacked([item[0] for item in items])  # a memory may mix grey and coloured data sets
         if self._current is not None:
             images = self._current.finish(images)
         rest: list[Tensor] = default_collate([tuple(item[1:]) for item in items])

@@ -147,8 +147,10 @@ class Experiment:
     def _train_experience(self, index: int, state: Any | None) -> None:
         task = self.stream[index]
         name = task.name
-        size = self.training.batch_size * self.training.accumulate
-        steps = -(-len(task.train) // size) * self.training.epochs
+        steps = -(-self.strategy.epoch_batches(index) // self.training.accumulate) * self.training.epochs
+        if self.strategy.needs_two[index] and len(task.train) % self.training.batch_size == 1:
+            self.folder.log("joined", task=name, images=1)
+            self.progress.message(f"task {name!r}: a last batch of one image is joined to the one before (batch norm)")
         self.progress.stage(f"{name} ({index + 1} of {len(self.stream)})", steps)
         self.position = Position(index, self.position.epoch, self.position.batch) if state else Position(index)
         strategy = self.strategy

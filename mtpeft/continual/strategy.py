@@ -15,10 +15,11 @@ from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import Running, objectives_of
 from mtpeft.continual.plugins import check_plugins, seed_memories
 from mtpeft.continual.training import Training
-from mtpeft.data.dense.stream import DenseStream
-from mtpeft.data.loader import ResumableLoader
+from mtpeft.data.dense.stream import DenseStream, LabelView
+from mtpeft.data.loader import ResumableLoader, count_batches
 from mtpeft.data.streams import TASK_KNOWN, Stream, StreamTask
-from mtpeft.errors import ConfigError
+from mtpeft.errors import ConfigError, DataError
+from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
 from mtpeft.runs.update import NonFiniteLossError, Update
 
 with warnings.catch_warnings():
@@ -94,6 +95,8 @@ class ContinualStrategy(SupervisedTemplate):
         self.benchmark, self.objectives = to_avalanche(stream), objectives_of(stream)
         #: whether an experience trains what its own task uses and nothing else
         self.alone = stream.kind in TASK_KNOWN and not plugins
+        #: of every experience, whether a batch of one image would stop it
+        self.needs_two = [self._needs_two(index) for index in range(len(stream))]
         self.local_loss = training.loss == "local_cross_entropy"
         self.first_epoch = 0
         self.first_batch = 0
@@ -159,8 +162,39 @@ class ContinualStrategy(SupervisedTemplate):
             epoch=epoch,
             start=start * settings.accumulate,
             num_workers=settings.workers,
+            join_single=self.needs_two[index],
         )
         return TaskLoader(loader, index if self.stream.kind in TASK_KNOWN else 0)
+
+    def epoch_batches(self, index: int) -> int:
+        """Batches of an epoch of experience `index`, when no plugin brings its own loader."""
+        return count_batches(
+            len(self.stream[index].train), self.training_settings.batch_size, join_single=self.needs_two[index]
+        )
+
+    def _needs_two(self, index: int) -> bool:
+        """Whether a batch norm of experience `index` cannot train on one image.
+
+        Raises `ConfigError` or `DataError` where its batches have no more.
+        """
+        task, batch_size = self.stream[index], self.training_settings.batch_size
+        model: Any = self.model
+        norms = norms_of_one_value(model.manager, lambda: self._show_one(index))
+        if norms and batch_size == 1:
+            raise ConfigError(f"training.batch_size is 1, too few for batch norm {norms[0]!r}: {REMEDY}")
+        if norms and len(task.train) == 1:
+            raise DataError(f"task {task.name!r} has one training image, too few for batch norm {norms[0]!r}: {REMEDY}")
+        return bool(norms)
+
+    def _show_one(self, index: int) -> None:
+        """Run the first image of experience `index` through the model."""
+        data = self.stream[index].train.plain()
+        x = data.collate_fn([data[0]])[0] if isinstance(data, LabelView) else data.batch([0])[0]
+        model: Any = self.model
+        if model.manager.tasks:
+            model(x.to(self.device), torch.full((1,), index if model.task_known else 0))
+        else:  # a growing head, linear, comes with the first experience
+            model.manager.features(x.to(self.device))
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         if self.on_resume is not None:

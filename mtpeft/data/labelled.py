@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from mtpeft.data.images import as_images, build_images
+from mtpeft.data.images import Images, as_images, build_images
 from mtpeft.data.sources import dataset_names
 from mtpeft.data.transforms import Augment
 from mtpeft.data.video.clips import Clips, build_clips, is_video
 from mtpeft.data.video.dataset import VideoDataset
 from mtpeft.data.video.registry import VIDEO_DATASETS
-from mtpeft.errors import ConfigError, UnknownNameError
+from mtpeft.errors import ConfigError, DataError, UnknownNameError
 
 
 class Labelled(Protocol):
@@ -72,6 +74,39 @@ def build_labelled(
             "data set", kind, [*dataset_names(), *VIDEO_DATASETS, "torchvision.CIFAR100"], "data.type"
         )
     return build_images(data, data_config, train, augment)
+
+
+def build_labelled_parts(
+    data: Any, data_config: Mapping[str, Any], augment: Mapping[str, Any] | Augment | None = None
+) -> tuple[Labelled, Labelled]:
+    """Training and test part. Raises `DataError` where they hold the same samples, and what `build_labelled` does."""
+    train = build_labelled(data, data_config, train=True, augment=augment)
+    test = build_labelled(data, data_config, train=False)
+    if isinstance(train, Images) and isinstance(test, Images):
+        check_distinct(train, test)
+    return train, test
+
+
+def check_distinct(train: Images, test: Images) -> None:
+    """Raise `DataError` when a file is in both parts, or both have the same labels and, at three places, the same pixels."""
+    remedy = (
+        "a test on what was trained tells nothing; give the parts different samples (data.splits, or the arguments)"
+    )
+    ours, theirs = train.files, test.files
+    if ours is not None and theirs is not None:
+        shared = sorted({os.path.realpath(file) for file in ours} & {os.path.realpath(file) for file in theirs})
+        if shared:
+            raise DataError(
+                f"{train.name} and {test.name}: {len(shared)} files are in both, first {shared[0]}; {remedy}"
+            )
+    if train.targets != test.targets:
+        return
+    try:
+        same = all(torch.equal(train.raw(i), test.raw(i)) for i in {0, len(train) // 2, len(train) - 1})
+    except DataError:  # an image that cannot be read is told of where it is used
+        return
+    if same:
+        raise DataError(f"{train.name} and {test.name} are the same {len(train)} samples; {remedy}")
 
 
 def as_labelled(dataset: Any) -> Labelled:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from mtpeft.errors import ConfigError, DataError
+from mtpeft.errors import ConfigError, DataError, MtpeftError
 
 
 class ResumableLoader:
@@ -20,7 +20,7 @@ class ResumableLoader:
     before `start` is read, and the caller's generators are left as they were. `len()` counts the whole epoch's batches.
     A data set with a method `at_epoch(epoch)` is asked for its state in that epoch. One with `read_batch(indices)` and
     `received(batch)` reads in the workers and finishes in the caller's process; else batches are its `batch(indices)`, or
-    its items collated.
+    its items collated. With `join_single` a last batch of one item is joined to the one before.
     Raises `DataError` for a data set without images, `ConfigError` for a batch size or start that cannot be.
     """
 
@@ -34,6 +34,7 @@ class ResumableLoader:
         shuffle: bool = True,
         drop_last: bool = False,
         num_workers: int = 0,
+        join_single: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
@@ -48,6 +49,8 @@ class ResumableLoader:
         if shuffle:
             order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(self._seed)).tolist()
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        if join_single and len(batches) > 1 and len(batches[-1]) == 1:
+            batches[-2] += batches.pop()
         if drop_last and len(batches[-1]) < batch_size:
             batches.pop()
         if not 0 <= start <= len(batches):
@@ -69,16 +72,12 @@ class ResumableLoader:
         return map(self._received, iter(workers))
 
     def _received(self, batch: Any) -> Any:
-        if isinstance(batch, DataError):
-            raise batch
+        batch = received(batch)
         return self.dataset.received(batch) if hasattr(self.dataset, "received") else batch
 
 
 class _Batches(Dataset[Any]):
-    """Whole batches as items, each made under its own seed; an unreadable one is its `DataError`.
-
-    Raised in a worker, it would reach the user as a traceback of many lines.
-    """
+    """Whole batches as items, each made under its own seed; an unreadable one is its error (see `sent`)."""
 
     def __init__(self, dataset: Any, batches: list[tuple[int, list[int]]]) -> None:
         self.dataset = dataset
@@ -96,14 +95,39 @@ class _Batches(Dataset[Any]):
         state = generator.get_state()
         generator.manual_seed(seed)
         try:
-            if self._batch is not None:
-                return self._batch(members)
-            items = self._items(members) if self._items is not None else [self.dataset[i] for i in members]
-            return self._collate(items)
-        except DataError as error:
-            return error
+            return sent(lambda: self._made(members))
         finally:
             generator.set_state(state)
+
+    def _made(self, members: list[int]) -> Any:
+        if self._batch is not None:
+            return self._batch(members)
+        items = self._items(members) if self._items is not None else [self.dataset[i] for i in members]
+        return self._collate(items)
+
+
+def count_batches(items: int, batch_size: int, join_single: bool = False) -> int:
+    """Batches of an epoch of `ResumableLoader`."""
+    joined = join_single and items > batch_size and items % batch_size == 1
+    return -(-items // batch_size) - joined
+
+
+def sent(make: Callable[[], Any]) -> Any:
+    """What `make` gives, or its error when the user can mend it.
+
+    Raised in a worker, the error would reach the user as a traceback of many lines; `received` raises it.
+    """
+    try:
+        return make()
+    except MtpeftError as error:
+        return error
+
+
+def received(value: Any) -> Any:
+    """What a worker sent. Raises the error it met."""
+    if isinstance(value, MtpeftError):
+        raise value
+    return value
 
 
 def _mix(*numbers: int) -> int:

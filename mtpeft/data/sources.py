@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtpeft.errors import ConfigError, DataError, UnknownNameError, nearest
+from mtpeft.data.reading import read_picture
+from mtpeft.data.torchvision_sources import build_torchvision, check_arguments, one_line
+from mtpeft.errors import ConfigError, DataError, UnknownNameError
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -42,7 +44,7 @@ def dataset_names() -> list[str]:
 def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
     """The data set that `config` describes: `type` is a registered name or `torchvision.NAME`, the rest its arguments.
 
-    A torchvision class that takes `split` instead of `train` gets "train" and "test", or the two of `splits`.
+    How a torchvision class gets its part is said in `mtpeft.data.torchvision_sources`.
     Raises `UnknownNameError` for the type, `ConfigError` for an argument it does not take, `DataError` when the data
     are missing or damaged.
     """
@@ -51,11 +53,11 @@ def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
     if kind is None:
         raise ConfigError(f"a data set needs a key 'type', got only {sorted(arguments)}")
     if str(kind).startswith("torchvision."):
-        return _torchvision(str(kind), train, arguments)
+        return build_torchvision(str(kind), train, arguments)
     if kind not in _REGISTRY:
         raise UnknownNameError("data set", kind, [*_REGISTRY, "torchvision.CIFAR100"], "key data.type")
     factory = _REGISTRY[kind]
-    _check_arguments(str(kind), factory, arguments, exclude={"train"})
+    check_arguments(str(kind), inspect.signature(factory).parameters, arguments, exclude={"train"})
     return factory(train=train, **arguments)
 
 
@@ -82,9 +84,9 @@ def _image_folder(train: bool, root: str) -> Any:
     for part in choices:
         if (Path(root) / part).is_dir():
             try:
-                return ImageFolder(str(Path(root) / part))
+                return ImageFolder(str(Path(root) / part), loader=read_picture)
             except (OSError, RuntimeError) as error:
-                raise DataError(f"ImageFolder {Path(root) / part}: {_one_line(error)}") from error
+                raise DataError(f"ImageFolder {Path(root) / part}: {one_line(error)}") from error
     raise DataError(f"ImageFolder {root}: no folder {' or '.join(choices)} in it; it must hold one folder per class")
 
 
@@ -112,12 +114,45 @@ def read_targets(dataset: Any, name: str) -> list[int]:
     return [int(value) for value in values]
 
 
-def read_class_names(dataset: Any, targets: Sequence[int]) -> tuple[str, ...]:
-    """The names of the classes; the labels themselves when the data set does not name them."""
-    names = getattr(dataset, "classes", None)
+def read_class_names(dataset: Any, targets: Sequence[int], name: str = "") -> tuple[str, ...]:
+    """The names of the classes, from `classes` or `class_to_idx`; the labels themselves when the data set has neither.
+
+    Raises `DataError` when the two disagree about which class has which label.
+    """
+    names, numbers = getattr(dataset, "classes", None), getattr(dataset, "class_to_idx", None)
     if names is not None:
-        return tuple(str(name) for name in names)
-    return tuple(str(label) for label in range(max(targets, default=-1) + 1))
+        for place, own in enumerate(names):
+            said = numbers.get(own, place) if isinstance(numbers, Mapping) and isinstance(own, str) else place
+            if said != place and list(names).count(own) == 1:
+                raise DataError(f"{name}: class {own!r} is number {place} in `classes`, but {said} in `class_to_idx`")
+        return tuple(str(own) for own in names)
+    found = tuple(str(label) for label in range(max(targets, default=-1) + 1))
+    if isinstance(numbers, Mapping):
+        by_number = {label: str(own) for own, label in numbers.items()}
+        found = tuple(by_number.get(label, str(label)) for label in range(max([*by_number, len(found) - 1]) + 1))
+    return found
+
+
+def read_files(dataset: Any) -> list[str] | None:
+    """One file per item, where torchvision's classes keep them; None when the data set does not tell."""
+    for attribute in (
+        "samples",
+        "_samples",
+        "imgs",
+        "_image_files",
+        "_images",
+        "image_files",
+        "files",
+        "paths",
+        "data",
+    ):
+        entries = getattr(dataset, attribute, None)
+        if not isinstance(entries, list | tuple) or len(entries) != len(dataset) or not entries:
+            continue
+        files = [entry[0] if isinstance(entry, list | tuple) and entry else entry for entry in entries]
+        if all(isinstance(file, str | Path) for file in files):
+            return [str(file) for file in files]
+    return None
 
 
 def read_pixels(dataset: Any) -> Tensor | None:
@@ -134,44 +169,3 @@ def read_pixels(dataset: Any) -> Tensor | None:
     if pixels.shape[-1] in (1, 3):  # (N, H, W, C)
         return pixels.permute(0, 3, 1, 2).contiguous()
     return pixels if pixels.shape[1] in (1, 3) else None
-
-
-def _torchvision(kind: str, train: bool, arguments: dict[str, Any]) -> Any:
-    from torchvision import datasets
-
-    name = kind.removeprefix("torchvision.")
-    factory = getattr(datasets, name, None)
-    if name not in datasets.__all__ or not inspect.isclass(factory):
-        known_names = [f"torchvision.{known}" for known in datasets.__all__]
-        raise UnknownNameError("data set", kind, known_names, "key data.type")
-    parts = arguments.pop("splits", ("train", "test"))
-    parameters = inspect.signature(factory).parameters
-    _check_arguments(kind, factory, arguments, exclude={"train", "split"})
-    if "train" in parameters:
-        arguments["train"] = train
-    elif "split" in parameters:
-        arguments["split"] = parts[0 if train else 1]
-    else:
-        raise DataError(f"{kind} has no training and test part of its own; lay its images out for type='ImageFolder'")
-    try:
-        return factory(**arguments)
-    except (RuntimeError, OSError, ValueError, ImportError, EOFError) as error:
-        raise DataError(f"{kind}: {_one_line(error)}") from error
-
-
-def _check_arguments(kind: str, factory: Callable[..., Any], arguments: Mapping[str, Any], exclude: set[str]) -> None:
-    parameters = inspect.signature(factory).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
-    known = [name for name in parameters if name not in exclude]
-    for name in arguments:
-        if name not in known:
-            raise ConfigError(f"data set {kind!r} takes no argument {name!r}.{nearest(name, known)}")
-    needed = {name for name in known if parameters[name].default is inspect.Parameter.empty}
-    missing = sorted(needed - set(arguments))
-    if missing:
-        raise ConfigError(f"data set {kind!r} needs the argument {', '.join(missing)}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -7,19 +7,22 @@ from collections.abc import Sequence
 
 import torch
 
+from mtpeft.data.classes import same_classes
 from mtpeft.data.labelled import Labelled
 from mtpeft.errors import ConfigError, DataError
 
 
-def common_classes(train: Labelled, test: Labelled) -> tuple[int, ...]:
-    """The labels that occur, ascending; training and test must have the same."""
-    ours, theirs = set(train.targets), set(test.targets)
-    if ours != theirs:
-        raise DataError(
-            f"{train.name} and {test.name} differ in their classes: {sorted(ours - theirs)} only in training, "
-            f"{sorted(theirs - ours)} only in test"
-        )
-    return tuple(sorted(ours))
+def common_classes(train: Labelled, test: Labelled) -> dict[int, int]:
+    """{label that occurs in training: label of the same class in test}, ascending; classes are matched by name.
+
+    Raises `DataError` that names the classes each part lacks.
+    """
+    return same_classes(occurring(train), occurring(test), train.name, test.name)
+
+
+def occurring(data: Labelled) -> dict[int, str]:
+    """{label: class name} of the classes that have an item, ascending."""
+    return {label: data.classes[label] for label in sorted(set(data.targets))}
 
 
 def class_order(classes: tuple[int, ...], order: Sequence[int] | None, seed: int | None) -> tuple[int, ...]:

@@ -3,7 +3,9 @@
 - class-incremental: new classes in each task, one output space, the task unknown at test time. Labels are places in the
   class order, so that a growing head gets its new classes at the end.
 - task-incremental: the same split, the task known at test time. Labels are 0..k-1 within each task.
-- domain-incremental: the same classes in each task, seen under another condition.
+- domain-incremental: the same classes in each task, seen under another condition. Labels are 0..k-1.
+
+Classes of the training and the test part, and of domains, are matched by name.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mtpeft.data.classes import same_classes
 from mtpeft.data.corruptions import build_corruption
 from mtpeft.data.images import Images
-from mtpeft.data.labelled import Labelled, as_labelled, build_labelled
-from mtpeft.data.splits import class_order, common_classes, sample, task_sizes
+from mtpeft.data.labelled import Labelled, as_labelled, build_labelled_parts
+from mtpeft.data.splits import class_order, common_classes, occurring, sample, task_sizes
 from mtpeft.data.transforms import Augment
 from mtpeft.errors import ConfigError, DataError, UnknownNameError, nearest
 
@@ -144,28 +147,29 @@ def domain_incremental(
     test_per_class: int | None = None,
     subset_seed: int = 0,
 ) -> Stream:
-    """One task per (name, train, test): the same classes under several conditions; labels as the source has them.
+    """One task per (name, train, test): the same classes under several conditions, matched by name.
 
-    `corrupted_domains` makes such a list from one data set. Raises `DataError` when the domains' classes differ.
+    Labels are places among the classes that occur, in the order in which the first domain numbers them.
+    `corrupted_domains` makes such a list from one data set. Raises `DataError` that names the classes a domain lacks.
     """
     if not domains:
         raise DataError("domain_incremental stream: no domain given")
     tasks = []
-    classes: tuple[int, ...] = ()
-    class_names: tuple[str, ...] = ()
-    for position, (name, train_source, test_source) in enumerate(domains):
+    names: dict[int, str] = {}
+    for name, train_source, test_source in domains:
         train, test = as_labelled(train_source), as_labelled(test_source)
-        found = common_classes(train, test)
-        if position and (found != classes or train.classes != class_names):
-            raise DataError(f"domain {name!r} has classes {list(found)}, but {domains[0][0]!r} has {list(classes)}")
-        classes, class_names = found, train.classes
-        kept_train = sample(train, classes, train_per_class, subset_seed)
-        kept_test = sample(test, classes, test_per_class, subset_seed)
-        identity = {label: label for label in classes}
-        tasks.append(StreamTask(name, classes, identity, train.subset(kept_train), test.subset(kept_test)))
+        in_test = common_classes(train, test)
+        names = names or occurring(train)
+        found = same_classes(names, occurring(train), f"domain {domains[0][0]!r}", f"domain {name!r}")
+        place = {found[label]: position for position, label in enumerate(names)}
+        place_in_test = {in_test[label]: position for label, position in place.items()}
+        kept_train = sample(train, list(place), train_per_class, subset_seed)
+        kept_test = sample(test, list(place_in_test), test_per_class, subset_seed)
+        label_map = {label: position for position, label in enumerate(names)}
+        parts = train.subset(kept_train, place), test.subset(kept_test, place_in_test)
+        tasks.append(StreamTask(name, tuple(names), label_map, *parts))
     settings = {"train_per_class": train_per_class, "test_per_class": test_per_class, "subset_seed": subset_seed}
-    names = tuple(class_names[label] for label in classes)
-    return Stream("domain_incremental", tuple(tasks), classes, names, settings)
+    return Stream("domain_incremental", tuple(tasks), tuple(names), tuple(names.values()), settings)
 
 
 def corrupted_domains(
@@ -205,8 +209,7 @@ def build_stream(
     if "data" not in options:
         raise ConfigError(f"stream {kind!r} needs the key 'data', such as data=dict(type='FashionMNIST')")
     data = options.pop("data")
-    train = build_labelled(data, data_config, train=True, augment=augment)
-    test = build_labelled(data, data_config, train=False)
+    train, test = build_labelled_parts(data, data_config, augment)
     if kind != "domain_incremental":
         return _split_classes(kind, train, test, **options)
     if not (isinstance(train, Images) and isinstance(test, Images)):
@@ -247,7 +250,8 @@ def _split_classes(
     head: Mapping[str, Any] | None = None,
 ) -> Stream:
     train, test = as_labelled(train), as_labelled(test)
-    classes = class_order(common_classes(train, test), order, order_seed)
+    in_test = common_classes(train, test)
+    classes = class_order(tuple(in_test), order, order_seed)
     sizes = task_sizes(len(classes), num_tasks, classes_per_task)
     place = {label: position for position, label in enumerate(classes)}
     tasks = []
@@ -255,7 +259,7 @@ def _split_classes(
         members = classes[sum(sizes[:index]) :][:size]
         mapping = place if kind == "class_incremental" else {label: i for i, label in enumerate(members)}
         kept_train = sample(train, members, train_per_class, subset_seed)
-        kept_test = sample(test, members, test_per_class, subset_seed)
+        kept_test = sample(test, [in_test[label] for label in members], test_per_class, subset_seed)
         name = f"task{index}"
         tasks.append(
             StreamTask(
@@ -263,7 +267,7 @@ def _split_classes(
                 members,
                 {label: mapping[label] for label in members},
                 train.subset(kept_train, mapping, f"{train.name}, {name}"),
-                test.subset(kept_test, mapping, f"{test.name}, {name}"),
+                test.subset(kept_test, {in_test[k]: new for k, new in mapping.items()}, f"{test.name}, {name}"),
                 head,
             )
         )

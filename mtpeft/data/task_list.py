@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mtpeft.data.labelled import Labelled, build_labelled
+from mtpeft.data.labelled import Labelled, build_labelled_parts
 from mtpeft.data.splits import common_classes, sample
 from mtpeft.data.streams import Stream, StreamTask
 from mtpeft.data.video.clips import is_video
@@ -47,8 +47,9 @@ def build_task_list(
         if options["data"] is None:
             raise ConfigError(f"recipe {recipe}: give {where}.data, or stream.data for all tasks, as dict(type=...)")
         train, test = opened.get(options["data"])
-        kept = _kept(train, common_classes(train, test), wanted, f"recipe {recipe}, {where}.classes")
-        tasks.append(_task(name, len(names), train, test, kept, options))
+        in_test = common_classes(train, test)
+        kept = _kept(train, tuple(in_test), wanted, f"recipe {recipe}, {where}.classes")
+        tasks.append(_task(name, len(names), train, test, {label: in_test[label] for label in kept}, options))
         names += [train.classes[label] for label in kept]
     if augment is not None and opened.videos_only:
         raise ConfigError(f"recipe {recipe}: augment changes images, but all tasks are clips; use data.augment")
@@ -70,7 +71,7 @@ class _Sources:
                 return parts
         augment = None if is_video(data) else self.augment
         self.videos_only &= is_video(data)
-        parts = (build_labelled(data, self.data_config, True, augment), build_labelled(data, self.data_config, False))
+        parts = build_labelled_parts(data, self.data_config, augment)
         self._opened.append((data, parts))
         return parts
 
@@ -89,14 +90,20 @@ def _kept(source: Labelled, labels: tuple[int, ...], wanted: Any, where: str) ->
 
 
 def _task(
-    name: str, first: int, train: Labelled, test: Labelled, kept: tuple[int, ...], options: Mapping[str, Any]
+    name: str, first: int, train: Labelled, test: Labelled, kept: Mapping[int, int], options: Mapping[str, Any]
 ) -> StreamTask:
-    """A task whose classes are numbered from `first` on."""
-    mapping = {label: place for place, label in enumerate(kept)}
+    """A task whose classes are numbered from `first` on; `kept` are their labels in training, and those in test."""
     seed = options["subset_seed"] or 0
     parts = [
-        part.subset(sample(part, kept, options[key], seed), mapping, f"{part.name}, {name}")
-        for part, key in ((train, "train_per_class"), (test, "test_per_class"))
+        part.subset(
+            sample(part, labels, options[key], seed),
+            {label: place for place, label in enumerate(labels)},
+            f"{part.name}, {name}",
+        )
+        for part, labels, key in (
+            (train, list(kept), "train_per_class"),
+            (test, list(kept.values()), "test_per_class"),
+        )
     ]
     numbers = range(first, first + len(kept))
     return StreamTask(

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtpeft.data.reading import as_rgb
 from mtpeft.errors import ConfigError, nearest
 
 
@@ -63,8 +64,8 @@ class InputTransform:
     augment: Augment | None = None
 
     def image(self, image: Image.Image) -> Tensor:
-        """timm's evaluation transform without the normalisation: PIL image to uint8 (3, H, W), grey copied to RGB."""
-        pixels: Tensor = self._timm(image.convert("RGB"))
+        """timm's evaluation transform without the normalisation: PIL image of any mode (`as_rgb`) to uint8 (3, H, W)."""
+        pixels: Tensor = self._timm(as_rgb(image, "the image"))
         return pixels
 
     def resize(self, images: Tensor) -> Tensor:

@@ -177,7 +177,9 @@ def check_shape(label: np.ndarray, where: str, depth: int | None = None) -> None
     """Raise `DataError` unless `label` is (H, W), or (H, W, depth)."""
     wanted = "(H, W)" if depth is None else f"(H, W, {depth})"
     if label.ndim != (2 if depth is None else 3) or (depth is not None and label.shape[2] != depth):
-        raise DataError(f"{where}: the label has shape {label.shape}, not {wanted}")
+        colours = label.ndim == 3 and label.shape[2] in (3, 4) and depth is None
+        hint = "; store one number per pixel, not a colour" if colours else ""
+        raise DataError(f"{where}: the label has shape {label.shape}, not {wanted}{hint}")
 
 
 def mean_or_none(total: torch.Tensor, count: torch.Tensor, scale: float = 1.0) -> float | None:

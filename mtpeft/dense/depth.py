@@ -111,9 +111,10 @@ class Depth(ValueKind):
             raise DataError(f"{where}: the depth is {label.dtype}; it must be floating-point, in metres")
         known = label[np.isfinite(label) & (label > 0)]
         if known.size and known.max() > self.max_depth:
-            unit = "millimetres" if known.max() > 10 * self.max_depth else "centimetres"
+            unit, factor = ("millimetres", 1000) if known.max() > 10 * self.max_depth else ("centimetres", 100)
             found = f"{where}: depth from {known.min():.4g} to {known.max():.4g}"
-            warnings.warn(f"{found}; this looks like {unit}, and must be metres", UserWarning, stacklevel=2)
+            remedy = f"this looks like {unit}, and must be metres: divide by {factor}"
+            warnings.warn(f"{found}; {remedy}", UserWarning, stacklevel=2)
 
     def picture(self, sample: torch.Tensor, reference: torch.Tensor | None = None) -> np.ndarray:
         """Near is dark, far is bright, over the range of `reference`."""

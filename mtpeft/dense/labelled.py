@@ -33,11 +33,14 @@ class ClassKind(Kind):
         check_shape(label, where)
         if not np.issubdtype(label.dtype, np.integer) and label.dtype != bool:
             raise DataError(f"{where}: the label is {label.dtype}; it must be of whole numbers, one class per pixel")
-        wrong = [int(v) for v in np.unique(label) if not (0 <= v < self.num_classes or v == IGNORED)]
-        if wrong:
+        outside = ((label < 0) | (label >= self.num_classes)) & (label != IGNORED)
+        if outside.any():
+            wrong = [int(v) for v in np.unique(label[outside])]
             shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
             allowed = f"0 to {self.num_classes - 1}, and {IGNORED} for ignored"
-            raise DataError(f"{where}: label values {shown} are out of range: {allowed}")
+            raise DataError(
+                f"{where}: label values {shown} are out of range: {allowed}; correct the file, or the number of classes"
+            )
 
     def histogram_rows(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
         """A row per class: its number and name."""

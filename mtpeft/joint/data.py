@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mtpeft.data.dense import TaskInfo, build_dense_dataset
+from mtpeft.data.dense import DenseDataset, TaskInfo
 from mtpeft.data.dense.batch import DenseView, collate
-from mtpeft.data.dense.sample import DenseDataset, Sample
+from mtpeft.data.dense.parts import build_parts
+from mtpeft.data.dense.registry import SPLITS
+from mtpeft.data.dense.sample import Sample, label_source
 from mtpeft.data.dense.transforms import build_transforms
+from mtpeft.data.loader import received, sent
 from mtpeft.data.validation import Validation
+from mtpeft.dense.kinds import Kind
 from mtpeft.errors import ConfigError, UnknownNameError
 from mtpeft.joint.sampler import Draw, Plan, TaskSampler
 
@@ -46,42 +51,54 @@ class JointData:
         std: Sequence[float],
         validation: Validation | None = None,
     ) -> None:
-        """`data` is the recipe's section; a task may have a `data` section and a `label` name of its own."""
+        """`data` is the recipe's section; a task may have a `data` section and a `label` name of its own.
+
+        `kind`, `options` and `metric` of a task go to `TaskInfo.build_kind`; `kinds` has what comes of it.
+        """
         self.mean, self.std = list(mean), list(std)
         self.places: dict[str, Place] = {}
         self.infos: dict[str, TaskInfo] = {}
+        self.kinds: dict[str, Kind] = {}
         configs: list[dict[str, Any]] = []
-        labels: list[list[str]] = []
         for task, section in tasks.items():
             config = dict(section.get("data") or data)
             if config not in configs:
                 configs.append(config)
-                labels.append([])
-            source, label = configs.index(config), str(section.get("label", task))
-            labels[source].append(label)
-            self.places[task] = Place(source, label)
-        shown = {split: build_transforms(transforms.get(split, ())) for split in ("train", "val")}
+            self.places[task] = Place(configs.index(config), str(section.get("label", task)))
+        parts = [_build(config) for config in configs]
+        checks: list[dict[str, list[Kind]]] = [{} for _ in configs]
+        for task, place in self.places.items():
+            infos = parts[place.source]["train"].tasks
+            if place.label not in infos:
+                where = f"recipe key tasks.{task}, data set {configs[place.source]['name']!r}"
+                raise UnknownNameError("label", place.label, infos, where)
+            self.infos[task] = infos[place.label]
+            own = [tasks[task].get(key) for key in ("kind", "options", "metric")]
+            self.kinds[task] = self.infos[task].build_kind(*own)
+            checks[place.source].setdefault(place.label, []).append(self.kinds[task])
+        shown = {split: build_transforms(transforms.get(split, ())) for split in SPLITS}
 
-        def view(dataset: Any, split: str, source: int) -> DenseView:
-            return DenseView(dataset, shown[split], seed, mean, std, tasks=labels[source])
+        def view(dataset: DenseDataset, split: str, source: int) -> DenseView:
+            kinds = checks[source]
+            return DenseView(dataset, shown[split], seed, mean, std, tasks=list(kinds), checks=kinds)
 
         self.train: list[DenseView] = []
         self.val: list[DenseView] = []
         self.held: list[DenseView] = []
-        for source, config in enumerate(configs):
-            train = _build(config, "train")
+        for source, part in enumerate(parts):
+            train = part["train"]
             if validation is not None:
                 kept, held = validation.split(len(train), source)
                 self.held.append(view(Chosen(train, held), "val", source))
                 train = Chosen(train, kept)
             self.train.append(view(train, "train", source))
-            self.val.append(view(_build(config, "val"), "val", source))
-        for task, place in self.places.items():
-            infos = self.train[place.source].dataset.tasks
-            if place.label not in infos:
-                where = f"recipe key tasks.{task}, data set {configs[place.source]['name']!r}"
-                raise UnknownNameError("label", place.label, infos, where)
-            self.infos[task] = infos[place.label]
+            self.val.append(view(part["val"], "val", source))
+
+    def check_first(self) -> None:
+        """Read the first sample of each part, so that a label that is wrong throughout is told of before a step."""
+        for view in (*self.train, *self.val):
+            if len(view):
+                view.read(0)
 
     @property
     def sizes(self) -> list[int]:
@@ -143,6 +160,10 @@ class Chosen:
     def __getitem__(self, index: int) -> Sample:
         return self.dataset[self.indices[index]]
 
+    def label_file(self, task: str, index: int) -> Path | None:
+        """The file a label comes from."""
+        return label_source(self.dataset, task, self.indices[index])
+
 
 class PlannedSteps(Dataset[dict[str, Any]]):
     """The "index" is a `Plan`: its parts as batches, with the sampler's state after it."""
@@ -151,13 +172,20 @@ class PlannedSteps(Dataset[dict[str, Any]]):
         self.data = data
 
     def __getitem__(self, plan: Plan) -> dict[str, Any]:
-        return {"parts": [self.data.batch(part) for part in plan.parts], "after": plan.after}
+        return sent(lambda: {"parts": [self.data.batch(part) for part in plan.parts], "after": plan.after})
+
+
+class StepLoader(DataLoader[dict[str, Any]]):
+    """Steps as `PlannedSteps` gives them; an error of the data comes out of a worker as it was raised."""
+
+    def __iter__(self) -> Any:
+        return map(received, super().__iter__())
 
 
 def build_loader(data: JointData, sampler: TaskSampler, workers: int) -> DataLoader[dict[str, Any]]:
     """An endless loader of steps. The batches are the same for any number of workers."""
     generator = torch.Generator().manual_seed(0)  # else the workers' base seed is drawn from the run's generator
-    return DataLoader(
+    return StepLoader(
         PlannedSteps(data),
         batch_size=None,
         sampler=sampler,
@@ -171,8 +199,8 @@ def _as_is(step: Any) -> Any:
     return step
 
 
-def _build(config: Mapping[str, Any], split: str) -> Any:
+def _build(config: Mapping[str, Any]) -> dict[str, DenseDataset]:
     options = {k: v for k, v in config.items() if k != "name"}
     if "name" not in config:
         raise ConfigError("recipe key data.name is missing: the name of a dense data set")
-    return build_dense_dataset(config["name"], split, **options)
+    return build_parts(config["name"], options)

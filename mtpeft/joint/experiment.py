@@ -32,6 +32,7 @@ from mtpeft.joint.training import Training
 from mtpeft.joint.weighting import build_weighting
 from mtpeft.manager.attach import attach, create_backbone, resolve_methods
 from mtpeft.options import Section
+from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
 from mtpeft.runs.device import usable_device
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
@@ -77,10 +78,7 @@ class JointExperiment:
         transforms.finish()
         mean, std = self.data_config["mean"], self.data_config["std"]
         self.data = JointData(data, sections, views, self.seed, mean, std, validation)
-        kinds = {
-            task: self.data.infos[task].build_kind(s.get("kind"), s.get("options"), s.get("metric"))
-            for task, s in sections.items()
-        }
+        kinds = self.data.kinds
         self.manager = attach(model, method, sharing=sharing)
         if driven := [a.sharing_name for a in self.manager.methods if a.weights.driven]:
             raise ConfigError(
@@ -94,6 +92,7 @@ class JointExperiment:
         discrete = [task for task, kind in kinds.items() if not kind.continuous]
         self.model = JointModel(self.manager, kinds, build_weighting(weighting, weights, discrete), self.seed)
         self.model.to(self.device)
+        self.model.needs_two = self._need_two()
         self.optim_wrapper = self._optim_wrapper()
         self.sampler = self._sampler(dict(sampler))
         self.curve = LossCurve(self.training.log_every)
@@ -110,12 +109,19 @@ class JointExperiment:
         """
         self.folder, self.stop = folder, stop
         state = gather(folder.state.read() if folder is not None else None)[0]
-        if state is not None:
+        if state is None:
+            self.data.check_first()
+        else:
             self.restore(state)
         if folder is not None:
             folder.log("start" if state is None else "resume", recipe=self.name, seed=self.seed, step=self.model.step)
         if state is not None:
             self.progress.message(f"resuming at step {self.model.step + 1} of {self.training.steps}")
+        if self.model.needs_two and not self.manager.single_pass:
+            self.progress.message(
+                f"batch norm of {', '.join(sorted(self.model.needs_two))} needs two images of the task: a sample that is alone "
+                "in a batch is skipped, and counted"
+            )
         begun = self.model.step
         self.progress.stage("training", self.training.steps - begun)
         if begun < self.training.steps:
@@ -277,6 +283,21 @@ class JointExperiment:
                 )
             found[task] = {**{k: v for k, v in section.values.items() if v is not None}, "head": dict(given)}
         return found
+
+    def _need_two(self) -> frozenset[str]:
+        """The tasks with a batch norm that cannot train on one image; a `ConfigError` where a batch has no more."""
+        found = set()
+        for task, place in self.data.places.items():
+
+            def show(task: str = task, source: int = place.source) -> None:
+                image = self.data.train[source][0]["image"]
+                self.manager(image[None].to(self.device), task)
+
+            norms = norms_of_one_value(self.model, show)
+            if norms and self.training.batch_size // world() < 2:
+                raise ConfigError(f"training.batch_size is too small for batch norm {norms[0]!r}: {REMEDY}")
+            found |= {task} if norms else set()
+        return frozenset(found)
 
     def _optim_wrapper(self) -> UpdateWrapper:
         settings = self.training

@@ -37,6 +37,8 @@ class JointModel(BaseModel):
         self.manager, self.kinds, self.weighting, self.seed = manager, dict(kinds), weighting, seed
         self.step = 0
         self.skipped = dict.fromkeys(self.kinds, 0)
+        #: tasks whose head has a batch norm that cannot train on one image
+        self.needs_two: frozenset[str] = frozenset()
 
     def init_weights(self) -> None:
         """Nothing: weights are ready when the model is built (MMEngine would call every `init_weights` below)."""
@@ -106,7 +108,10 @@ class JointModel(BaseModel):
         """
         parts = [self.data_preprocessor(part, True) for part in data["parts"]]
         torch.manual_seed(mix(self.seed, "step", self.step, rank()))  # dropout: a resumed step draws the same
-        shares, tasks = self._shares([part["labels"] for part in parts])
+        alone = [self._alone(part["labels"]) for part in parts]
+        for part, tasks in zip(parts, alone, strict=True):
+            part["labels"] = {task: label for task, label in part["labels"].items() if task not in tasks}
+        shares, tasks = self._shares([part["labels"] for part in parts], alone)
         update = _CombinedGradients if self.weighting.combines_gradients else _Sum
         accumulated = update(self, optim_wrapper, tasks)
         values = dict.fromkeys(self.kinds, 0.0)
@@ -129,14 +134,23 @@ class JointModel(BaseModel):
         self.step += 1
         return losses
 
-    def _shares(self, labels: Sequence[Labels]) -> tuple[list[dict[str, float]], list[str]]:
+    def _alone(self, labels: Labels) -> list[str]:
+        """Tasks with one sample in a part whose head cannot train on one, where it does not see the other images."""
+        if self.manager.single_pass:
+            return []
+        return [task for task, (rows, _) in labels.items() if task in self.needs_two and rows.numel() == 1]
+
+    def _shares(
+        self, labels: Sequence[Labels], alone: Sequence[Sequence[str]]
+    ) -> tuple[list[dict[str, float]], list[str]]:
         """Each part's share of every task's valid pixels in the whole step, and the tasks that have any.
 
-        Counts the samples whose label has no valid pixel at all: they are skipped.
+        Counts the samples that are skipped: those whose label has no valid pixel at all, and those left out as `alone`.
         """
         counts = [self.valid_pixels(part) for part in labels]
         own = [[int(c[task].sum()) for c in counts if task in c] for task in self.kinds]
         empty = [[int((c[task] == 0).sum()) for c in counts if task in c] for task in self.kinds]
+        empty = [[*found, *(task in tasks for tasks in alone)] for task, found in zip(self.kinds, empty, strict=True)]
         device = next(self.manager.parameters()).device
         sums = total(torch.tensor([[sum(x) for x in own], [sum(x) for x in empty]], dtype=torch.float64, device=device))
         valid, skipped = (dict(zip(self.kinds, row, strict=True)) for row in sums.tolist())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -14,19 +13,17 @@ from rich.table import Table
 
 from mtpeft.bars import bar
 from mtpeft.data.dense.registry import SPLITS
-from mtpeft.data.dense.sample import DenseDataset
+from mtpeft.data.dense.sample import DenseDataset, label_source
 from mtpeft.dense.kinds import KINDS, Kind
 from mtpeft.errors import DataError
+from mtpeft.runs.check_images import check_stream, count_file, print_files, print_messages, stream_recipe
 from mtpeft.runs.console import open_console
 from mtpeft.runs.task_files import Task, load_task
-
-SHOWN = 10
-"""Messages of one sort that are printed; the rest is counted."""
 
 
 @dataclass
 class Findings:
-    """What was found in one split: samples, labels, pixels per row of the histogram, and messages."""
+    """What was found in one split: samples, labels, pixels per row of the histogram, types of files, and messages."""
 
     split: str
     rows: tuple[str, ...]
@@ -34,6 +31,9 @@ class Findings:
     samples: int = 0
     labels: int = 0
     invalid: int = 0
+    files: Counter[str] = field(default_factory=Counter)
+    constant_images: list[str] = field(default_factory=list)
+    constant: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -65,7 +65,13 @@ def check_task(task: Task, split: str) -> Findings:
 
 
 def main(name: str, overrides: Sequence[str]) -> int:
-    """Check both splits and print what was found. Raises `DataError` (exit code 2) when anything is wrong."""
+    """Check both splits and print what was found. Raises `DataError` (exit code 2) when anything is wrong.
+
+    `name` is that of a task, or of a recipe whose stream has images (`mtpeft.runs.check_images`).
+    """
+    recipe = stream_recipe(name, overrides)
+    if recipe is not None:
+        return check_stream(recipe)
     task = load_task(name, overrides)
     console = open_console()
     problems: list[str] = []
@@ -87,24 +93,24 @@ def main(name: str, overrides: Sequence[str]) -> int:
 
 def _check_sample(found: Findings, task: Task, kind: Kind, dataset: DenseDataset, index: int) -> None:
     sample = dataset[index]
+    count_file(found.files, "images", sample.name)
+    if (sample.image == sample.image[0, 0]).all():
+        found.constant_images.append(sample.name)
     label = sample.labels.get(task.label)
     if label is None:
         return
     found.labels += 1
     sample.check_sizes()
-    where = _where(dataset, task.label, index, sample.name)
+    where = str(label_source(dataset, task.label, index) or sample.name)
+    count_file(found.files, "labels", where)
     kind.check(label, where)
+    if (label == label[0, 0]).all():
+        found.constant.append(f"{where}: {label[0, 0]}")
     valid = int(kind.valid_pixels(label).sum())
     found.invalid += int(np.prod(label.shape[:2])) - valid
     if not valid:
         found.empty.append(where)
     found.counts += kind.histogram(label, len(found.rows))
-
-
-def _where(dataset: Any, task: str, index: int, name: str) -> str:
-    """The label's file where there is one."""
-    path: Path | None = dataset.label_file(task, index) if hasattr(dataset, "label_file") else None
-    return str(path or name)
 
 
 def _print(console: Console, task: Task, found: Findings) -> None:
@@ -113,6 +119,7 @@ def _print(console: Console, task: Task, found: Findings) -> None:
     console.print(
         f"{task.name}, {found.split}: {found.samples} images, {found.labels} labels, {files}", highlight=False
     )
+    print_files(console, found.files)
     table = Table()
     table.add_column("value")
     table.add_column("pixels", justify="right")
@@ -124,13 +131,11 @@ def _print(console: Console, task: Task, found: Findings) -> None:
     if not KINDS.get(task.kind).continuous and found.absent:
         console.print(f"absent classes: {', '.join(found.absent)}", markup=False, highlight=False)
     sorts = (
+        ("images of one colour", found.constant_images),
+        ("labels of one value", found.constant),
         ("labels without a valid pixel", found.empty),
         ("missing label files", found.missing),
         ("warnings", found.warnings),
         ("errors", found.errors),
     )
-    for heading, messages in sorts:
-        if messages:
-            more = f", the first {SHOWN}" if len(messages) > SHOWN else ""
-            lines = "\n".join(f"  {message}" for message in messages[:SHOWN])
-            console.print(f"{heading}: {len(messages)}{more}\n{lines}", markup=False, highlight=False, soft_wrap=True)
+    print_messages(console, sorts)

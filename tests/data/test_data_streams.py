@@ -153,15 +153,13 @@ def test_contradicting_options(options: dict[str, Any]) -> None:
 
 
 def test_a_class_without_test_images() -> None:
-    with pytest.raises(
-        DataError, match=r"toy train and fewer differ in their classes: \[5\] only in training, \[\] only"
-    ):
+    with pytest.raises(DataError, match="toy train and fewer differ in their classes: fewer lacks 'class 5'"):
         class_incremental(TRAIN, toy(dict.fromkeys(range(5), 2), "fewer"), num_tasks=2)
 
 
 def test_domains_must_share_their_classes() -> None:
     fewer = toy(dict.fromkeys(range(5), 2), "fewer")
-    with pytest.raises(DataError, match=r"domain 'b' has classes \[0, 1, 2, 3, 4\], but 'a' has \[0, 1, 2, 3, 4, 5\]"):
+    with pytest.raises(DataError, match="differ in their classes: domain 'b' lacks 'class 5'"):
         domain_incremental([("a", TRAIN, TEST), ("b", fewer, fewer)])
     with pytest.raises(DataError, match="no domain given"):
         domain_incremental([])

@@ -170,8 +170,7 @@ def test_empty_data_sets_and_wrong_sizes() -> None:
         as_images(Pictures()).batch([0])
 
 
-def test_tensors_are_taken_as_they_are() -> None:
-    assert torch.equal(to_images(Tensors(), CONFIG).batch([1])[0], torch.ones(1, 3, 32, 32))
+def test_without_a_backbone_tensors_are_taken_as_they_are() -> None:
     assert torch.equal(as_images(Tensors()).batch([1])[0], torch.ones(1, 3, 32, 32))
 
 
@@ -239,7 +238,7 @@ def test_wrong_corruptions() -> None:
     corruption = build_corruption({"type": "contrast", "factor": 0.5})
     assert corruption is not None
     with pytest.raises(DataError, match="gives float tensors"):
-        to_images(Tensors(), CONFIG).corrupted(corruption)
+        as_images(Tensors()).corrupted(corruption)
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW", "NHW"])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mtpeft.data.dense.sample import DenseDataset
+from mtpeft.data.dense.sample import DenseDataset, Sample, label_source
 from mtpeft.data.dense.transforms import Transform
-from mtpeft.dense.kinds import KINDS
+from mtpeft.dense.kinds import KINDS, Kind
 from mtpeft.errors import DataError
 
 
@@ -20,7 +21,8 @@ class DenseView(Dataset[dict[str, Any]]):
 
     An item: `image` float32 (3, H, W), `labels` {task: tensor} (see `Kind.layout`; missing labels are absent
     keys), `index` and `name`. The random numbers of item i in epoch e come from (seed, e, i): neither order nor
-    workers nor a restart changes them. Raises `DataError` for labels whose size is not the image's.
+    workers nor a restart changes them. Raises `DataError` that names the file for labels whose size is not the image's,
+    and those that a kind they train refuses; what a kind warns of is told once per label.
     """
 
     def __init__(
@@ -31,8 +33,12 @@ class DenseView(Dataset[dict[str, Any]]):
         mean: Sequence[float],
         std: Sequence[float],
         tasks: Sequence[str] | None = None,
+        checks: Mapping[str, Sequence[Kind]] | None = None,
     ) -> None:
-        """`mean` and `std` per channel, of pixels from 0 to 1; `tasks` are the labels to give (None: all)."""
+        """`mean` and `std` per channel, of pixels from 0 to 1; `tasks` are the labels to give (None: all).
+
+        `checks` are the kinds that each label serves.
+        """
         self.dataset, self.transforms, self.seed = dataset, transforms, seed
         self.kinds = {task: info.kind for task, info in dataset.tasks.items() if tasks is None or task in tasks}
         self.epoch = 0
@@ -40,6 +46,8 @@ class DenseView(Dataset[dict[str, Any]]):
         self._std = torch.tensor(std, dtype=torch.float32)[:, None, None]
         self._layouts = {task: KINDS.get(kind, f"task {task!r}").layout for task, kind in self.kinds.items()}
         self.collate_fn = collate
+        self._checks = dict(checks or {})
+        self._warned: set[str] = set()
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other random numbers from now on."""
@@ -49,9 +57,7 @@ class DenseView(Dataset[dict[str, Any]]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = self.dataset[index]
-        sample.labels = {task: label for task, label in sample.labels.items() if task in self.kinds}
-        sample.check_sizes()
+        sample = self.read(index)
         if self.transforms is not None:
             rng = np.random.default_rng([self.seed, self.epoch, index])
             sample = self.transforms(sample, self.kinds, rng)
@@ -62,6 +68,25 @@ class DenseView(Dataset[dict[str, Any]]):
             "index": index,
             "name": sample.name,
         }
+
+    def read(self, index: int) -> Sample:
+        """The sample as it is in the data set, its labels checked."""
+        sample = self.dataset[index]
+        labels = {task: label for task, label in sample.labels.items() if task in self.kinds}
+        sample = Sample(sample.image, labels, sample.name)
+        sample.check_sizes()
+        for task, kinds in self._checks.items():
+            for kind in kinds if task in labels else ():
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    kind.check(labels[task], str(label_source(self.dataset, task, index) or sample.name))
+                self._warn(task, [str(warning.message) for warning in caught])
+        return sample
+
+    def _warn(self, task: str, messages: Sequence[str]) -> None:
+        if messages and task not in self._warned:
+            self._warned.add(task)
+            warnings.warn(f"{messages[0]} (told once per data set; `mtpeft check-data` tells of all)", stacklevel=3)
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mtpeft.data.dense.sample import Sample, TaskInfo
+from mtpeft.data.reading import READ_ERRORS, read_image, read_values
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
 
 Array = np.ndarray
-
-READ_ERRORS = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, NotImplementedError)
-"""What readers of images, npy and mat files raise for a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -136,36 +133,59 @@ def report_missing(name: str, total: int, missing: Mapping[str, Sequence[Path]])
     )
 
 
-def read_image(path: Path) -> Array:
-    """uint8 (H, W, 3); raises `DataError` for a damaged file."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except READ_ERRORS as error:
-        raise DataError(f"{path}: the image cannot be read: {' '.join(str(error).split())}") from error
-
-
-def read_values(path: Path) -> Array:
-    """The numbers in a .png (as stored, palettes not applied) or .npy file."""
-    if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    with Image.open(path) as image:
-        return np.asarray(image)
-
-
 def read_mask(root: Path, identity: str, path: Path) -> Array:
-    """uint8 (H, W) of 0 and 1: an image is split at half of 255, an array at half of 1."""
-    values = read_values(path).squeeze()
-    return (values > (127 if path.suffix == ".png" else 0.5)).astype(np.uint8)
+    """uint8 (H, W) of 0 and 1, 255 where it is ignored (see `binary`)."""
+    return binary(read_values(path), str(path))
+
+
+def binary(values: Array, where: str) -> Array:
+    """What a mask or a soft map means: uint8 of 0 and 1.
+
+    Of nothing but 0 and 1 they are taken as they are, beside which 255 is ignored; else they are split at half of what
+    the type can hold: 255 where none is above, else 65535, floats of 0 to 1 at half of 1. Raises `DataError` that names
+    `where` for a mask of several channels, or numbers that are not finite or negative.
+    """
+    values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
+    if values.ndim != 2:
+        raise DataError(f"{where}: the mask has shape {values.shape}, not (H, W); store one channel")
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0:
+        raise DataError(f"{where}: the mask has values from {low:.4g} to {high:.4g}; they must be 0 and 1, or 0 to 255")
+    if high <= 1:
+        return (values > 0.5).astype(np.uint8)
+    if high == 255 and values.dtype.kind != "f" and (values == 1).any() and np.isin(values, (0, 1, 255)).all():
+        return values.astype(np.uint8)
+    return (values > (255 if high <= 255 else 65535) / 2).astype(np.uint8)
+
+
+def lowered(stored: Array, unlabelled: Sequence[int] = (0,)) -> Array:
+    """Class numbers of a file in which class 0 is stored as 1: int64, `unlabelled` ones 255; what cannot be a class stays."""
+    stored = stored.astype(np.int64)
+    return np.where(np.isin(stored, unlabelled), 255, np.where(stored > 255, stored, stored - 1))
 
 
 def read_normals(root: Path, identity: str, path: Path) -> Array:
     """float32 (H, W, 3) unit vectors; an image stores (n + 1) / 2 * 255. Vectors shorter than 0.1 count as invalid."""
     values = read_values(path).astype(np.float32)
+    if values.ndim != 3 or values.shape[2] not in ((3, 4) if path.suffix == ".png" else (3,)):
+        raise DataError(f"{path}: the normals have shape {values.shape}, not (H, W, 3)")
     if path.suffix == ".png":
         values = values[..., :3] * (2 / 255) - 1
+    else:
+        _check_unit(values, path)
     length = np.linalg.norm(values, axis=-1, keepdims=True)
     return np.where(length > 0.1, values / np.maximum(length, 0.1), 0).astype(np.float32)
+
+
+def _check_unit(normals: Array, path: Path) -> None:
+    """Raise `DataError` for what stretching to length 1 would hide: other codes than unit vectors, NaN."""
+    if not np.isfinite(normals).all():
+        raise DataError(f"{path}: a normal is not finite; an invalid pixel is (0, 0, 0)")
+    longest = float(np.linalg.norm(normals, axis=-1).max(initial=0))
+    if longest > 1.1:
+        raise DataError(
+            f"{path}: a normal has length {longest:.4g}; store unit vectors, or a .png of (n + 1) / 2 * 255"
+        )
 
 
 def each(values: Array) -> Iterator[Any]:

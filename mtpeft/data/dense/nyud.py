@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mtpeft.data.dense.folders import FolderDataset, LabelFiles, read_mask, read_normals, read_values
+from mtpeft.data.dense.folders import FolderDataset, LabelFiles, lowered, read_mask, read_normals
 from mtpeft.data.dense.registry import DENSE_DATASETS
 from mtpeft.data.dense.sample import DenseDataset, TaskInfo
+from mtpeft.data.reading import read_values
 
 Array = np.ndarray
 
@@ -24,8 +25,7 @@ CLASSES = (
 
 def _semseg(root: Path, identity: str, path: Path) -> Array:
     """Stored 0 is unlabelled, 1 to 40 the classes."""
-    stored = read_values(path).astype(np.int64)
-    return np.where(stored == 0, 255, stored - 1)
+    return lowered(read_values(path))
 
 
 def _depth(root: Path, identity: str, path: Path) -> Array:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mtpeft.data.dense.folders import FolderDataset, LabelFiles, each, read_mask, read_normals, read_values
+from mtpeft.data.dense.folders import FolderDataset, LabelFiles, each, read_mask, read_normals
 from mtpeft.data.dense.registry import DENSE_DATASETS
 from mtpeft.data.dense.sample import DenseDataset, TaskInfo
+from mtpeft.data.reading import read_values
 from mtpeft.errors import DataError
 
 Array = np.ndarray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,8 +35,14 @@ class Sample:
         for task, label in self.labels.items():
             if label.shape[:2] != (height, width):
                 size = " x ".join(str(n) for n in label.shape[:2])
+                turned = (
+                    ", and an image is turned as its EXIF orientation says"
+                    if label.shape[:2] == (width, height)
+                    else ""
+                )
                 raise DataError(
                     f"{self.name}: label {task!r} is {size} pixels, its image {height} x {width}; they must be equal"
+                    f"{turned}"
                 )
 
 
@@ -70,3 +77,9 @@ class DenseDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+def label_source(dataset: Any, task: str, index: int) -> Path | None:
+    """The file a label of a data set comes from, where the data set can tell (a method `label_file(task, index)`)."""
+    path: Path | None = dataset.label_file(task, index) if hasattr(dataset, "label_file") else None
+    return path

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from mtpeft.data.dense.folders import READ_ERRORS, read_image, read_values, report_missing
+from mtpeft.data.dense.folders import lowered, report_missing
 from mtpeft.data.dense.registry import DENSE_DATASETS
 from mtpeft.data.dense.sample import DenseDataset, Sample, TaskInfo
+from mtpeft.data.reading import READ_ERRORS, read_image, read_values
 from mtpeft.errors import ConfigError, DataError
 
 Array = np.ndarray
@@ -60,10 +60,8 @@ class SegmentationDataset:
 
 def read_classes(path: Path, reduce_zero_label: bool = False) -> Array:
     """Class numbers of an image file; with `reduce_zero_label` 0 is ignored and 1 becomes class 0."""
-    stored = read_values(path).astype(np.int64)
-    if not reduce_zero_label:
-        return stored
-    return np.where((stored == 0) | (stored == 255), 255, stored - 1)
+    stored = read_values(path)
+    return lowered(stored, (0, 255)) if reduce_zero_label else stored.astype(np.int64)
 
 
 def _index(name: str, kind: str, root: str, image: str, label: str, list_file: str = "", **options: Any) -> Any:
@@ -152,8 +150,10 @@ def coco_panoptic(split: str, root: str, missing: str = "error") -> DenseDataset
 
 def read_panoptic(path: Path, segments: Mapping[int, int]) -> Array:
     """Classes (H, W) of a panoptic image, whose `segments` map numbers to classes. Raises `DataError` for others."""
-    with Image.open(path) as image:
-        colours = np.asarray(image.convert("RGB")).astype(np.int64)
+    colours = read_values(path)
+    if colours.ndim != 3 or colours.shape[2] not in (3, 4):
+        raise DataError(f"{path}: the panoptic label has shape {colours.shape}, not (H, W, 3)")
+    colours = colours[..., :3].astype(np.int64)
     numbers = colours @ np.array([1, 256, 256**2])
     present, place = np.unique(numbers, return_inverse=True)
     unknown = [int(n) for n in present if n and int(n) not in segments]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from mtpeft.data.dense.batch import DenseView, collate
-from mtpeft.data.dense.build import build_dense_dataset
+from mtpeft.data.dense.parts import build_parts
 from mtpeft.data.dense.sample import DenseDataset
 from mtpeft.data.dense.transforms import build_transforms
 from mtpeft.dense.kinds import KINDS, Kind
@@ -182,13 +182,20 @@ class _Builder:
         seed = self.seed * 1_000_003 + position
         train, plain, test = (
             DenseView(
-                parts[part], self.transforms[views], seed, self.data_config["mean"], self.data_config["std"], [label]
+                parts[part],
+                self.transforms[views],
+                seed,
+                self.data_config["mean"],
+                self.data_config["std"],
+                [label],
+                {label: [kind]},
             )
             for part, views in (("train", "train"), ("train", "val"), ("val", "val"))
         )
         for part, view in (("training", train), ("validation", test)):
             if not len(view):
                 raise DataError(f"recipe {self.recipe}, {where}: no {part} image")
+            view.read(0)  # a label that is wrong throughout is told of before anything is trained
         batch = LabelBatch(label, info.kind, kind.channels)
         options = {"channels": kind.channels, **head}
         return DenseTask(
@@ -205,6 +212,6 @@ class _Builder:
             if known == config:
                 return parts
         options = {key: value for key, value in config.items() if key != "name"}
-        parts = {split: build_dense_dataset(str(config["name"]), split, **options) for split in ("train", "val")}
+        parts = build_parts(str(config["name"]), options)
         self._opened.append((config, parts))
         return parts

@@ -182,3 +182,63 @@ def test_histograms_count_each_valid_pixel_once() -> None:
     assert semseg.histogram(np.array([[0, 2, 255]], dtype=np.uint8), 4).tolist() == [1, 0, 1, 0]
     assert semseg.histogram_rows() == ("0 0", "1 1", "2 2")
     assert semseg.histogram_rows(("wall", "floor", "bed"))[2] == "2 bed"
+
+
+def test_types_of_files_and_constant_ones_are_reported(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 2**16, SIZE, dtype=np.uint16)).save(root / "images/a.png")
+    Image.fromarray(rng.integers(0, 256, (*SIZE, 4), dtype=np.uint8)).save(root / "images/b.png")
+    mask = Image.fromarray(np.resize(np.arange(4), SIZE).astype(np.uint8))
+    mask.putpalette([255 - value for value in range(256) for _ in range(3)])
+    mask.save(root / "segmentation/a.png")
+    Image.fromarray(np.full(SIZE, 2, dtype=np.uint8)).save(root / "segmentation/b.png")
+    assert check("nyud_mt/semseg", root) == 0
+    output = capsys.readouterr().out
+    for line in ("images PNG I;16: 1", "images PNG RGBA, transparent: 1", "labels PNG P: 1", "labels PNG L: 1"):
+        assert line in output
+    assert re.search(r"labels of one value: 1\n.*segmentation/b\.png: 1\n", output)
+    assert re.search(r"images of one colour: 1\n.*images/c\.png\n", output)  # of the validation part
+
+
+@pytest.fixture
+def stream_file(tmp_path: Path) -> Path:
+    """A recipe of a stream of an image folder: two classes of two images in each part."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / "data" / part / label).mkdir(parents=True)
+            for index in range(2):
+                pixels = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / part / label / f"{index}.png")
+    file = tmp_path / "mine.py"
+    data = f'dict(type="ImageFolder", root="{tmp_path / "data"}")'
+    file.write_text(f'stream = dict(type="task_incremental", data={data}, num_tasks=2)\n')
+    return file
+
+
+def test_images_of_a_stream(stream_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stream_file.parent / "data"
+    Image.fromarray(np.full((9, 9, 3), (9, 99, 200), dtype=np.uint8)).save(folder / "train/a/0.png")
+    Image.fromarray(np.eye(9, dtype=np.float32)).save(folder / "test/b/2.tiff")
+    assert main(["check-data", str(stream_file)]) == 0
+    output = capsys.readouterr().out
+    assert "ImageFolder train: 4 images of 2 classes\nfiles: images PNG RGB: 4\nimages of a class: 2 (a) to 2" in output
+    assert "files: images PNG RGB: 4; images TIFF F: 1" in output and "nothing wrong" in output
+    assert re.search(r"images of one colour: 1\n.*train/a/0\.png\n", output)
+    damaged = folder / "test/a/1.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    assert main(["check-data", str(stream_file)]) == 2
+    printed = capsys.readouterr()
+    assert re.search(r"recipe mine: .*test/a/1\.png: the image cannot be read", printed.err)
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_streams_without_images_say_where_to_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    for stream, words in (
+        ('dict(type="dense_incremental", data=dict(name="scenes"))', "task by task: mtpeft check-data TASK"),
+        ('dict(type="task_incremental", data=dict(type="motion"))', "no data set of images"),
+    ):
+        file.write_text(f"stream = {stream}\n")
+        assert main(["check-data", str(file)]) == 2
+        assert words in capsys.readouterr().err
