@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.utils.data import default_collate
 from mtpeft.data.dense.stream import DenseStream, DenseTask
 from mtpeft.data.images import Images, stacked
 from mtpeft.data.labelled import Labelled
+from mtpeft.data.loader import ResumableLoader
 from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.data.video.clips import Clips
 
@@ -112,6 +113,23 @@ class _ClipItems(torch.utils.data.Dataset[tuple[tuple[Clips, int], int]]):
 
     def __getitem__(self, index: int) -> tuple[tuple[Clips, int], int]:
         return (self.clips, index), self.clips.targets[index]
+
+
+class TaskLoader:
+    """A `ResumableLoader` over one task's images whose batches carry Avalanche's task labels: [x, y, label (B,)].
+
+    Dense labels y are (B, ...); the label of the task is one number per image all the same.
+    """
+
+    def __init__(self, loader: ResumableLoader, label: int) -> None:
+        self.loader, self.label = loader, label
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for x, y in self.loader:
+            yield [x, y, torch.full((len(y),), self.label)]
 
 
 def to_avalanche(stream: Stream | DenseStream) -> CLScenario:

@@ -12,9 +12,10 @@ from mtpeft.continual.experiment import Experiment
 from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read
 from mtpeft.report import print_summary, write_report
-from mtpeft.runs.comparison import Row, comparison_rows, is_joint, run_rows
+from mtpeft.runs.command import compare, conclude, finished_run, opening, print_measured, run_path
+from mtpeft.runs.comparison import Row, comparison_rows, is_joint
 from mtpeft.runs.console import interrupts, open_console, progress_bar
-from mtpeft.runs.folder import RunFolder, default_folder, read_recipe
+from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.recipe import load_recipe
 
 #: the demo: each against the others on the same tasks, known and not known at test time
@@ -35,19 +36,11 @@ def run(recipe: dict[str, Any], out: Path | None = None, resume: bool = False, f
     The rows of a comparison each have a folder of their own below it.
     """
     console = open_console()
-    path = out or default_folder(recipe)
-    rows = rows_of(recipe)
-    if resume and not any(path.rglob("checkpoints/state.json")):
-        raise ConfigError(f"{path} has no checkpoint to resume from; leave --resume out to start")
+    rows, path = rows_of(recipe), run_path(recipe, out, resume)
     if "rows" in recipe:
         return _compare(rows, path, console, fresh)
     results = run_in(recipe, path, console, fresh)
-    if results is None:
-        console.print("interrupted; the same command goes on from here")
-        return 130
-    print_summary([results], console)
-    console.print(f"report: {path / 'report.html'}", soft_wrap=True)
-    return 0
+    return conclude(None if results is None else [results], path / "report.html", console, print_summary)
 
 
 def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = False) -> dict[str, Any] | None:
@@ -55,11 +48,10 @@ def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = F
     if made_up(recipe.get("stream")):
         raise ConfigError(f"recipe {recipe['name']}: data.generated makes up clips, which is for --dry-run alone")
     folder = RunFolder(path, recipe, fresh)
-    if folder.results.is_file():
-        console.print(f"{path}: complete already (--fresh runs it again)", soft_wrap=True)
+    console.print(opening(recipe, path, folder.complete), soft_wrap=True)
+    if folder.complete:
         results = read(folder.results)
     else:
-        console.print(f"{recipe['name']}: {path}", soft_wrap=True)
         with progress_bar(console) as callbacks, interrupts() as stop:
             found = Experiment(recipe, callbacks).run(folder, lambda: bool(stop))
         if found is None:
@@ -93,28 +85,17 @@ def demo(out: Path, overrides: Sequence[str] = ()) -> int:
 
 
 def _compare(rows: Sequence[Row], path: Path, console: Console, fresh: bool = False) -> int:
-    """All rows, one summary, one report; those complete already are taken from their folders."""
-    collected = run_rows(rows, path, lambda values, folder: run_in(values, folder, console, fresh))
-    if collected is None:
-        console.print("interrupted; the same command goes on from here")
-        return 130
-    report = write_report(collected, path / "report.html", [path / row.name for row in rows])
-    print_summary(collected, console)
-    console.print(f"report: {report}", soft_wrap=True)
-    return 0
+    def one(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+        return run_in(values, folder, console, fresh)
+
+    return compare(rows, path, console, one, write_report, print_summary, fresh)
 
 
 def evaluate(path: Path) -> int:
     """Evaluate the final state of a run on all its tasks; 1 when the numbers are not those of results.json."""
     console = open_console()
-    folder = RunFolder(path, read_recipe(path))
-    if not folder.results.is_file():
-        raise ConfigError(f"{path} is not complete: it has no results.json; run its recipe to the end first")
-    results = read(folder.results)
-    experiment = Experiment(read_recipe(path))
-    row = experiment.evaluate_final(folder)
-    stored = results["matrix"]["values"][-1]
+    folder, recipe, results = finished_run(path)
+    row, stored = Experiment(recipe).evaluate_final(folder), results["matrix"]["values"][-1]
     for task, new, old in zip(results["tasks"], row, stored, strict=True):
-        note = "" if new == old else f"  (results.json: {old:.2f})"
-        console.print(f"{task['name']}: {task['metric']} {new:.2f} {task['unit']}{note}", highlight=False)
+        print_measured(console, task, new, old, ".2f")
     return 0 if row == stored else 1

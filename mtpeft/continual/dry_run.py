@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from mtpeft.continual.built import Built
 from mtpeft.continual.command import made_up, rows_of
-from mtpeft.continual.experiment import Experiment
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream
 from mtpeft.data.video.clips import is_video
@@ -30,7 +30,7 @@ def dry_run(recipe: dict[str, Any]) -> int:
     """
     console = open_console()
     for row in rows_of(recipe):
-        _describe(row.recipe, Experiment(without_files(row.recipe)), console)
+        _describe(row.recipe, Built(without_files(row.recipe)), console)
     return 0
 
 
@@ -69,7 +69,7 @@ def _per_class(value: Any) -> Iterator[int]:
         yield from _per_class(inner)
 
 
-def _describe(recipe: Mapping[str, Any], experiment: Experiment, console: Console) -> None:
+def _describe(recipe: Mapping[str, Any], experiment: Built, console: Console) -> None:
     def show(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
@@ -90,7 +90,7 @@ def _describe(recipe: Mapping[str, Any], experiment: Experiment, console: Consol
     show(experiment.manager.table())
 
 
-def _different(experiment: Experiment) -> list[int]:
+def _different(experiment: Built) -> list[int]:
     """The first experience of each kind: those of one data set and one head differ in their classes alone."""
     stream = experiment.stream
     if isinstance(stream, DenseStream):
@@ -102,7 +102,7 @@ def _different(experiment: Experiment) -> list[int]:
     return list(first.values())
 
 
-def _step(experiment: Experiment, index: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+def _step(experiment: Built, index: int) -> tuple[torch.Tensor, torch.Tensor, float]:
     """One step of experience `index` as a run does it: its input, output and loss."""
 
     def stop() -> None:

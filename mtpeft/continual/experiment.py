@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import timm
-import torch
 
-from mtpeft.continual.model import ContinualModel
-from mtpeft.continual.objectives import objectives_of
+from mtpeft.continual.built import Built
+from mtpeft.continual.growth import earlier_run
 from mtpeft.continual.plugins import (
-    build_plugins,
-    granularity,
+    foreign,
     plugin_states,
     restore_plugins,
 )
 from mtpeft.continual.progress import Curve, Measured, Position
-from mtpeft.continual.scenario import build_scenario, wants_baselines
-from mtpeft.continual.strategy import ContinualStrategy
-from mtpeft.continual.strips import PICTURES, strips_per_task, write_strips
+from mtpeft.continual.strips import PICTURES, write_strips
 from mtpeft.continual.summary import summarise
-from mtpeft.continual.training import Training
 from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.data.video.clips import Clips
 from mtpeft.data.video.dataset import SkipTally
@@ -32,71 +25,18 @@ from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
 from mtpeft.evaluation.run_facts import run_facts
-from mtpeft.evaluation.single_task import single_task_values
-from mtpeft.manager.attach import attach, create_backbone, resolve_methods
-from mtpeft.options import Section
-from mtpeft.runs.device import usable_device
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.randomness import random_state, set_random_state
 from mtpeft.runs.state import Parts
-from mtpeft.runs.user_code import import_user_code
 
 
-class Experiment:
-    """Everything a recipe describes, built; `run` trains it to the end, from wherever the folder's checkpoint stands."""
+class Experiment(Built):
+    """A recipe, built; `run` trains it to the end, from wherever the folder's checkpoint stands."""
 
     def __init__(self, recipe: dict[str, Any], progress: Progress | None = None) -> None:
-        """Build backbone, manager, stream and strategy. Raises `ConfigError` and `DataError` naming recipe and key."""
-        self.recipe, self.progress = recipe, progress or Progress()
-        top = Section(recipe, recipe["name"])
-        import_user_code(top.take("imports", []))
-        self.name, self.seed = top.take("name"), int(top.take("seed", 0))
-        backbone = top.section("backbone")
-        method, sharing = top.take("method"), top.take("sharing", None)
-        stream, augment = dict(top.section("stream").values), top.take("augment", None)
-        self.training = Training.read(top.section("training"))
-        plugins = build_plugins(top.take("plugins", []))
-        checkpoint = top.section("checkpoint")
-        self.interval = int(checkpoint.take("interval", 100))
-        checkpoint.finish()
-        self.device = usable_device(top.take("device", "cpu"), self.name)
-        baselines, single_task = top.take("baselines", None), top.take("single_task", None)
-        strips = top.take("strips", None)
-        top.finish()
-        if self.training.threads:
-            torch.set_num_threads(self.training.threads)
-        resolve_methods(method, sharing)
-        self._seed_all()
-        model, self.backbone_name = self._build_backbone(backbone)
-        self.manager = attach(model, method, sharing=sharing)
-        self.manager.to(self.device)
-        size = self.manager.anatomy.input_size  # the option `img_size` does not change timm's configuration
-        self.data_config = {**timm.data.resolve_model_data_config(model), "input_size": size}
-        self.stream = build_scenario(stream, self.data_config, augment, self.seed, self.name)
-        self.with_baselines = wants_baselines(baselines, self.stream, self.name)
-        self.strips = strips_per_task(strips, self.stream, self.name)
-        objectives = objectives_of(self.stream)
-        heads = [(objective.metric.name, objective.head) for objective in objectives]
-        self.model = ContinualModel(self.manager, self.stream.kind, heads)
-        self.model.to(self.device)
-        self.strategy = ContinualStrategy(
-            model=self.model,
-            stream=self.stream,
-            training=self.training,
-            seed=self.seed,
-            plugins=plugins,
-            device=self.device,
-        )
-        self.granularity = granularity(plugins)
-        metrics = [objective.metric for objective in objectives]
-        names = [metric.name for metric in metrics]
-        alone = None if single_task is None else single_task_values(single_task, names)
-        self.measured = Measured(
-            AccuracyMatrix(metrics),
-            reference=[None] * len(names),
-            single_task=None if alone is None else [alone[name] for name in names],
-        )
+        """Build it. Raises `ConfigError` and `DataError` naming recipe and key."""
+        super().__init__(recipe, progress)
         self._saved = False  # whether everything was saved once
         self.curve = Curve(self.training.log_every)
         self.position = Position()
@@ -105,22 +45,17 @@ class Experiment:
     # running ------------------------------------------------------------------------------------------------------
 
     def run(self, folder: RunFolder, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
-        """Train to the end and write results; returns them, or None when `stop` said to stop (the state is saved)."""
+        """Train to the end and write results; returns them, or None when `stop` said to stop (the state is saved).
+
+        More epochs than the folder's run had are those of the experiences it has not finished; of a run that has finished,
+        its last experience goes on, with a new optimiser. The schedule is that of the new number of epochs.
+        """
         self.folder, self.stop = folder, stop
-        state = folder.state.read()
+        state = None if folder.fresh else folder.state.read()
         if state is None:
-            folder.log("start", recipe=self.name, seed=self.seed)
-            if self.granularity == "none":
-                self.progress.message(
-                    "no checkpoints: the state of one of the plugins is not known; a kill starts the run again"
-                )
-            self._before_training()
+            self._start()
         else:
-            self._restore_progress(state)
-            folder.log("resume", **vars(self.position))
-            self.progress.message(
-                f"resuming at experience {self.position.experience + 1}, epoch {self.position.epoch + 1}"
-            )
+            self._resume(state)
         try:
             for index in range(self.position.experience, len(self.stream)):
                 self._train_experience(index, state)
@@ -131,7 +66,55 @@ class Experiment:
             return None
         return self._finish()
 
-    def _before_training(self) -> None:
+    def _start(self) -> None:
+        """From the beginning, or from the end of the run that tasks are added to."""
+        folder, stream, earlier = self.folder, self.stream, None
+        if folder.longer and folder.results.is_file():
+            raise ConfigError(
+                f"{folder.path}: the run cannot go on, the state of one of its plugins was not kept; give another --out"
+            )
+        if self.continue_from is not None:
+            earlier = earlier_run(self.continue_from, self.recipe, stream, self.manager, self.data_config)
+            step, names = earlier.state["curve"]["step"], list(stream.task_names)
+            added = {"step": step, "key": "stream.tasks", "old": names[: earlier.tasks], "new": names}
+            folder.continued = [*earlier.continued, added]
+        folder.open()
+        folder.accept(0)
+        folder.log("start", recipe=self.name, seed=self.seed)
+        if self.granularity == "none":
+            self.progress.message(
+                "no checkpoints: the state of one of the plugins is not known; a kill starts the run again"
+            )
+        self._before_training(0 if earlier is None else earlier.tasks)
+        if earlier is not None:
+            fresh, samples = self.measured, [len(task.test) for task in stream]
+            self.measured = Measured(AccuracyMatrix(fresh.matrix.tasks), [], fresh.single_task)
+            self._restore_progress(earlier.state)
+            self.measured.grow(fresh, earlier.tasks, samples if self.carried else None)
+            self._saved = False  # not in this folder
+            self.progress.message(f"{earlier.tasks} tasks are those of {self.continue_from}")
+        self._save()
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        folder = self.folder
+        again = state["position"]["experience"] == len(self.stream) and state["epochs"] < self.training.epochs
+        if again and foreign(self.strategy.plugins):
+            names = ", ".join(type(plugin).__name__ for plugin in foreign(self.strategy.plugins))
+            raise ConfigError(
+                f"{folder.path}: the run has finished, and its plugins ({names}) have closed the last task"
+            )
+        for change in folder.longer:
+            text = f"{change.key} is now {change.new}: the learning rate follows the schedule of the new total"
+            self.progress.message(text)
+        folder.accept(state["curve"]["step"])
+        self._restore_progress(state)
+        if again:
+            self.position = Position(len(self.stream) - 1, state["epochs"])
+        folder.log("resume", **vars(self.position))
+        self.progress.message(f"resuming at experience {self.position.experience + 1}, epoch {self.position.epoch + 1}")
+
+    def _before_training(self, tasks: int) -> None:
+        """Measure what there is to measure before; of the untrained model on all but the first `tasks`."""
         self.progress.stage("baselines", 0)
         if self.with_baselines:
             assert isinstance(self.stream, Stream)
@@ -141,8 +124,8 @@ class Experiment:
                 name: {"values": [100.0 * b.per_task[t.name] for t in self.stream]} for name, b in found.items()
             }
         if self.stream.kind != "class_incremental":
-            self.measured.reference = [self._measure(j)[0] for j in range(len(self.stream))]
-        self._save()
+            for j in range(tasks, len(self.stream)):
+                self.measured.reference[j] = self._measure(j)[0]
 
     def _train_experience(self, index: int, state: Any | None) -> None:
         task = self.stream[index]
@@ -206,14 +189,18 @@ class Experiment:
         self.progress.stage("evaluating", 0)
         total, matrix = len(self.stream), self.measured.matrix
         last = total if self.stream.kind != "class_incremental" else i + 1
-        carry = self.manager.isolated and self.stream.kind in TASK_KNOWN
         for j in range(last):
-            if carry and j != i:
+            if self.carried and j != i:
                 source = matrix[i - 1, j] if j < i else self.measured.reference[j]
                 assert source is not None
                 matrix.set(i, j, source, len(self.stream[j].test))
             else:
                 matrix.set(i, j, *self._measure(j))
+
+    @property
+    def carried(self) -> bool:
+        """Whether training a task leaves the measures of all others as they are."""
+        return self.manager.isolated and self.stream.kind in TASK_KNOWN
 
     def _measure(self, j: int) -> tuple[float, int]:
         self.evaluations += 1
@@ -236,7 +223,7 @@ class Experiment:
     # results ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> dict[str, Any]:
-        results = {**run_facts(self), **summarise(self.manager, self.stream, self.measured)}
+        results = {**run_facts(self), **self.folder.facts, **summarise(self.manager, self.stream, self.measured)}
         if self.strips:
             assert isinstance(self.stream, Stream)
             self.progress.stage("clip strips", 0)
@@ -259,6 +246,7 @@ class Experiment:
             {
                 "position": vars(self.position),
                 "begun": self._begun(),
+                "epochs": self.training.epochs,
                 "weights": Parts("weights", self._weights(), partial=True),
                 "update": self.strategy.update.state() if inside else None,
                 "plugins": plugin_states(self.strategy.plugins),
@@ -314,33 +302,23 @@ class Experiment:
         for name, tally in self._tallies().items():
             tally.update((), state["readers"].get(name))
         points = [point for task in self.stream for point in state["points"].get(task.name, ())]
-        self.curve = Curve(**state["curve"], points=points)
+        self.curve = Curve(**{**state["curve"], "every": self.training.log_every}, points=points)
         self._saved = True
         restore_plugins(self.strategy, state["plugins"], self.position.experience)
         set_random_state(state["random"])
 
     def _restore_training(self, state: dict[str, Any]) -> None:
         """The rest, once the plugins have seen the experience begin: what they did there is undone."""
-        if state["update"] is None:
+        clock = self.strategy.clock
+        if state["update"] is None:  # the beginning of an experience, or the end of the last one
+            clock.train_exp_epochs = self.position.epoch
+            clock.train_exp_iterations = self.position.epoch * self.strategy.steps_per_epoch
             return
         self.strategy.update.restore(state["update"])
         restore_plugins(self.strategy, state["plugins"], 0)
-        clock = self.strategy.clock  # the state of an epoch's last step was saved before the clock saw the epoch end
+        # the state of an epoch's last step was saved before the clock saw the epoch end
         clock.train_exp_epochs, clock.train_epoch_iterations = self.position.epoch, self.position.batch
         set_random_state(state["random"])
-
-    # building -----------------------------------------------------------------------------------------------------
-
-    def _seed_all(self) -> None:
-        random.seed(self.seed)
-        np.random.seed(self.seed)
-        torch.manual_seed(self.seed)
-
-    def _build_backbone(self, section: Section) -> tuple[Any, str]:
-        name = section.take("name")
-        model = create_backbone(name, section.take("pretrained", True), **section.take("options", {}))
-        section.finish()
-        return model, name
 
 
 class _Stopped(Exception):

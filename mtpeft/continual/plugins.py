@@ -95,6 +95,7 @@ def check_plugins(
         check_mixture(plugins, stream)
         check_local(plugins, training, stream)
         check_watching(plugins, training, stream)
+    check_effect(plugins, training, stream.kind)
     for plugin in plugins:
         if hasattr(plugin, "check"):
             plugin.check(manager)
@@ -117,6 +118,18 @@ def check_dense(plugins: Sequence[Any], training: Training) -> None:
         raise ConfigError(f"training.loss {training.loss!r} is for class labels; a dense task has the loss of its kind")
     if training.eval_every:
         raise ConfigError("training.eval_every serves plugins that watch the accuracy; dense tasks have none")
+
+
+def check_effect(plugins: Sequence[Any], training: Training, kind: str) -> None:
+    """Refuse settings that would do nothing."""
+    if training.eval_every and not plugins:
+        raise ConfigError(
+            "training.eval_every serves plugins such as EarlyStoppingPlugin, and there are none: leave it out"
+        )
+    if training.loss == "local_cross_entropy" and kind != "class_incremental":
+        raise ConfigError(
+            f"training.loss 'local_cross_entropy' leaves out earlier classes of one growing head; a {kind} stream has none"
+        )
 
 
 def check_mixture(plugins: Sequence[Any], stream: Stream) -> None:
@@ -163,7 +176,7 @@ def check_watching(plugins: Sequence[Any], training: Training, stream: Stream) -
 
 def granularity(plugins: Sequence[Any]) -> str:
     """How finely a run with these plugins can be resumed: "step", "experience", or "none"."""
-    rules = [rule_of(p) for p in _foreign(plugins)]
+    rules = [rule_of(p) for p in foreign(plugins)]
     if any(rule is None for rule in rules):
         return "none"
     return EXPERIENCE if any(rule is not None and rule.resumes == EXPERIENCE for rule in rules) else STEP
@@ -234,7 +247,8 @@ def restore_plugins(strategy: Any, states: Sequence[Any], finished: int) -> None
                 plugin.after_training_exp(strategy)
 
 
-def _foreign(plugins: Sequence[Any]) -> list[Any]:
+def foreign(plugins: Sequence[Any]) -> list[Any]:
+    """Those that the recipe names, not those every strategy has."""
     own = (Clock, PeriodicEval, avalanche_plugins.EvaluationPlugin)
     return [p for p in plugins if not isinstance(p, own)]
 

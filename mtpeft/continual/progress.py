@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ class Curve:
         """One optimiser step."""
         self.step += 1
         self.pending.append(loss)
-        if len(self.pending) == self.every:
+        if len(self.pending) >= self.every:
             self.flush(task)
 
     def flush(self, task: str) -> None:
@@ -75,6 +75,19 @@ class Measured:
             "baselines": self.baselines,
             "predictions": Parts("predictions", {task: self.predictions[task] for task in new}, partial=True),
         }
+
+    def grow(self, new: Measured, tasks: int, samples: Sequence[int] | None) -> None:
+        """After `restore` from a run of `tasks`: the references of the others, and all baselines, are those of `new`.
+
+        `samples`: test samples of every task, where weights are isolated, so that the new tasks were what they are before
+        any training all the time. Without them nothing is known of the new tasks after the earlier ones.
+        """
+        self.baselines, self.reference = new.baselines, [*self.reference[:tasks], *new.reference[tasks:]]
+        self._new = set(self.predictions)
+        for j, value in enumerate(self.reference):
+            for i in range(tasks):
+                if j >= tasks and samples is not None and value is not None:
+                    self.matrix.set(i, j, value, samples[j])
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what was saved."""

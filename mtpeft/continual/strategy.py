@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from mtpeft.continual.benchmark import VALIDATION, to_avalanche
+from mtpeft.continual.benchmark import VALIDATION, TaskLoader, to_avalanche
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import Running, objectives_of
 from mtpeft.continual.plugins import check_plugins, seed_memories
@@ -32,23 +32,6 @@ with warnings.catch_warnings():
 
 class _NoLog(BaseLogger):
     """Avalanche warns when it has no logger; the run folder has a log of its own."""
-
-
-class TaskLoader:
-    """A `ResumableLoader` over one task's images whose batches carry Avalanche's task labels: [x, y, label (B,)].
-
-    Dense labels y are (B, ...); the label of the task is one number per image all the same.
-    """
-
-    def __init__(self, loader: ResumableLoader, label: int) -> None:
-        self.loader, self.label = loader, label
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[list[torch.Tensor]]:
-        for x, y in self.loader:
-            yield [x, y, torch.full((len(y),), self.label)]
 
 
 class ContinualStrategy(SupervisedTemplate):

@@ -20,6 +20,7 @@ no NaN (an entry that was not evaluated is null). Version 1, T tasks in the orde
     confusion    optional, per task with class labels {task, classes, rows, counts}: test samples by true (row) and
                  predicted class (column) at the end of the stream
     pictures     optional, the folder beside this file with strips of test clips
+    continued    optional, changes of the recipe after the run had begun: {step, key, old, new}
     measures     list of {name, title, value, unit, formula, source, reason}; those of HEADLINE at least
     parameters   method, norm_bias, head, buffers, backbone, trainable_per_task, rule
     frozen       fingerprint_before, fingerprint_after, unchanged

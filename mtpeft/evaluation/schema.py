@@ -100,6 +100,7 @@ RESULTS: dict[str, Any] = {
     },
     "confusion?": [{"task": TEXT, "classes": [TEXT], "rows": [COUNT], "counts": [[COUNT]]}],
     "pictures?": TEXT,
+    "continued?": [{"step": COUNT, "key": TEXT, "old": PLAIN, "new": PLAIN}],
     "measures": [
         {"name": TEXT, "title": TEXT, "value": VALUE, "unit": TEXT, "formula": TEXT, "source": TEXT, "reason": TEXT}
     ],

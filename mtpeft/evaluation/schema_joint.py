@@ -14,7 +14,10 @@ COUNTS = {"method": COUNT, "norm_bias": COUNT, "backbone": COUNT, "head": COUNT,
 VALUES = MapOf(MapOf(ENTRY))
 
 JOINT: dict[str, Any] = {
-    **{key: RESULTS[key] for key in ("schema", "name", "seed", "recipe", "backbone", "input", "frozen", "environment")},
+    **{
+        key: RESULTS[key]
+        for key in ("schema", "name", "seed", "recipe", "backbone", "input", "frozen", "environment", "continued?")
+    },
     "kind": one_of("joint"),
     "tasks": [
         {

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 
@@ -33,11 +31,10 @@ from mtpeft.joint.weighting import build_weighting
 from mtpeft.manager.attach import attach, create_backbone, resolve_methods
 from mtpeft.options import Section
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
-from mtpeft.runs.device import usable_device
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
+from mtpeft.runs.setup import Setup, whole
 from mtpeft.runs.update import NonFiniteLossError, Update
-from mtpeft.runs.user_code import import_user_code
 
 
 class JointExperiment:
@@ -47,9 +44,12 @@ class JointExperiment:
         """Build data, backbone, manager and model. Raises `ConfigError` and `DataError` naming recipe and key."""
         self.recipe, self.progress = recipe, progress or Progress()
         top = Section(recipe, recipe["name"])
-        import_user_code(top.take("imports", []))
-        self.name, self.seed = top.take("name"), int(top.take("seed", 0))
-        self.device = usable_device(top.take("device", "cpu"), self.name)
+        setup = Setup.read(top, interval=50)
+        self.name, self.seed, self.device, self.interval = setup.name, setup.seed, setup.device, setup.interval
+        if top.take("continue_from", None) is not None:
+            raise ConfigError(
+                f"recipe {self.name}: continue_from adds tasks to a continual run; a joint run trains all at once"
+            )
         start(self.device)
         backbone, method, sharing = top.section("backbone"), top.take("method"), top.take("sharing", None)
         data, transforms = top.take("data", {}), top.section("transforms")
@@ -58,18 +58,16 @@ class JointExperiment:
         validation = Validation.of(top.take("validation", None), self.name, "validation")
         sampler, weighting = top.take("sampler", {}), top.take("weighting", {})
         self.reference = top.take("single_task", None)
-        checkpoint = top.section("checkpoint")
-        self.interval = int(checkpoint.take("interval", 50))
-        checkpoint.finish()
         self.visualizer = top.take("visualizer", [])
-        self.pictures, self.conflict_batches = int(top.take("pictures", 3)), int(top.take("gradient_conflict", 4))
+        self.pictures = whole(top.take("pictures", 3), "pictures", self.name, 0)
+        self.conflict_batches = whole(top.take("gradient_conflict", 4), "gradient_conflict", self.name, 0)
         top.finish()
         if self.training.threads:
             torch.set_num_threads(self.training.threads)
         resolve_methods(method, sharing)
         sections = self._sections(tasks, head)
         self.single_task = single_task_values(self.reference, list(sections))
-        self._seed_all()
+        setup.seed_all()
         self.backbone_name = backbone.take("name")
         model = create_backbone(self.backbone_name, backbone.take("pretrained", True), **backbone.take("options", {}))
         backbone.finish()
@@ -108,12 +106,18 @@ class JointExperiment:
         `folder` is None in the processes that do not write; they get None.
         """
         self.folder, self.stop = folder, stop
-        state = gather(folder.state.read() if folder is not None else None)[0]
+        saved = None if folder is None or folder.fresh else folder.state.read()
+        state = gather(saved)[0]
         if state is None:
             self.data.check_first()
         else:
             self.restore(state)
         if folder is not None:
+            folder.open()
+            for change in folder.longer:
+                text = f"{change.key} is now {change.new}: the learning rate follows the schedule of the new total"
+                self.progress.message(text)
+            folder.accept(self.model.step)
             folder.log("start" if state is None else "resume", recipe=self.name, seed=self.seed, step=self.model.step)
         if state is not None:
             self.progress.message(f"resuming at step {self.model.step + 1} of {self.training.steps}")
@@ -211,6 +215,7 @@ class JointExperiment:
         self.manager.save(self.folder.path / "model")
         results = {
             **run_facts(self),
+            **self.folder.facts,
             **summarise(self.model, self.data, self.history),
             "single_task": self.single_task,
             "best": self.best,
@@ -248,7 +253,7 @@ class JointExperiment:
         self.model.weighting.load(state["weighting"])
         self.optim_wrapper.update.restore(state["update"])
         self.sampler.state = self.sampled = state["sampler"]
-        self.curve = LossCurve(**state["curve"])
+        self.curve = LossCurve(**{**state["curve"], "every": self.training.log_every})
         self.history, self.best, self.model.skipped = state["history"], state["best"], state["skipped"]
 
     def evaluate_final(self, folder: RunFolder) -> evaluation.Values:
@@ -261,16 +266,12 @@ class JointExperiment:
 
     # building -----------------------------------------------------------------------------------------------------
 
-    def _seed_all(self) -> None:
-        random.seed(self.seed)
-        np.random.seed(self.seed)
-        torch.manual_seed(self.seed)
-
     def _sections(self, tasks: Any, head: Any) -> dict[str, dict[str, Any]]:
         """The recipe's task sections, each with a head."""
         if not isinstance(tasks, Mapping) or not tasks:
             raise ConfigError(f"recipe {self.name}: tasks must be a mapping of at least one task, got {tasks!r}")
         found = {}
+        used = head is None
         for task, values in tasks.items():
             section = Section(values, self.name, f"tasks.{task}.")
             for key in ("kind", "options", "metric", "label", "data", "weight", "head"):
@@ -281,7 +282,10 @@ class JointExperiment:
                 raise ConfigError(
                     f"recipe {self.name}: give tasks.{task}.head, or head for all tasks, as dict(name=...)"
                 )
+            used |= not section.take("head", None)
             found[task] = {**{k: v for k, v in section.values.items() if v is not None}, "head": dict(given)}
+        if not used:
+            raise ConfigError(f"recipe {self.name}: the key head has no effect, every task has a head of its own")
         return found
 
     def _need_two(self) -> frozenset[str]:

@@ -62,14 +62,24 @@ class TaskSampler(Sampler[Plan]):
         parts: int = 1,
         seed: int = 0,
         name: str = "all",
-        temperature: float = 2.0,
-        group: int = 1,
+        temperature: float | None = None,
+        group: int | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """`sizes` of the data sets, `sources`: the data set of each task. Raises `ConfigError` for numbers that do not fit."""
+        """`sizes` of the data sets, `sources`: the data set of each task. `temperature` is 2 by default, `group` 1.
+
+        Raises `ConfigError` for numbers that do not fit, and for those that the sampler `name` does not use.
+        """
         if name not in NAMES:
             raise UnknownNameError("task sampler", name, NAMES, "recipe key sampler.name")
+        if temperature is not None and name != "temperature":
+            raise ConfigError(f"recipe key sampler.temperature has no effect with the sampler {name!r}: leave it out")
+        if group is not None and name == "all":
+            raise ConfigError(
+                "recipe key sampler.group has no effect with the sampler 'all', whose samples carry all tasks"
+            )
+        temperature, group = 2.0 if temperature is None else temperature, 1 if group is None else group
         if temperature <= 0:
             raise ConfigError(f"recipe key sampler.temperature is {temperature}, expected a number above 0")
         if batch_size % world or group < 1 or batch_size % group:

@@ -42,8 +42,8 @@ class Training:
     batch of `accumulate * batch_size`. `optimizer` is `dict(type="AdamW", lr=..., ...)`, its other keys torch's; vectors
     (biases, norms, scales) and learned positions get no weight decay. `head_lr` is the heads' learning rate where it is not
     the optimiser's. `warmup` is the share of the steps with a rising rate, `schedule` what follows: constant, or down to
-    zero along half a cosine, a line, or (1 - t)^`power` (poly). `clip` limits the gradient's norm. `amp` "bfloat16" or
-    "float16" runs the forward pass of training in that precision. `log_every` steps make a point of the loss curve.
+    zero along half a cosine, a line, or (1 - t)^`power` (poly, 0.9 by default). `clip` limits the gradient's norm. `amp`
+    "bfloat16" or "float16" runs the forward pass of training in that precision. `log_every` steps make a point of the loss curve.
     `eval_every` evaluates between (0: only at the end): every so many steps of a joint run; every so many epochs the
     current task of a continual one, for plugins such as early stopping. `workers` processes read the data; `threads` are
     torch's (0: as they are).
@@ -53,7 +53,7 @@ class Training:
     optimizer: dict[str, Any] = field(default_factory=lambda: {"type": "AdamW", "lr": 1e-3})
     head_lr: float | None = None
     schedule: str = "constant"
-    power: float = 0.9
+    power: float | None = None
     warmup: float = 0.0
     accumulate: int = 1
     clip: float | None = None
@@ -82,8 +82,9 @@ class Training:
         if self.amp is not None and self.amp not in PRECISIONS:
             raise UnknownNameError("precision", self.amp, PRECISIONS, "key training.amp")
         _check_number("warmup", self.warmup, "a share of the steps, 0 to 1", 0, 1)
-        _check_number("power", self.power, "a number, 0 or more")
-        for key in ("clip", "head_lr"):
+        if self.power is not None and self.schedule != "poly":
+            raise ConfigError(f"training.power belongs to the schedule poly; {self.schedule!r} has none: leave it out")
+        for key in ("power", "clip", "head_lr"):
             if getattr(self, key) is not None:
                 _check_number(key, getattr(self, key), "a number, 0 or more")
         self._check_optimizer()
@@ -146,7 +147,9 @@ class Training:
         done = (step - warm) / max(1, total - warm)
         if self.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * done))
-        return (1 - done) ** (1.0 if self.schedule == "linear" else self.power)
+        if self.schedule == "linear":
+            return 1 - done
+        return (1 - done) ** (0.9 if self.power is None else self.power)
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

@@ -275,7 +275,7 @@ def test_early_stopping_never_sees_the_test_part() -> None:
 def test_results_tell_the_sizes(tmp_path: Path) -> None:
     """What was held out is no longer trained on; without validation data nothing is said of them."""
     stream = {**STREAM, "type": "task_incremental", "num_tasks": 2, "train_per_class": 8}
-    training = {"epochs": 1, "batch_size": 16, "eval_every": 1}
+    training = {"epochs": 1, "batch_size": 16}
     _, results = train(
         make_recipe(stream={**stream, "validation": {"share": 0.25}}, training=training), tmp_path / "held"
     )

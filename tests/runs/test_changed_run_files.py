@@ -54,7 +54,7 @@ def test_changed_states_are_refused_or_read_as_they_were(seed: int, tmp_path: Pa
 def test_changed_recipes_of_a_run_are_refused(seed: int, tmp_path: Path) -> None:
     """A run goes on with its own recipe alone, byte for byte; reading a damaged one is one line."""
     recipe = {"name": "small", "method": {"name": "lora", "rank": 2}, "tasks": ["a", "b"]}
-    RunFolder(tmp_path / "run", recipe)
+    RunFolder(tmp_path / "run", recipe).open()
     config, generator = tmp_path / "run" / "config.py", random.Random(seed)
     data = config.read_bytes()
     for _ in range(100):

@@ -1,0 +1,82 @@
+"""What a continual recipe describes, built: data, backbone, manager, stream, strategy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+
+from mtpeft.continual.model import ContinualModel
+from mtpeft.continual.objectives import objectives_of
+from mtpeft.continual.plugins import build_plugins, granularity
+from mtpeft.continual.progress import Measured
+from mtpeft.continual.scenario import build_scenario, wants_baselines
+from mtpeft.continual.strategy import ContinualStrategy
+from mtpeft.continual.strips import strips_per_task
+from mtpeft.continual.training import Training
+from mtpeft.evaluation.matrix import AccuracyMatrix
+from mtpeft.evaluation.single_task import single_task_values
+from mtpeft.manager.attach import attach, create_backbone, resolve_methods
+from mtpeft.options import Section
+from mtpeft.runs.progress import Progress
+from mtpeft.runs.setup import Setup
+
+
+class Built:
+    """Everything a recipe describes, ready to be trained."""
+
+    def __init__(self, recipe: dict[str, Any], progress: Progress | None = None) -> None:
+        """Build backbone, manager, stream and strategy. Raises `ConfigError` and `DataError` naming recipe and key."""
+        self.recipe, self.progress = recipe, progress or Progress()
+        top = Section(recipe, recipe["name"])
+        setup = Setup.read(top, interval=100)
+        self.name, self.seed, self.device, self.interval = setup.name, setup.seed, setup.device, setup.interval
+        backbone = top.section("backbone")
+        method, sharing = top.take("method"), top.take("sharing", None)
+        stream, augment = dict(top.section("stream").values), top.take("augment", None)
+        self.training = Training.read(top.section("training"))
+        plugins = build_plugins(top.take("plugins", []))
+        self.continue_from = top.take("continue_from", None)
+        baselines, single_task = top.take("baselines", None), top.take("single_task", None)
+        strips = top.take("strips", None)
+        top.finish()
+        if self.training.threads:
+            torch.set_num_threads(self.training.threads)
+        resolve_methods(method, sharing)
+        setup.seed_all()
+        model, self.backbone_name = self._build_backbone(backbone)
+        self.manager = attach(model, method, sharing=sharing)
+        self.manager.to(self.device)
+        size = self.manager.anatomy.input_size  # the option `img_size` does not change timm's configuration
+        self.data_config = {**timm.data.resolve_model_data_config(model), "input_size": size}
+        self.stream = build_scenario(stream, self.data_config, augment, self.seed, self.name)
+        self.with_baselines = wants_baselines(baselines, self.stream, self.name)
+        self.strips = strips_per_task(strips, self.stream, self.name)
+        objectives = objectives_of(self.stream)
+        heads = [(objective.metric.name, objective.head) for objective in objectives]
+        self.model = ContinualModel(self.manager, self.stream.kind, heads)
+        self.model.to(self.device)
+        self.strategy = ContinualStrategy(
+            model=self.model,
+            stream=self.stream,
+            training=self.training,
+            seed=self.seed,
+            plugins=plugins,
+            device=self.device,
+        )
+        self.granularity = granularity(plugins)
+        metrics = [objective.metric for objective in objectives]
+        names = [metric.name for metric in metrics]
+        alone = None if single_task is None else single_task_values(single_task, names)
+        self.measured = Measured(
+            AccuracyMatrix(metrics),
+            reference=[None] * len(names),
+            single_task=None if alone is None else [alone[name] for name in names],
+        )
+
+    def _build_backbone(self, section: Section) -> tuple[Any, str]:
+        name = section.take("name")
+        model = create_backbone(name, section.take("pretrained", True), **section.take("options", {}))
+        section.finish()
+        return model, name
