@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from mtpeft.errors import UnknownNameError
+from mtpeft.options import Count, OneOf
 from mtpeft.runs import training
-from mtpeft.runs.training import check_whole
 
 LOSSES = ("cross_entropy", "local_cross_entropy")
 
@@ -19,11 +19,5 @@ class Training(training.Training):
     `loss` "local_cross_entropy" sees only the experience's own classes (LAE).
     """
 
-    epochs: int = 1
-    loss: str = "cross_entropy"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole("epochs", self.epochs, 1)
-        if self.loss not in LOSSES:
-            raise UnknownNameError("loss", self.loss, LOSSES, "key training.loss")
+    epochs: Count = 1
+    loss: Annotated[str, OneOf(LOSSES)] = "cross_entropy"

@@ -6,13 +6,13 @@ import inspect
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 from torch import nn
 
 from mtpeft.errors import ConfigError, UnknownNameError, nearest
-from mtpeft.options import Section
+from mtpeft.options import Count, NotNegative, OneOf, Positive, Range, Section, WholeNumber, options_of, take
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "AdamW": torch.optim.AdamW,
@@ -49,20 +49,20 @@ class Training:
     torch's (0: as they are).
     """
 
-    batch_size: int = 32
+    batch_size: Count = 32
     optimizer: dict[str, Any] = field(default_factory=lambda: {"type": "AdamW", "lr": 1e-3})
-    head_lr: float | None = None
-    schedule: str = "constant"
-    power: float | None = None
-    warmup: float = 0.0
-    accumulate: int = 1
-    clip: float | None = None
-    amp: str | None = None
-    eval_batch_size: int = 64
-    workers: int = 0
-    threads: int = 0
-    log_every: int = 5
-    eval_every: int = 0
+    head_lr: NotNegative | None = None
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "constant"
+    power: NotNegative | None = None
+    warmup: Annotated[float, Range(at_least=0, at_most=1)] = 0.0
+    accumulate: Count = 1
+    clip: Positive | None = None
+    amp: Annotated[str, OneOf(tuple(PRECISIONS))] | None = None
+    eval_batch_size: Count = 64
+    workers: WholeNumber = 0
+    threads: WholeNumber = 0
+    log_every: Count = 5
+    eval_every: WholeNumber = 0
 
     @classmethod
     def read(cls: type[T], section: Section) -> T:
@@ -70,29 +70,16 @@ class Training:
         for key, new in RENAMED.items():
             if key in section.values:
                 raise ConfigError(f"recipe {section.recipe}: {section.path}{key} is now {section.path}{new}")
-        return cls(**section.fields(cls))
+        values = section.fields(cls)
+        for key, option in options_of(cls).items():
+            if option.required:
+                section.take(key)
+        return cls(**values)
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "eval_batch_size", "log_every", "accumulate"):
-            check_whole(key, getattr(self, key), 1)
-        for key in ("workers", "threads", "eval_every"):
-            check_whole(key, getattr(self, key), 0)
-        if self.schedule not in SCHEDULES:
-            raise UnknownNameError("schedule", self.schedule, SCHEDULES, "key training.schedule")
-        if self.amp is not None and self.amp not in PRECISIONS:
-            raise UnknownNameError("precision", self.amp, PRECISIONS, "key training.amp")
-        _check_number("warmup", self.warmup, "a share of the steps, 0 to 1", 0, 1)
         if self.power is not None and self.schedule != "poly":
             raise ConfigError(f"training.power belongs to the schedule poly; {self.schedule!r} has none: leave it out")
-        for key in ("power", "clip", "head_lr"):
-            if getattr(self, key) is not None:
-                _check_number(key, getattr(self, key), "a number, 0 or more")
-        self._check_optimizer()
-
-    def _check_optimizer(self) -> None:
         given = self.optimizer
-        if not isinstance(given, dict):
-            raise ConfigError(f"training.optimizer is {given!r}, expected a mapping: dict(type='AdamW', lr=...)")
         kind = given.get("type")
         if kind not in OPTIMIZERS:
             raise UnknownNameError("optimizer", kind, OPTIMIZERS, "key training.optimizer.type")
@@ -103,7 +90,7 @@ class Training:
         if "lr" not in given:
             raise ConfigError(f"training.optimizer.lr is missing: dict(type={kind!r}, lr=...)")
         for key in ("lr", "weight_decay"):
-            _check_number(f"optimizer.{key}", given.get(key, 0.0), "a number, 0 or more")
+            take(NotNegative, given.get(key, 0.0), f"training.optimizer.{key}")
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -126,7 +113,10 @@ class Training:
             packed.append(group)
         if not packed:
             raise ConfigError("nothing is left to train: every task is frozen")
-        optimizer = OPTIMIZERS[self.optimizer["type"]](packed, **options)
+        try:
+            optimizer = OPTIMIZERS[self.optimizer["type"]](packed, **options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"training.optimizer {self.optimizer}: {str(error).splitlines()[0]}") from None
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
         return optimizer
@@ -158,14 +148,3 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     Learned positions, by their name `positions`, do not either, whatever their shape.
     """
     return parameter.ndim > 1 and name.rsplit(".", 1)[-1] != "positions"
-
-
-def check_whole(key: str, value: Any, least: int) -> None:
-    """Raise `ConfigError` unless the value of `training.KEY` is a whole number of `least` or more."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"training.{key} is {value!r}, expected a whole number, {least} or more")
-
-
-def _check_number(key: str, value: Any, what: str, low: float = 0.0, high: float = math.inf) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(f"training.{key} is {value!r}, expected {what}")

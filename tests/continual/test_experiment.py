@@ -141,7 +141,7 @@ BAD: list[tuple[dict[str, Any], type[MtpeftError], str]] = [
     ({"plugins": [{"type": "EWC"}]}, UnknownNameError, "unknown plugin 'EWC'"),
     ({"plugins": [{"type": "LAE", "momentm": 0.9}]}, ConfigError, "takes no option 'momentm'. Did you mean 'momentum'"),
     ({"training": {"optimizer": {"type": "AdamW", "lrr": 1}}}, ConfigError, "AdamW takes no 'lrr'. Did you mean 'lr'"),
-    ({"training": {"schedule": "cosin"}}, UnknownNameError, "key training.schedule.* Did you mean 'cosine'"),
+    ({"training": {"schedule": "cosin"}}, ConfigError, "training.schedule is 'cosin', expected one of .*cosine"),
     ({"stream": {**CLASS, "num_tasks": 3}}, DataError, "3"),
 ]
 

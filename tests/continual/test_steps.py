@@ -20,7 +20,7 @@ CASES: dict[str, dict[str, Any]] = {
     "task": make_recipe(**LORA, stream=STREAM),
     "class, lwf": make_recipe(**LORA, stream=CLASS, plugins=[{"type": "LwFPlugin", "alpha": 1.0, "temperature": 2.0}]),
     "si": make_recipe(**LORA, stream=STREAM, plugins=[{"type": "SynapticIntelligencePlugin", "si_lambda": 1.0}]),
-    "lae": make_recipe(**LORA, stream=STREAM, plugins=[{"type": "LAE", "momentum": 0.9}]),
+    "lae": make_recipe(**LORA, sharing="averaged", stream=STREAM, plugins=[{"type": "LAE", "momentum": 0.9}]),
     "a-gem": make_recipe(
         **LORA, stream=STREAM, plugins=[{"type": "AGEMPlugin", "patterns_per_experience": 4, "sample_size": 4}]
     ),

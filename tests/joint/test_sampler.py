@@ -89,7 +89,7 @@ def test_wrong_numbers() -> None:
     with pytest.raises(ConfigError, match=r"batch_size 6 must be a multiple of the processes \(4\)"):
         plans(1, world=4)
     with pytest.raises(ConfigError, match=r"sampler.group \(4\)"):
-        plans(1, group=4)
+        plans(1, name="uniform", group=4)
     with pytest.raises(UnknownNameError, match="Did you mean 'uniform'"):
         plans(1, name="unifrom")
 
