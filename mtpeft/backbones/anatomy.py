@@ -16,9 +16,9 @@ from torch import nn
 from mtpeft.backbones.attention import WORDS, attention_family, learns_positions
 from mtpeft.backbones.blocks import PLAIN, parts_of
 from mtpeft.backbones.probe import probe
-from mtpeft.backbones.site import NEEDS, Site
+from mtpeft.backbones.site import NEEDS, Running, Site
 from mtpeft.backbones.site_builders import block_sites, model_sites
-from mtpeft.backbones.stages import Stage, find_mergings, find_stages
+from mtpeft.backbones.stages import Stage, find_mergings, find_stages, to_map
 from mtpeft.errors import ConfigError, UnknownNameError
 
 #: said of a model that has no usable structure
@@ -60,7 +60,9 @@ class Anatomy:
             said = f"{type(error).__name__}: {error}".splitlines()[0]
             raise self._unsupported(f"it does not run on images of {size} ({said})") from error
         projection: Any = stem.proj
-        self.patch_size = round(self.image_size[0] / self.calls[projection].output_shape[2])
+        # a hybrid's patches are cut from the map of a convnet, which is coarser than the image already
+        coarser = max(1, round(self.image_size[0] / self.calls[projection].input_shape[2]))
+        self.patch_size = int(projection.stride[0]) * coarser
         self.blocks = [p for p in block_paths if backbone.get_submodule(p) in self.calls]
         if not self.blocks:
             raise self._unsupported(f"its blocks ({block_paths[0]}, ...) do not map one tensor to one tensor")
@@ -68,6 +70,7 @@ class Anatomy:
         widths = vars(backbone)
         self.feature_dim = int(widths.get("head_hidden_size", widths["num_features"]))
         self.layout, self.grid = self._layout(self.shapes.features)
+        self.running = Running()
         self.families = self._families()
         self.block_maps = self._block_maps()
         self.stages: tuple[Stage, ...] = find_stages(self)
@@ -122,9 +125,8 @@ class Anatomy:
     def _layout(self, shape: tuple[int, ...]) -> tuple[str, tuple[int, int]]:
         if len(shape) == 3:
             stem = self.calls[self.backbone.patch_embed.proj].output_shape
-            side = shape[1] - self.prefix_tokens
-            same = math.prod(stem[2:]) == side  # of a model of one scale the map behind the stem is the last one
-            return "NLC", (stem[2], stem[3]) if same else (int(side**0.5), int(side**0.5))
+            same = math.prod(stem[2:]) == shape[1] - self.prefix_tokens
+            return "NLC", (stem[2], stem[3]) if same else (0, 0)  # else nothing tells their map
         if str(getattr(self.backbone, "output_fmt", "")) == "NHWC" or (
             shape[-1] == self.backbone.num_features and shape[1] != self.backbone.num_features
         ):
@@ -182,17 +184,15 @@ class Anatomy:
             return [s for s in self.sites if s.kind in ("q", "k", "v")]
         return found
 
-    def feature_map(self, features: torch.Tensor) -> torch.Tensor:
-        """Output of `forward_features` -> (B, C, H, W), without prefix tokens."""
-        if self.layout == "NHWC":
-            return features.permute(0, 3, 1, 2)
-        if self.layout == "NCHW":
-            return features
-        patches = features[:, self.prefix_tokens :].transpose(1, 2)
-        return patches.unflatten(2, self.sites[0].grid_of(patches.shape[2]))
+    def feature_map(self, features: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
+        """Output of `forward_features` -> (B, C, H, W), without prefix tokens. `grid`: of images of another size."""
+        return features if self.layout == "NCHW" else to_map(self, features, grid or self.grid)
 
-    def finish(self, output: torch.Tensor) -> torch.Tensor:
-        """The last block's output -> what `forward_features` gives: the final norm, in the model's own layout."""
+    def finish(self, output: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """The last block's output -> what `forward_features` gives: the final norm, in the model's own layout.
+
+        `grid` is that of the block's tokens.
+        """
         last = self.calls[self.backbone.get_submodule(self.blocks[-1])]
         norms = [s.module for s in self.sites if "norms" in s.tags and s.block is None]
         for norm in norms:
@@ -201,7 +201,7 @@ class Anatomy:
                 output = norm(output)
         if self.layout != "NCHW":
             return output
-        return output.transpose(1, 2).unflatten(2, self.sites[0].grid_of(output.shape[1]))
+        return to_map(self, output, grid)
 
     def parameter(self, name: str | None) -> torch.Tensor | None:
         """A parameter of the backbone by its dotted name, or None."""

@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.attention import attention_family
-from mtpeft.backbones.site import Site
+from mtpeft.backbones.site import Running, Site
 
 
 @dataclass(frozen=True)
 class Call:
     """What the probe saw of one module: position in the order of calls, shapes of first input and of output.
 
-    `rest` and `named` are the other arguments, kept where the module is an attention.
+    `grid`: height and width of the token map it was called on, where its arguments tell. `rest` and `named` are the other
+    arguments, kept where the module is an attention.
     """
 
     order: int
@@ -45,6 +46,7 @@ class Probed(Protocol):
     calls: dict[nn.Module, Call]
     layout: str
     grid: tuple[int, int]
+    running: Running
     prefix_tokens: int
     patch_size: int
     image_size: tuple[int, int]
@@ -92,6 +94,27 @@ def _record(
 ) -> None:
     batched = args and isinstance(args[0], torch.Tensor) and isinstance(out, torch.Tensor) and args[0].shape[0] % 2 == 0
     if batched:
-        grid = tuple(args[1]) if len(args) > 1 and isinstance(args[1], (tuple, list)) else None
         more = (args[1:], dict(named)) if attention_family(module) is not None else ((), {})
-        calls[module] = Call(order[module], tuple(args[0].shape), tuple(out.shape), grid, *more)
+        calls[module] = Call(order[module], tuple(args[0].shape), tuple(out.shape), told_grid(args), *more)
+
+
+def told_grid(args: Sequence[Any]) -> tuple[int, int] | None:
+    """Height and width of the map a block is called on: those of a map (B, H, W, C), or what it is told beside a sequence."""
+    if args[0].ndim == 4:
+        return args[0].shape[1], args[0].shape[2]
+    told = args[1] if len(args) > 1 else None
+    return (told[0], told[1]) if isinstance(told, (tuple, list)) else None
+
+
+def block_grid(anatomy: Probed, path: str) -> tuple[int, int]:
+    """Height and width of the map a block ran on in the probe: its own, or the stem's for a sequence of that length.
+
+    (0, 0) where it holds no map.
+    """
+    call = anatomy.calls[anatomy.backbone.get_submodule(path)]
+    if not anatomy.block_maps:
+        return 0, 0
+    if call.grid is not None:
+        return call.grid
+    rows, columns = anatomy.calls[anatomy.backbone.patch_embed.proj].output_shape[-2:]
+    return (rows, columns) if call.input_shape[1] == anatomy.prefix_tokens + rows * columns else (0, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -50,6 +49,16 @@ NEEDS = {
 
 
 @dataclass(eq=False)
+class Running:
+    """Where the forward that is running stands; one object for all sites of a backbone.
+
+    `grid`: height and width of the map its patch tokens form there, None while no method is being called.
+    """
+
+    grid: tuple[int, int] | None = None
+
+
+@dataclass(eq=False)
 class Site:
     """One place where a method acts, with everything a site module needs to size itself.
 
@@ -85,8 +94,10 @@ class Site:
     owner: nn.Module | None = None
     #: whether the block attends within windows
     windows: bool = False
-    #: height and width of the map, (0, 0) where there is none
+    #: height and width of the token map at the image size the model was made for, (0, 0) where there is none; that of a
+    #: forward: `grid_of`
     grid: tuple[int, int] = (0, 0)
+    running: Running = field(default_factory=Running)
     prefix_tokens: int = 0
     patch_size: int = 16
     #: width of what leaves the patch embedding
@@ -123,20 +134,25 @@ class Site:
         return vector if self.channel_axis == -1 else vector.view(-1, 1, 1)
 
     def grid_of(self, tokens: int) -> tuple[int, int]:
-        """Height and width of a map of `tokens` patch tokens, in the proportions of the backbone's own grid."""
-        height, width = self.grid
-        if height * width == tokens:
-            return height, width
-        rows = round(math.sqrt(tokens * height / width))
-        if rows < 1 or rows * (tokens // rows) != tokens:
-            raise ConfigError(f"site {self.key}: {tokens} patch tokens do not form a grid like {height} x {width}")
-        return rows, tokens // rows
+        """Height and width of the map that the running forward's `tokens` patch tokens form.
+
+        It comes from the images and the patches of that forward; without one it is the model's own. Raises `ConfigError`
+        for another number of tokens: 32 x 64 and 64 x 32 pixels give as many, so the number alone says nothing.
+        """
+        height, width = (self.running.grid or self.grid) if self.grid != (0, 0) else self.grid
+        if height * width != tokens:
+            raise ConfigError(f"site {self.key}: {tokens} patch tokens do not form the grid {height} x {width}")
+        return height, width
 
     def split_prefix(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (B, P + HW, C) or a map (B, H, W, C) -> prefix tokens (B, P, C) and a map (B, C, H, W)."""
+        """Tokens (B, P + HW, C) or a map (B, H, W, C) -> prefix tokens (B, P, C) and a map (B, C, H, W).
+
+        Prompts that another method has put between the two count as prefix tokens.
+        """
         if self.grid == (0, 0):
             raise ConfigError(f"site {self.key}: what passes here is no map of the image")
         if x.ndim == 4:
             return x.flatten(1, 2)[:, :0], x.permute(0, 3, 1, 2)
-        prefix, patches = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
-        return prefix, patches.transpose(1, 2).unflatten(2, self.grid_of(patches.shape[1]))
+        height, width = self.running.grid or self.grid
+        start = max(self.prefix_tokens, x.shape[1] - height * width)
+        return x[:, :start], x[:, start:].transpose(1, 2).unflatten(2, self.grid_of(x.shape[1] - start))

@@ -10,7 +10,7 @@ from torch import nn
 
 from mtpeft.backbones.attention import bypasses_projection, learns_positions
 from mtpeft.backbones.blocks import Branch, Parts, heads_of, parts_of
-from mtpeft.backbones.probe import Probed
+from mtpeft.backbones.probe import Probed, block_grid
 from mtpeft.backbones.site import NEEDS, Site
 
 #: layers with weights that are neither linear nor convolution count as normalisation when their name says so
@@ -44,6 +44,7 @@ class _Builder:
         values: dict[str, Any] = {
             "depth": len(anatomy.blocks),
             "grid": anatomy.grid,
+            "running": anatomy.running,
             "prefix_tokens": anatomy.prefix_tokens,
             "patch_size": anatomy.patch_size,
             "embed_dim": anatomy.calls[self.backbone.patch_embed.proj].output_shape[1],
@@ -140,14 +141,11 @@ def block_sites(anatomy: Probed) -> Iterator[Site]:
         assert parts is not None
         call = anatomy.calls[block]
         place, before = (place + 1 if call.input_shape == before else 0), call.input_shape
-        grid = call.grid or (call.input_shape[1:3] if len(call.input_shape) == 4 else anatomy.grid)
-        if not anatomy.block_maps:
-            grid = (0, 0)
         common = {
             "block": index,
             "place": place,
             "windows": any(anatomy.families[branch.sub] == "window" for branch in parts.attentions),
-            "grid": tuple(grid),
+            "grid": block_grid(anatomy, path),
             "num_heads": build.heads[path],
         }
         yield from _temporal_sites(build, block, parts, common)

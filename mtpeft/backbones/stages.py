@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mtpeft.backbones.probe import Probed
+from mtpeft.backbones.probe import Probed, block_grid
 from mtpeft.errors import ConfigError
 
 #: a plain ViT has one scale; its features are read at the ends of its quarters (as DPT and SETR do)
@@ -38,11 +38,16 @@ def find_stages(anatomy: Probed) -> tuple[Stage, ...]:
     ends = [i for i in range(total) if i == total - 1 or shapes[i + 1] != shapes[i]]
     if len(ends) == 1:
         ends = sorted({max(0, round((i + 1) * total / QUARTERS) - 1) for i in range(QUARTERS)})
-        stride = anatomy.image_size[0] // anatomy.grid[0]
-        return tuple(Stage(shapes[i][-1], stride, i) for i in ends)
-    height, width = anatomy.image_size
-    strides = [round((height * width / positions) ** 0.5) for positions, _ in (shapes[i] for i in ends)]
-    return tuple(Stage(shapes[i][-1], stride, i) for i, stride in zip(ends, strides, strict=True))
+        return tuple(Stage(shapes[i][-1], anatomy.patch_size, i) for i in ends)
+    stages: list[Stage] = []
+    before, stride = anatomy.calls[anatomy.backbone.patch_embed.proj].output_shape[-2:], anatomy.patch_size
+    for end in ends:
+        grid = block_grid(anatomy, anatomy.blocks[end])
+        # 3 cells become 2: halved. Where no block holds a map, nothing reads the stages' either (`Anatomy.stage_maps`)
+        stride *= max([1, *(round(b / g) for b, g in zip(before, grid, strict=True) if g)])
+        stages.append(Stage(shapes[end][-1], stride, end))
+        before = grid
+    return tuple(stages)
 
 
 def find_mergings(anatomy: Probed) -> tuple[str, ...]:
@@ -73,13 +78,8 @@ def _shape(anatomy: Probed, path: str) -> tuple[int, int]:
     return shape[1] if len(shape) == 3 else shape[1] * shape[2], shape[-1]
 
 
-def to_map(anatomy: Probed, features: torch.Tensor, stage: Stage) -> torch.Tensor:
-    """A block's output, tokens (B, P + N, C) or a map (B, H, W, C) -> (B, C, H, W) without prefix tokens."""
-    if not anatomy.block_maps:
-        name = type(anatomy.backbone).__name__
-        raise ConfigError(f"the blocks of {name} hold no maps; take a head that reads the final map or pooled features")
+def to_map(anatomy: Probed, features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Tokens (B, P + HW, C) on `grid` (H, W), or a map (B, H, W, C) -> (B, C, H, W) without prefix tokens."""
     if features.ndim == 4:
         return features.permute(0, 3, 1, 2)
-    patches = features[:, anatomy.prefix_tokens :]
-    sites = [s for s in anatomy.sites if s.block == stage.block]
-    return patches.transpose(1, 2).unflatten(2, sites[0].grid_of(patches.shape[1]))
+    return features[:, anatomy.prefix_tokens :].transpose(1, 2).unflatten(2, grid)

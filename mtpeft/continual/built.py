@@ -17,8 +17,9 @@ from mtpeft.continual.strips import strips_per_task
 from mtpeft.continual.training import Training
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.single_task import single_task_values
-from mtpeft.manager.attach import attach, create_backbone, resolve_methods
+from mtpeft.manager.attach import resolve_methods
 from mtpeft.options import Section
+from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.setup import Setup
 
@@ -32,7 +33,7 @@ class Built:
         top = Section(recipe, recipe["name"])
         setup = Setup.read(top, interval=100)
         self.name, self.seed, self.device, self.interval = setup.name, setup.seed, setup.device, setup.interval
-        backbone = top.section("backbone")
+        backbone = BackboneSection.read(top.section("backbone"))
         method, sharing = top.take("method"), top.take("sharing", None)
         stream, augment = dict(top.section("stream").values), top.take("augment", None)
         self.training = Training.read(top.section("training"))
@@ -45,8 +46,8 @@ class Built:
             torch.set_num_threads(self.training.threads)
         resolve_methods(method, sharing)
         setup.seed_all()
-        model, self.backbone_name = self._build_backbone(backbone)
-        self.manager = attach(model, method, sharing=sharing)
+        model, self.backbone_name = backbone.create(), backbone.name
+        self.manager = backbone.attach(model, method, sharing)
         self.manager.to(self.device)
         size = self.manager.anatomy.input_size  # the option `img_size` does not change timm's configuration
         self.data_config = {**timm.data.resolve_model_data_config(model), "input_size": size}
@@ -74,9 +75,3 @@ class Built:
             reference=[None] * len(names),
             single_task=None if alone is None else [alone[name] for name in names],
         )
-
-    def _build_backbone(self, section: Section) -> tuple[Any, str]:
-        name = section.take("name")
-        model = create_backbone(name, section.take("pretrained", True), **section.take("options", {}))
-        section.finish()
-        return model, name

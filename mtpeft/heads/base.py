@@ -19,13 +19,22 @@ class Head(nn.Module):
     of a Swin. The constructor's first argument is what the head is sized by: the width of its features, or for several
     maps their `Scales`; options follow by name.
 
+    A dense head that sets `sized` is called with the images' (height, width) as second argument, to give a map of that size:
+    the number of cells alone does not tell it where the backbone pads.
+
     Any other `nn.Module` serves as a head too; without a `reads` of its own it gets pooled features.
     """
 
     reads: ClassVar[str] = "pooled"
+    #: `forward` takes the images' size as second argument
+    sized: bool = False
 
     def frame_weights(self, frames: torch.Tensor) -> torch.Tensor | None:
         """What each frame counts in the output, (B, T), rows sum to 1; None where the head does not weigh them."""
+        return None
+
+    def linear(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """Weight (classes, C) and bias where the head is, in eval mode, one linear map of pooled features; else None."""
         return None
 
 

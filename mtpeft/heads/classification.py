@@ -32,6 +32,10 @@ class LinearHead(Head):
         """(B, C) -> (B, num_classes)."""
         return self.fc(features)
 
+    def linear(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The layer's."""
+        return self.fc.weight, self.fc.bias
+
 
 @register_head("growing")
 class GrowingHead(Head):
@@ -72,6 +76,11 @@ class GrowingHead(Head):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, C) -> (B, all classes seen so far)."""
         return torch.cat([part(features) for part in self.parts.values()], dim=1)
+
+    def linear(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Those of all classes seen so far."""
+        parts = list(self.parts.values())
+        return tuple(torch.cat([getattr(part, name) for part in parts]) for name in ("weight", "bias"))  # type: ignore[return-value]
 
     def masked(self, logits: torch.Tensor, task: str) -> torch.Tensor:
         """Logits with every class that is not the task's at minus infinity."""

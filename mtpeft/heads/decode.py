@@ -15,6 +15,7 @@ from mtpeft.backbones.stages import Scales
 from mtpeft.errors import ConfigError
 from mtpeft.heads import mmlab
 from mtpeft.heads.base import Head, register_head
+from mtpeft.heads.resize import enlarge, reach, to_image
 from mtpeft.options import Count
 
 #: enlargements that make four taps of one grid a pyramid, finest first (mmsegmentation's MultiLevelNeck)
@@ -29,6 +30,7 @@ class StagesHead(Head, ABC):
     """
 
     reads: ClassVar[str] = "stages"
+    sized = True
 
     def __init__(self, scales: Scales, channels: int, pyramid: bool) -> None:
         """`pyramid`: resample the taps of a plain transformer, which share one grid, to four scales."""
@@ -46,25 +48,25 @@ class StagesHead(Head, ABC):
     def decode(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """Maps -> (B, channels, h, w) of any size."""
 
-    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Maps (B, C_i, H_i, W_i) -> (B, channels, H, W) at image size, enlarged bilinearly."""
+    def forward(self, maps: Sequence[torch.Tensor], size: tuple[int, int] | None = None) -> torch.Tensor:
+        """Maps (B, C_i, H_i, W_i) -> (B, channels, *size), enlarged bilinearly.
+
+        Without the images' size it is that of the cells: the model's own where they fit it, else cells times stride. On
+        one scale what the backbone padded is cut off again; several, of different reach, are taken to cover the image.
+        """
         out = self.decode(as_pyramid(maps) if self.pyramid and self.plain else list(maps))
-        return enlarge(out, self.output_size(maps[0]))
+        size = self.output_size(maps[0]) if size is None else size
+        if not self.plain:
+            return enlarge(out, size)
+        return to_image(out, reach(maps[0], self.strides[0]), size)
 
     def output_size(self, finest: torch.Tensor) -> tuple[int, int]:
-        """The size of the images: the backbone's own, or cells times stride when they have another size."""
+        """The model's own size of images where the finest map has as many cells, else cells times stride."""
         stride = self.strides[0]
         cells = finest.shape[2], finest.shape[3]
         if cells == tuple(math.ceil(side / stride) for side in self.image_size):
             return self.image_size
         return cells[0] * stride, cells[1] * stride
-
-
-def enlarge(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear, corners not aligned."""
-    if maps.shape[2:] == size:
-        return maps
-    return nn.functional.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def as_pyramid(taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from mtpeft.backbones.stages import Scales
 from mtpeft.heads.base import Head, register_head
+from mtpeft.heads.resize import reach, to_image
 from mtpeft.options import Count
 
 
@@ -17,19 +18,19 @@ class DenseLinearHead(Head):
     """A 1x1 convolution on the feature map, bilinearly enlarged: the linear probe of dense tasks (DINOv2, section 7.4)."""
 
     reads: ClassVar[str] = "map"
+    sized = True
 
     def __init__(self, dim: int, channels: Count, stride: Count) -> None:
-        """`channels` outputs; `stride` is the enlargement, by default of the task manager the image over the grid."""
+        """`channels` outputs; `stride` is the enlargement, by default of the task manager the one to the images' size."""
         super().__init__()
         self.conv = nn.Conv2d(dim, channels, 1)
         self.stride = stride
         nn.init.trunc_normal_(self.conv.weight, std=0.02)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, channels, H * stride, W * stride)."""
-        out = self.conv(features)
-        return nn.functional.interpolate(out, scale_factor=self.stride, mode="bilinear", align_corners=False)
+    def forward(self, features: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
+        """(B, C, H, W) -> (B, channels, *size); without the images' size (B, channels, H * stride, W * stride)."""
+        return to_image(self.conv(features), reach(features, self.stride), size)
 
 
 @register_head("stage_linear")
@@ -40,6 +41,7 @@ class StageLinearHead(Head):
     """
 
     reads: ClassVar[str] = "stages"
+    sized = True
 
     def __init__(self, scales: Scales, channels: Count) -> None:
         """`channels` outputs."""
@@ -47,14 +49,14 @@ class StageLinearHead(Head):
         self.convs = nn.ModuleList(
             [nn.Conv2d(stage.dim, channels, 1, bias=i == 0) for i, stage in enumerate(scales.stages)]
         )
-        self.image_size = scales.image_size
+        self.strides = [stage.stride for stage in scales.stages]
         for conv in self.convs:
             nn.init.trunc_normal_(conv.weight, std=0.02)  # type: ignore[arg-type]
         nn.init.zeros_(self.convs[0].bias)  # type: ignore[arg-type]
 
-    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
-        """Maps (B, C_i, H_i, W_i) -> (B, channels, H, W)."""
-        size = self.image_size
+    def forward(self, features: list[torch.Tensor], size: tuple[int, int] | None = None) -> torch.Tensor:
+        """Maps (B, C_i, H_i, W_i) -> (B, channels, *size); without the images' size that of the finest map's cells."""
+        size = reach(features[0], self.strides[0]) if size is None else size
         maps = [conv(f) for conv, f in zip(self.convs, features, strict=True)]
-        out = [nn.functional.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps]
+        out = [to_image(m, reach(m, stride), size) for m, stride in zip(maps, self.strides, strict=True)]
         return torch.stack(out).sum(dim=0)

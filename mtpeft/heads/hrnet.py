@@ -11,7 +11,8 @@ from torch import nn
 from mtpeft.backbones.stages import Scales
 from mtpeft.errors import ConfigError
 from mtpeft.heads.base import register_head
-from mtpeft.heads.decode import StagesHead, enlarge
+from mtpeft.heads.decode import StagesHead
+from mtpeft.heads.resize import enlarge
 from mtpeft.options import Count
 
 

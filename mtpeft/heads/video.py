@@ -67,6 +67,10 @@ class VideoLinearHead(Head):
         """The attention of `pool="attention"`."""
         return self._shares(frames) if self.pool == "attention" else None
 
+    def linear(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """The mean over frames is that of what the layer gives for each."""
+        return (self.fc.weight, self.fc.bias) if self.pool == "mean" else None
+
     def _shares(self, frames: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = self.query(torch.tanh(self._placed(frames))).squeeze(-1)
         return scores.softmax(dim=1)

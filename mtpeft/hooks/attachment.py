@@ -48,6 +48,7 @@ class Attachment(nn.Module):
         self.sharing_options = check_sharing(sharing, options or {})
         self.selected: list[Site] = select_sites(spec, config, anatomy)
         self.factory = BankFactory(spec, config, self.selected, stream_blocks(spec, config, anatomy))
+        self.running = anatomy.running
         self.taps = {site.key for site in self.factory.tapped}
         self.weights: Sharing = SHARINGS.get(sharing)(self.factory, **self.sharing_options)
 
@@ -59,7 +60,11 @@ class Attachment(nn.Module):
         cache = context.store if context.runs_once else {}
         if self in context.prepared:
             cache = {**cache, self.weights: context.prepared[self]}
-        return self.weights.call(key, selection.tasks, selection.index, inputs, cache)
+        self.running.grid = context.grid
+        try:
+            return self.weights.call(key, selection.tasks, selection.index, inputs, cache)
+        finally:
+            self.running.grid = None
 
     def to_per_task(self, tasks: Sequence[str]) -> None:
         """Replace generated weights by plain ones of each task, with the values they have now."""

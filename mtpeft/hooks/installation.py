@@ -17,6 +17,7 @@ from mtpeft.backbones.attention import InstrumentedAttention, equals_native, has
 from mtpeft.backbones.site import FRAME_STYLES, NEEDS, Site
 from mtpeft.hooks.attachment import Attachment, refusal
 from mtpeft.hooks.frames import FramesBranchHook, FramesHook, TemporalHook
+from mtpeft.hooks.grid import BlockGridHook, StemGridHook
 from mtpeft.hooks.runtime import Runtime
 from mtpeft.hooks.sites import (
     InputHook,
@@ -24,6 +25,7 @@ from mtpeft.hooks.sites import (
     OutputHook,
     ParallelHook,
     ParallelSource,
+    PassHook,
     PrefixHook,
     RowsHook,
     SideHook,
@@ -70,6 +72,7 @@ class Installation:
         self.token_hooks: dict[int, TokenHook | WindowTokenHook] = {}
         self.rows_hooks: dict[tuple[Attachment, nn.Module], RowsHook] = {}
         self.temporal_hooks: dict[tuple[Attachment, int | None], TemporalHook] = {}
+        self._grids()
         for whole_clips in (True, False):  # before a block, they see its tokens before prompts are among them
             for attachment in self.attachments:
                 for site in attachment.selected:
@@ -127,6 +130,14 @@ class Installation:
         add = module.register_forward_pre_hook if pre else module.register_forward_hook
         self.handles.append(add(hook, with_kwargs=kwargs))
 
+    def _grids(self) -> None:
+        """Before all others: they see the map of the module they are on."""
+        self._hook(self.anatomy.backbone.patch_embed.proj, StemGridHook(self.runtime))
+        for path in self.anatomy.blocks:
+            block = self.anatomy.backbone.get_submodule(path)
+            if self.anatomy.block_maps and self.anatomy.calls[block].grid is not None:
+                self._hook(block, BlockGridHook(self.runtime), pre=True)
+
     def _output(self, attachment: Attachment, site: Site) -> None:
         hook: OutputHook | RowsHook
         if site.rows is None:
@@ -181,12 +192,14 @@ class Installation:
         assert site.block is not None
         carry = attachment.spec.module.carry
         last = site.depth - 1
-        source = TokenSource(attachment, site.key, site.block, keep=carry and site.block < last)
+        pool = bool(getattr(attachment.config, "pool_prompts", False))
+        keep = carry and site.block < last
+        source = TokenSource(attachment, site.key, site.block, keep, pool=pool and site.block == last)
         self._token_hook(attachment, site.block).sources.append(source)
         if carry:
             for block in range(site.block + 1, site.depth):
                 merging = merging_before(self.anatomy, block)
-                source = TokenSource(attachment, None, block, keep=block < last, merging=merging)
+                source = TokenSource(attachment, None, block, block < last, merging, pool and block == last)
                 self._token_hook(attachment, block).sources.append(source)
 
     def _token_hook(self, attachment: Attachment, index: int) -> TokenHook | WindowTokenHook:
@@ -235,3 +248,6 @@ class Installation:
                 self._hook(block, TapHook(self.runtime, key, first=True), pre=True)
             self._hook(block, TapHook(self.runtime, key, first=False))
         self._hook(site.module, SideHook(attachment, site, self.runtime))
+        norm = getattr(self.anatomy.backbone, "fc_norm", None)
+        if norm in self.anatomy.calls:
+            self._hook(norm, PassHook(self.runtime))

@@ -27,7 +27,7 @@ class Context:
     `runs_once` is False under gradient checkpointing: blocks that run again must compute all they did the first time.
     `stages` asks for the features at the stage ends. `prepared` holds what weight sources made for this forward.
     `frames`: the backbone's batch axis holds B clips of that many frames each, clip after clip. `temporal` asks for the
-    attention over time.
+    attention over time. `grid` is the height and width of the token map where the forward stands (see `mtpeft.hooks.grid`).
     """
 
     selection: Selection
@@ -37,6 +37,7 @@ class Context:
     prepared: dict[Any, Any] = field(default_factory=dict)
     frames: int = 1
     temporal: bool = False
+    grid: tuple[int, int] | None = None
 
 
 class Runtime:

@@ -152,6 +152,18 @@ class TapHook:
         context.store[self.key].append(value.detach())
 
 
+class PassHook:
+    """Forward hook on a norm behind the pooling: a side network has its own, and its features pass by."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """The hook acts whenever `runtime` has a context."""
+        self.runtime = runtime
+
+    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """Called by the module this hook is on."""
+        return output if self.runtime.context is None else args[0]
+
+
 class SideHook(SiteHook):
     """Forward hook on the final norm: the side network's output takes its place, once all taps are there."""
 

@@ -16,7 +16,7 @@ from mtpeft.methods.base import Taps
 
 
 class StageHook:
-    """Forward hook on the last block of a stage: keeps its output, plain, in the forward's store."""
+    """Forward hook on the last block of a stage: keeps its output, plain, and its grid in the forward's store."""
 
     def __init__(self, runtime: Runtime, stage: int) -> None:
         """`stage` counts from the finest."""
@@ -26,7 +26,7 @@ class StageHook:
         """Called by the block this hook is on."""
         context = self.runtime.context
         if context is not None and (context.stages or context.selection.each):
-            context.store["stage", self.stage] = output
+            context.store["stage", self.stage] = output, context.grid
 
 
 class StreamHook:

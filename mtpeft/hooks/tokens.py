@@ -21,6 +21,7 @@ class TokenSource:
 
     `merging` is the patch merging between the two blocks. It sees each prompt four times along the channels, as the
     authors of VPT pass prompts from stage to stage of Swin: a map whose 2 x 2 cells hold one prompt each does that.
+    `pool`: what leaves this block, the last one, counts among the tokens that features are pooled over.
     """
 
     attachment: Attachment
@@ -28,6 +29,7 @@ class TokenSource:
     block: int
     keep: bool
     merging: nn.Module | None = None
+    pool: bool = False
 
     def tokens(self, context: Context, x: torch.Tensor) -> torch.Tensor:
         """Prompts (B, p, C) for block input x (B, N, C)."""
@@ -43,6 +45,8 @@ class TokenSource:
         """Keep what left the block for the next one. Keyed by block: checkpointing runs blocks again, backwards."""
         if self.keep:
             context.store[self.attachment, "carry", self.block] = tokens
+        if self.pool:
+            context.store[self.attachment, "pool"] = tokens
 
 
 class TokenHook:
@@ -92,8 +96,8 @@ class WindowTokenHook:
     """Lets every window of one block see the same prompts; the map that passes through the block has no room for them.
 
     The windows' own queries find the prompts' keys and values in front of theirs, the projections the block itself makes of the
-    normed prompts. Prompts that go on to the next block then read every window themselves: their attention is averaged
-    over the windows, and residuals, second norm and MLP follow as for any token.
+    normed prompts. Prompts that go on to the next block, or count in pooled features, then read every window themselves:
+    their attention is averaged over the windows, and residuals, second norm and MLP follow as for any token.
     """
 
     calibrated = False  # the prompts share the windows' softmax
@@ -128,7 +132,7 @@ class WindowTokenHook:
     def record(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Keep the windows' pass for prompts that go on. In the store: checkpointing may stop a block before its end."""
         context = self.runtime.context
-        if context is not None and any(source.keep for source in self.sources):
+        if context is not None and any(source.keep or source.pool for source in self.sources):
             context.store[self, "windows"] = x, k, v
 
     def remove(self, block: Any, args: tuple[Any, ...], output: torch.Tensor) -> None:

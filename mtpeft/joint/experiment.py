@@ -28,8 +28,9 @@ from mtpeft.joint.sampler import TaskSampler
 from mtpeft.joint.summary import summarise
 from mtpeft.joint.training import Training
 from mtpeft.joint.weighting import build_weighting
-from mtpeft.manager.attach import attach, create_backbone, resolve_methods
+from mtpeft.manager.attach import resolve_methods
 from mtpeft.options import Section
+from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
@@ -51,7 +52,8 @@ class JointExperiment:
                 f"recipe {self.name}: continue_from adds tasks to a continual run; a joint run trains all at once"
             )
         start(self.device)
-        backbone, method, sharing = top.section("backbone"), top.take("method"), top.take("sharing", None)
+        backbone = BackboneSection.read(top.section("backbone"))
+        method, sharing = top.take("method"), top.take("sharing", None)
         data, transforms = top.take("data", {}), top.section("transforms")
         tasks, head = top.take("tasks"), top.take("head", None)
         self.training = Training.read(top.section("training"))
@@ -68,16 +70,14 @@ class JointExperiment:
         sections = self._sections(tasks, head)
         self.single_task = single_task_values(self.reference, list(sections))
         setup.seed_all()
-        self.backbone_name = backbone.take("name")
-        model = create_backbone(self.backbone_name, backbone.take("pretrained", True), **backbone.take("options", {}))
-        backbone.finish()
+        model, self.backbone_name = backbone.create(), backbone.name
         self.data_config = timm.data.resolve_model_data_config(model)
         views = {split: transforms.take(split, []) for split in ("train", "val")}
         transforms.finish()
         mean, std = self.data_config["mean"], self.data_config["std"]
         self.data = JointData(data, sections, views, self.seed, mean, std, validation)
         kinds = self.data.kinds
-        self.manager = attach(model, method, sharing=sharing)
+        self.manager = backbone.attach(model, method, sharing)
         if driven := [a.sharing_name for a in self.manager.methods if a.weights.driven]:
             raise ConfigError(
                 f"recipe {self.name}: sharing {driven[0]!r} is moved by LAE, a way of continual training alone"

@@ -17,6 +17,7 @@ from mtpeft.manager.protocol import Managed
 MAPS = ("map", "stages", "merged")
 #: what a head reads -> the features: pooled (B, C), frames (B, T, C), map (B, C, H, W), stages (one map per stage, finest
 #: first), or merged (the same after the patch merging that follows each stage). Maps of clips are (B, T, C, H, W).
+#: "size" is the images' (height, width).
 Features = dict[str, Any]
 
 
@@ -45,17 +46,18 @@ def extract(
     )
     manager.runtime.context = context
     try:
-        raw = backbone.forward_features(fold(images))
+        raw = _run(manager, context, images)
+        assert context.grid is not None
         last = len(manager.anatomy.stages) - 1
         if selection.each and ("offsets", last) in context.store:
-            own = apply_offsets(context.store["stage", last], context.store["offsets", last], context)
-            raw = manager.anatomy.finish(own)
-        features: Features = {}
+            shared, grid = context.store["stage", last]
+            raw = manager.anatomy.finish(apply_offsets(shared, context.store["offsets", last], context), grid)
+        features: Features = {"size": tuple(images.shape[-2:])}
         if kinds & {"pooled", "frames"}:
             features["frames"] = _pooled(manager, raw, context).unflatten(0, (-1, context.frames))
             features["pooled"] = features["frames"].mean(1) if images.ndim == 5 else features["frames"].squeeze(1)
         if kinds & set(MAPS):
-            features["map"] = manager.anatomy.feature_map(raw)
+            features["map"] = manager.anatomy.feature_map(raw, context.grid)
         if kinds & {"stages", "merged"}:
             features["stages"] = [*_stages(manager, context), features["map"]]
         if "merged" in kinds:
@@ -71,6 +73,30 @@ def extract(
     return features
 
 
+def _run(manager: Managed, context: Context, images: torch.Tensor) -> torch.Tensor:
+    """`forward_features` of the images or frames. Raises `DataError` where the backbone cannot take images of that size."""
+    backbone: Any = manager.backbone
+    folded = fold(images)
+    try:
+        return backbone.forward_features(folded)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        own, given = manager.anatomy.image_size, tuple(images.shape[-2:])
+        if given == own:
+            raise
+        manager.runtime.context = None  # is it the backbone, or what is attached?
+        try:
+            with torch.no_grad():
+                backbone.forward_features(folded[:1])
+        except (RuntimeError, AssertionError, ValueError):
+            raise DataError(
+                f"images are {given[0]} x {given[1]}; {type(backbone).__name__}, made for {own[0]} x {own[1]}, cannot "
+                f"take that size ({str(error).splitlines()[0]}): resize them"
+            ) from error
+        finally:
+            manager.runtime.context = context
+        raise
+
+
 def attention_over_time(manager: Managed, clips: torch.Tensor, selection: Selection) -> dict[int, torch.Tensor]:
     """The attention over time of every block that has it: (B, T, T), averaged over tokens and heads.
 
@@ -78,10 +104,9 @@ def attention_over_time(manager: Managed, clips: torch.Tensor, selection: Select
     """
     context = Context(selection, prepared=prepare(manager, selection.tasks), frames=frames_of(clips), temporal=True)
     manager.runtime.context = context
-    backbone: Any = manager.backbone
     try:
         with torch.no_grad():
-            backbone.forward_features(fold(clips))
+            _run(manager, context, clips)
     finally:
         manager.runtime.reset()
     return {key[1]: weights for key, weights in context.store.items() if key[0] == "temporal"}
@@ -96,10 +121,15 @@ def check_images(manager: Managed, images: torch.Tensor) -> None:
             f"(B, {channels}, T, H, W)"
         )
     stem: Any = getattr(manager.backbone, "patch_embed", None)
-    strict = getattr(stem, "strict_img_size", False) and getattr(stem, "img_size", None) is not None
-    if strict and images.shape[-2:] != (height, width):
+    rows, columns = images.shape[-2:]
+    if (rows, columns) == (height, width) or getattr(stem, "img_size", None) is None:
+        return
+    if getattr(stem, "strict_img_size", False):
+        raise DataError(f"images are {rows} x {columns}; the backbone takes {height} x {width}: resize them")
+    steps = getattr(stem, "patch_size", (1, 1))
+    if not getattr(stem, "dynamic_img_pad", False) and (rows % steps[0] or columns % steps[1]):
         raise DataError(
-            f"images are {images.shape[-2]} x {images.shape[-1]}; the backbone takes {height} x {width}: resize them"
+            f"images are {rows} x {columns}; the backbone takes multiples of {steps[0]} x {steps[1]}: resize them"
         )
 
 
@@ -117,11 +147,12 @@ def apply_head(head: torch.nn.Module, features: Features) -> Any:
     """What a head gives for the features it reads; a head that reads maps gives (B, C, T, H, W) for clips."""
     reads = getattr(head, "reads", "pooled")
     read = features[reads]
+    more = (features["size"],) if getattr(head, "sized", False) else ()
     first = read[0] if isinstance(read, list) else read
     if reads not in MAPS or first.ndim == 4:
-        return head(read)
+        return head(read, *more)
     frames = [f.flatten(0, 1) for f in read] if isinstance(read, list) else read.flatten(0, 1)
-    return head(frames).unflatten(0, first.shape[:2]).transpose(1, 2)
+    return head(frames, *more).unflatten(0, first.shape[:2]).transpose(1, 2)
 
 
 def prepare(manager: Managed, tasks: Iterable[str]) -> dict[Any, Any]:
@@ -132,12 +163,15 @@ def prepare(manager: Managed, tasks: Iterable[str]) -> dict[Any, Any]:
 
 def rows_of(features: Features, rows: Any) -> Features:
     """The features of some of the batch's rows (an index tensor or a slice)."""
-    return {k: [f[rows] for f in v] if isinstance(v, list) else v[rows] for k, v in features.items()}
+    return {
+        k: v if k == "size" else [f[rows] for f in v] if isinstance(v, list) else v[rows] for k, v in features.items()
+    }
 
 
 def flat(features: Features) -> list[torch.Tensor]:
     """All tensors of `features`."""
-    return [tensor for value in features.values() for tensor in (value if isinstance(value, list) else [value])]
+    values = (value for key, value in features.items() if key != "size")
+    return [tensor for value in values for tensor in (value if isinstance(value, list) else [value])]
 
 
 def uses_checkpoints(backbone: torch.nn.Module) -> bool:
@@ -157,18 +191,38 @@ def _unfold(features: Features, frames: int) -> Features:
 def _stages(manager: Managed, context: Context) -> list[torch.Tensor]:
     """Maps at the ends of all stages but the last, with the tasks' own share."""
     maps = []
-    for position, stage in enumerate(manager.anatomy.stages[:-1]):
-        output = context.store["stage", position]
+    for position in range(len(manager.anatomy.stages) - 1):
+        output, grid = context.store["stage", position]
         if (offsets := context.store.get(("offsets", position))) is not None:
             output = apply_offsets(output, offsets, context)
-        maps.append(to_map(manager.anatomy, output, stage))
+        maps.append(to_map(manager.anatomy, output, grid))
     return maps
 
 
 def _pooled(manager: Managed, raw: torch.Tensor, context: Context) -> torch.Tensor:
     backbone: Any = manager.backbone
-    pooled = backbone.forward_head(raw, pre_logits=True)
+    pooled = backbone.forward_head(_with_prompts(manager, raw, context), pre_logits=True)
     for attachment in manager.methods:
         read = [v for k, v in context.store.items() if k[0] is attachment and k[1] == "queries"]
         pooled = attachment.spec.module.combine(pooled, read)
     return pooled
+
+
+def _with_prompts(manager: Managed, raw: torch.Tensor, context: Context) -> torch.Tensor:
+    """The tokens that features are pooled over: those of `forward_features`, and prompts that left the last block.
+
+    Prompts stand behind the prefix tokens, so that each way of pooling takes them for patches; a map (B, H, W, C) becomes
+    one row. The output of a side network stands alone.
+    """
+    methods, anatomy = manager.methods, manager.anatomy
+    prompts = [context.store[a, "pool"] for a in methods if (a, "pool") in context.store]
+    by_class_token = getattr(manager.backbone, "global_pool", None) == "token"
+    if not prompts or by_class_token or any(site.style == "side" for a in methods for site in a.selected):
+        return raw
+    assert context.grid is not None
+    normed = anatomy.finish(torch.cat(prompts, dim=1), context.grid)
+    normed = normed.repeat(raw.shape[0] // normed.shape[0], 1, 1)
+    if raw.ndim == 4:
+        return torch.cat([normed, raw.flatten(1, 2)], dim=1).unsqueeze(1)
+    start = anatomy.prefix_tokens
+    return torch.cat([raw[:, :start], normed, raw[:, start:]], dim=1)

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.fingerprint import fingerprint
 from mtpeft.backbones.original import Original
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
 from mtpeft.heads import GrowingHead, Head
-from mtpeft.heads.build import build_head
+from mtpeft.heads.build import build_head, own_head
 from mtpeft.hooks.attachment import Attachment
 from mtpeft.hooks.installation import Installation, carries_hooks
 from mtpeft.hooks.runtime import Runtime, Selection
@@ -60,7 +61,8 @@ class TaskManager(nn.Module):
         self.runtime = Runtime()
         self.owned = {n for a in attachments if a.spec.owned for n in a.spec.owned(a.config, anatomy)}
         self.own_weights = bool(self.owned)
-        self.backbone_train_mode = backbone_train_mode or all(n in self.owned for n, _ in backbone.named_parameters())
+        self.trains_all = all(name in self.owned for name, _ in backbone.named_parameters())
+        self.backbone_train_mode = backbone_train_mode or self.trains_all
         self._original = Original(backbone, self.owned)
         self.fingerprint = self._original.fingerprint
         try:
@@ -92,8 +94,9 @@ class TaskManager(nn.Module):
         """Give a task weights and a head.
 
         `head` is a registered name (with its `options`), a config `{"name": ..., ...}`, or any module that takes the
-        features. `head="growing"` puts the classes behind those of all earlier growing tasks. The first task becomes
-        the one used when the backbone is called directly (`set_task`).
+        features; `backbone.get_classifier()` is copied, and the copy is what the task trains. `head="growing"` puts the
+        classes behind those of all earlier growing tasks. The first task becomes the one used when the backbone is
+        called directly (`set_task`).
         """
         if not isinstance(name, str) or not TASK_NAME.fullmatch(name):
             raise ConfigError(f"task name {name!r}: use letters, digits, spaces, '_' and '-', as in 'birds'")
@@ -263,10 +266,17 @@ class TaskManager(nn.Module):
         return dim
 
     def train(self, mode: bool = True) -> TaskManager:
-        """Training mode for methods and heads; the backbone follows only when it is trained or was asked to."""
+        """Training mode for methods and heads; the backbone follows only when it is trained or was asked to.
+
+        Frozen layers with running statistics (batch norm) stay in eval mode even then.
+        """
         set_mode((self.attachments, self.heads), mode)
         self.training = mode
         self.backbone.train(mode and self.backbone_train_mode)
+        if mode and self.backbone_train_mode and not self.trains_all:
+            for module in self.backbone.modules():
+                if isinstance(module, _NormBase) and not any(p.requires_grad for p in module.parameters(recurse=False)):
+                    module.eval()  # its statistics stay as pre-trained
         return self
 
     # accounting, merging, leaving ---------------------------------------------------------------------------------
@@ -360,8 +370,8 @@ class TaskManager(nn.Module):
         return {getattr(self.head(task), "reads", "pooled") for task in tasks}
 
     def _build_head(self, head: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-        if isinstance(head, nn.Module):
-            return head, {"name": "custom", "class": type(head).__qualname__}
+        if not isinstance(head, str):
+            return own_head(head, self.backbone), {"name": "custom", "class": type(head).__qualname__}
         if head != GROWING:
             module, options = build_head(head, options, self.anatomy, self.feature_dim)
             return module, {"name": head, **options}

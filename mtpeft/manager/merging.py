@@ -10,15 +10,19 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.errors import ConfigError
-from mtpeft.heads import LinearHead
+from mtpeft.heads import Head
 from mtpeft.manager.protocol import Managed
+
+#: layers that pass everything on in eval mode
+PASSING = (nn.Dropout, nn.Identity)
 
 
 @torch.no_grad()
 def merged_backbone(manager: Managed, task: str) -> nn.Module:
     """A plain copy of the (unhooked) backbone with the task folded in; its classifier is the task's head if linear.
 
-    With another head the copy has no classifier, so that its output is the features.
+    Linear are the heads `linear`, `growing` and `video_linear` (with `pool="mean"`, for single frames), an `nn.Linear`, and
+    an `nn.Sequential` of one with dropout. With another head the copy has no classifier: its output is the features.
     """
     for attachment in manager.methods:
         if not attachment.spec.folds:
@@ -37,23 +41,58 @@ def merged_backbone(manager: Managed, task: str) -> nn.Module:
         for site in attachment.selected:
             weight, bias = _read(plain, site)
             _write(plain, site, *bank.sites[site.key].merged(weight, bias, **extra))
-    head = manager.head(task)
-    if isinstance(head, LinearHead):
-        plain.reset_classifier(head.fc.out_features)
-        classifier = next(m for m in _modules(plain.get_classifier()) if isinstance(m, nn.Linear))
-        classifier.load_state_dict(head.fc.state_dict())
-    else:
-        plain.reset_classifier(0)
+    linear = as_linear(manager.head(task))
+    plain.reset_classifier(0 if linear is None else linear[0].shape[0])
     plain.eval()
+    if linear is not None:
+        _write_classifier(plain, *linear)
+        _check_classifier(plain, manager, *linear)
     return plain
 
 
-def _modules(classifier: Any) -> list[nn.Module]:
-    if isinstance(classifier, (tuple, list)):
-        raise ConfigError(
-            "a distilled backbone has two classifiers; merge it with num_classes=0 and apply the head yourself"
-        )
-    return list(classifier.modules())
+def as_linear(head: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+    """Weight (classes, C) and bias of a head that is one linear map of pooled features in eval mode, or None."""
+    if isinstance(head, Head):
+        return head.linear()
+    layers = [m for m in head if not isinstance(m, PASSING)] if isinstance(head, nn.Sequential) else [head]
+    if len(layers) == 1 and isinstance(layers[0], nn.Linear):
+        return layers[0].weight, layers[0].bias
+    return None
+
+
+def _write_classifier(plain: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    """Make the fresh classifier this linear map; a distilled model has two, and averages what they give in eval mode."""
+    found = plain.get_classifier()
+    for classifier in found if isinstance(found, (tuple, list)) else [found]:
+        layers = [m for m in classifier.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+        if len(layers) != 1 or layers[0].weight.flatten(1).shape != weight.shape:
+            raise _no_place(plain, weight)
+        layer = layers[0].to(weight)
+        layer.weight.copy_(weight.view_as(layer.weight))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.zeros_like(layer.bias) if bias is None else bias)
+        elif bias is not None:
+            layer.bias = nn.Parameter(bias.detach().clone())
+
+
+def _check_classifier(plain: Any, manager: Managed, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    """A forward on zeros: the model's output must be the head's of its features."""
+    image = weight.new_zeros(1, *manager.anatomy.input_size)
+    try:
+        raw = plain.forward_features(image)
+        expected = nn.functional.linear(plain.forward_head(raw, pre_logits=True), weight, bias)
+        found = plain.forward_head(raw)
+    except RuntimeError as error:
+        raise _no_place(plain, weight) from error
+    if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-2, rtol=1e-2):
+        raise _no_place(plain, weight)
+
+
+def _no_place(plain: Any, weight: torch.Tensor) -> ConfigError:
+    return ConfigError(
+        f"the classifier of {type(plain).__name__} is not one linear layer on its {weight.shape[1]} features; merge cannot "
+        "give it the task's head: take a head of another kind and apply it to the merged model's features yourself"
+    )
 
 
 def _read(plain: nn.Module, site: Site) -> tuple[torch.Tensor | None, torch.Tensor | None]:

@@ -176,11 +176,15 @@ def test_a_string_where_a_list_belongs() -> None:
 
 
 def test_maps_of_other_sizes() -> None:
-    """A grid follows the proportions of the backbone's own; what fits none is an error that names the site."""
-    site = Anatomy(tiny_backbone("vit")).sites[0]
-    assert site.grid_of(16) == (4, 4) and site.grid_of(36) == (6, 6)
-    with pytest.raises(ConfigError, match="17 patch tokens do not form a grid like 4 x 4"):
-        site.grid_of(17)
+    """A grid is the running forward's, else the model's own; a number of tokens alone tells none."""
+    anatomy = Anatomy(tiny_backbone("vit"))
+    site = anatomy.sites[0]
+    assert site.grid_of(16) == (4, 4)
+    anatomy.running.grid = (2, 8)
+    assert site.grid_of(16) == (2, 8)
+    anatomy.running.grid = None
+    with pytest.raises(ConfigError, match="36 patch tokens do not form the grid 4 x 4"):
+        site.grid_of(36)
 
 
 def test_a_convolution_between_stages_is_no_projection_of_attention() -> None:

@@ -208,6 +208,28 @@ def test_train_keeps_the_frozen_backbone_in_eval_mode() -> None:
     assert mtpeft.attach(tiny_backbone("vit"), "full").train().backbone.training
 
 
+class NormedBatch(nn.Module):
+    """A batch norm over tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(48)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_statistics_of_a_frozen_batch_norm_stay_as_pre_trained(method: str) -> None:
+    backbone: Any = tiny_backbone("vit")
+    backbone.patch_embed.norm = NormedBatch()
+    manager = mtpeft.attach(backbone, method, backbone_train_mode=True)
+    manager.add_task("birds", num_classes=2)
+    manager.train()(images(4), "birds").sum().backward()
+    assert backbone.blocks[0].training and backbone.patch_embed.norm.norm.training == (method == "full")
+    assert manager.backbone_unchanged() == (method == "lora")
+
+
 def test_half_precision_follows_the_backbone() -> None:
     manager = two_tasks_on(tiny_backbone("vit").to(torch.bfloat16))
     assert {p.dtype for p in manager.parameters()} == {torch.bfloat16}
@@ -298,11 +320,6 @@ def test_merge_of_several_methods_and_refusal_by_name() -> None:
     assert type(plain) is type(manager.backbone) and plain.get_classifier().out_features == 5
     with pytest.raises(ConfigError, match="method 'vpt_deep' does not fold into the backbone"):
         two_tasks(["lora", "vpt_deep"]).merge("cars")
-
-
-def test_merge_names_the_two_classifiers_of_a_distilled_backbone() -> None:
-    with pytest.raises(ConfigError, match="a distilled backbone has two classifiers"):
-        two_tasks("lora", "deit_distilled").merge("birds")
 
 
 ERRORS: list[tuple[Any, str]] = [

@@ -2,6 +2,7 @@
 
 Bahng et al., "Exploring Visual Prompts for Adapting Large-Scale Models", 2022 (arXiv 2203.17274), section 3.2.
 Training wants the authors' settings: SGD, learning rate 40, momentum 0.9, no weight decay.
+A frame fits images of one size, the one the model was made for; others are refused. A patch fits any image it is not larger than.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
+from mtpeft.errors import DataError
 from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
 from mtpeft.options import Count
 
@@ -55,11 +57,18 @@ class VP(SiteModule):
         return y + self.prompt(*y.shape[-2:])
 
     def prompt(self, height: int, width: int) -> torch.Tensor:
-        """The prompt as an image (C, H, W), zero where there is none."""
+        """The prompt as an image (C, H, W), zero where there is none. Raises `DataError` where it does not fit."""
         if self.template == "padding":
+            own = self.left.shape[1] + 2 * self.up.shape[1], self.up.shape[2]
+            if (height, width) != own:
+                raise DataError(
+                    f"images are {height} x {width}, but the frame of `vp` is for {own[0]} x {own[1]}: resize them"
+                )
             middle = self.left.new_zeros(self.left.shape[0], self.left.shape[1], width - 2 * self.left.shape[2])
             return torch.cat([self.up, torch.cat([self.left, middle, self.right], dim=2), self.down], dim=1)
         p = self.patch.shape[-1]
+        if p > min(height, width):
+            raise DataError(f"images are {height} x {width}, but the patch of `vp` has a side of {p}: resize them")
         top = left = 0
         if self.template == "random_patch":
             top, left = (random.randrange(size - p + 1) for size in (height, width))

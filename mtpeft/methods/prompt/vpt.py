@@ -6,10 +6,12 @@ block and replaced by the next block's own.
 
 On Swin every window sees the same prompts, without relative position and whatever the shift mask says.
 What shallow prompts read is averaged over the windows, and patch merging sees each prompt four times along the channels.
-With 50 tokens on Swin-T a task has 220,800 weights (deep) or 4,800 (shallow). Two differences to the authors' code: a
-prompt meets the windows of its own image only (theirs mixes the images of a batch), and features are pooled over the
-patches alone, not over patches and prompts. Under drop path, which is off by default, prompts and patches are dropped
-independently of each other. SwinV2 and PVTv2 have no place for prompts.
+With 50 tokens on Swin-T a task has 220,800 weights (deep) or 4,800 (shallow). One difference to the authors' code: a
+prompt meets the windows of its own image only (theirs mixes the images of a batch). Under drop path, which is off by
+default, prompts and patches are dropped independently of each other. SwinV2 and PVTv2 have no place for prompts.
+
+Where features are a mean over tokens (Swin, MAE, DINOv3 in timm), the prompts that leave the last block are averaged with
+the patches, as in the authors' code (`pool_prompts=False`: patches alone, their `img_pool`). Maps never hold prompts.
 """
 
 from __future__ import annotations
@@ -28,21 +30,26 @@ from mtpeft.options import Count, Rate
 
 @dataclass(frozen=True, kw_only=True)
 class VPTShallowConfig(MethodConfig):
-    """`num_tokens` p; `dropout` on the prompts (the authors use none for shallow)."""
+    """`num_tokens` p; `dropout` on the prompts (the authors use none for shallow).
+
+    `pool_prompts`: prompts count in features that are a mean over tokens; class token features do not change.
+    """
 
     sites: Sites = ("tokens",)
     blocks: Blocks | None = (0,)
     num_tokens: Count = 50
     dropout: Rate = 0.0
+    pool_prompts: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class VPTDeepConfig(MethodConfig):
-    """`num_tokens` p per block; `dropout` 0.1 as in the authors' commands."""
+    """`num_tokens` p per block; `dropout` 0.1 as in the authors' commands; `pool_prompts` as for `vpt_shallow`."""
 
     sites: Sites = ("tokens",)
     num_tokens: Count = 50
     dropout: Rate = 0.1
+    pool_prompts: bool = True
 
 
 class PromptTokens(SiteModule):

@@ -3,6 +3,10 @@
 Sung, Cho, Bansal, "LST: Ladder Side-Tuning for Parameter and Memory Efficient Transfer Learning", NeurIPS 2022
 (arXiv 2206.06522), sections 3.2 (ladders and gates) and 3.3 (initialisation by structural pruning). The paper treats text
 models; this is its architecture for a ViT, at the published 2.38 M weights on ViT-B/16.
+
+Its output stands for that of the backbone's final norm, for every token: features are then what the backbone makes of its
+own tokens, the class token, or the mean over the patches. A norm that the backbone has behind that mean (MAE, `fc_norm`)
+is passed by: the side network ends in a norm of its own, and the paper uses none of the backbone's.
 """
 
 from __future__ import annotations
