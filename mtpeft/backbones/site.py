@@ -47,6 +47,38 @@ NEEDS = {
     "parallel_mlp_ln": "an MLP branch of its own in every block",
 }
 
+#: kind of site -> where it is, in plain words
+PLACES = {
+    "tokens": "tokens added to the sequence before a block",
+    "queries": "tokens that read the sequence by attention and leave it as it is",
+    "prefix": "keys and values added to attention",
+    "side": "a network beside the backbone, fed by its blocks",
+    "pixels": "the input image",
+    "frames_embed": "what leaves the patch embedding, of all frames of a clip",
+    "frames_block": "what enters a block, of all frames of a clip",
+    "frames_mlp": "what enters a block's MLP branch, of all frames of a clip",
+    "temporal": "attention over the frames of a clip, before a block's attention",
+    "temporal_in": "what enters the attention over frames",
+    "position_table": "the tables of relative positions",
+    "reduction": "patch merging between stages",
+    "final_norm": "the norm after the last block",
+    "q": "the projection of queries",
+    "k": "the projection of keys",
+    "v": "the projection of values",
+    "qkv": "the projection of queries, keys and values",
+    "proj": "the output projection of attention",
+    "fc1": "the MLP's first layer",
+    "fc2": "the MLP's second layer",
+    "norm1": "the norm before attention",
+    "norm2": "the norm before the MLP",
+    "after_attention": "what leaves attention, before it is added to the stream",
+    "after_mlp": "what leaves the MLP, before it is added to the stream",
+    "parallel_attn": "beside the attention branch, fed before its norm",
+    "parallel_attn_ln": "beside the attention branch, fed after its norm",
+    "parallel_mlp": "beside the MLP branch, fed before its norm",
+    "parallel_mlp_ln": "beside the MLP branch, fed after its norm",
+}
+
 
 @dataclass(eq=False)
 class Running:

@@ -12,6 +12,12 @@ from mtpeft._version import __version__
 from mtpeft.cli.voice import first_speaks
 from mtpeft.errors import ConfigError, MtpeftError
 
+METHOD_KEYS = (
+    "keys of --json: name, taxonomy, summary, paper, weights (null where ViT-B/16 lacks the sites), reason (why, or "
+    "null), sites (kind, place), options (name, takes, default, meaning), merges, no_added_modules, "
+    "structure_preserving, memory_efficient, clips, identity_at_init, mixed_batches, sharings (the default first)"
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 (checks failed), 2 (a mistake in the input), 130 (interrupted)."""
@@ -41,14 +47,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mtpeft {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    methods = commands.add_parser("methods", help="the registered methods: taxonomy, weights on ViT-B/16, properties")
-    methods.add_argument("--names", action="store_true", help="one name a line")
+    methods = commands.add_parser(
+        "methods", help="the registered methods: taxonomy, weights on ViT-B/16, properties", epilog=METHOD_KEYS
+    )
+    methods.add_argument("name", nargs="?", metavar="NAME", help="show one method: options, sites, what it can do")
+    form = methods.add_mutually_exclusive_group()
+    form.add_argument("--names", action="store_true", help="one name a line")
+    form.add_argument("--json", action="store_true", help="for scripts: a list, or one object when NAME is given")
     methods.set_defaults(run=_methods)
 
     plugins = commands.add_parser("plugins", help="what a continual recipe's key plugins may name, and what is refused")
     plugins.set_defaults(run=_plugins)
 
     recipes = commands.add_parser("recipes", help="the recipes that come with mtpeft")
+    recipes.add_argument("--json", action="store_true", help="for scripts: a list of name, folder, summary")
     recipes.set_defaults(run=_recipes)
 
     train = commands.add_parser(
@@ -104,26 +116,36 @@ def _recipe_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _methods(options: argparse.Namespace) -> int:
-    from mtpeft.cli.listing import method_names, print_methods
+    from mtpeft.cli import methods
+    from mtpeft.runs.console import open_console
 
-    if options.names:
-        print("\n".join(method_names()))
+    if options.json:
+        print(methods.as_json(options.name))
+    elif options.names:
+        print("\n".join(methods.method_names()))
+    elif options.name is not None:
+        methods.print_method(options.name, open_console())
     else:
-        print_methods()
+        methods.print_methods(open_console())
     return 0
 
 
 def _plugins(options: argparse.Namespace) -> int:
     from mtpeft.cli.listing import print_plugins
+    from mtpeft.runs.console import open_console
 
-    print_plugins()
+    print_plugins(open_console())
     return 0
 
 
 def _recipes(options: argparse.Namespace) -> int:
-    from mtpeft.cli.listing import print_recipes
+    from mtpeft.cli.listing import print_recipes, recipes_json
+    from mtpeft.runs.console import open_console
 
-    print_recipes()
+    if options.json:
+        print(recipes_json())
+    else:
+        print_recipes(open_console())
     return 0
 
 

@@ -16,6 +16,7 @@ from mtpeft.data.dense.stream import DenseStream
 from mtpeft.data.video.clips import is_video
 from mtpeft.manager.flops import forward_flops
 from mtpeft.options import Section
+from mtpeft.printing import print_text
 from mtpeft.runs.console import open_console
 
 #: samples of the step at most: shapes, counts and FLOPs of one sample do not depend on it, time and memory do
@@ -71,7 +72,7 @@ def _per_class(value: Any) -> Iterator[int]:
 
 def _describe(recipe: Mapping[str, Any], experiment: Built, console: Console) -> None:
     def show(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        print_text(console, text)
 
     size = " x ".join(map(str, experiment.manager.anatomy.input_size))
     clips = "made-up clips and " if made_up(experiment.recipe["stream"]) else ""
@@ -83,11 +84,9 @@ def _describe(recipe: Mapping[str, Any], experiment: Built, console: Console) ->
         x, output, loss = _step(experiment, index)
         flops = forward_flops(experiment.manager, x[:1], experiment.model.task_of(index))
         one = "clip" if x.ndim == 5 else "image"
-        show(
-            f"{experiment.stream[index].name}: input {tuple(x.shape)}, {len(x)} of a batch of {batch}; output "
-            f"{tuple(output.shape)}; loss {loss:.4f}; {flops / 1e9:.4g} GFLOPs for one {one} forward"
-        )
-    show(experiment.manager.table())
+        show(f"{experiment.stream[index].name}: input {tuple(x.shape)}, {len(x)} of a batch of {batch}")
+        show(f"  output {tuple(output.shape)}; loss {loss:.4f}; {flops / 1e9:.4g} GFLOPs for one {one} forward")
+    console.print(experiment.manager.table(console.width), highlight=False, soft_wrap=True, markup=False)
 
 
 def _different(experiment: Built) -> list[int]:

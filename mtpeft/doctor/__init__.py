@@ -42,18 +42,16 @@ def checks(run_folder: Path) -> list[Check]:
 
 
 def main(run_folder: Path) -> int:
-    """Print the table of all checks and the remedies under it; 1 when a check fails, else 0."""
+    """Print all checks and the remedies under it; 1 when a check fails, else 0."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+
+    from mtpeft.printing import print_list
 
     colours = {"ok": "green", "warn": "yellow", "fail": "bold red", "absent": "dim"}
     found = checks(run_folder)
     console = Console()
-    table = Table("check", "status", "found", title="mtpeft doctor", title_justify="left")
-    for check in found:
-        table.add_row(Text(check.name), Text(check.status, colours[check.status]), Text(check.found))
-    console.print(table)
+    console.print("mtpeft doctor", style="italic")
+    print_list(console, [(check.status, check.name, check.found) for check in found], styles=colours)
     for check in found:
         if check.remedy:  # outside the table, and never wrapped: lines to paste
             console.print(f"# {check.name}\n{check.remedy}", soft_wrap=True, markup=False, highlight=False)

@@ -67,28 +67,25 @@ def backbone_size(manager: Managed) -> int:
     return sum(p.numel() for p in manager.backbone.parameters() if p not in classifier)
 
 
-def render_table(manager: Managed) -> str:
-    """The counts of all tasks as text."""
+def render_table(manager: Managed, width: int) -> str:
+    """The counts of all tasks as text, `width` columns wide."""
     from rich.console import Console
-    from rich.table import Table
+
+    from mtpeft.printing import print_table, print_text
 
     size = backbone_size(manager)
     methods = " + ".join(f"{a.spec.name} ({a.sharing_name})" for a in manager.methods)
-    table = Table(
-        title=f"{manager.backbone.__class__.__name__} ({size:,} weights) with {methods}", title_justify="left"
-    )
-    table.add_column("task")
-    for column in ("method", "norm and bias", "backbone", "head", "buffers", "trained", "percent"):
-        table.add_column(column, justify="right")
+    head = ["task", "method", "norm and bias", "backbone", "head", "buffers", "trained", "percent"]
+    rows = []
     for task in manager.tasks:
         c = count(manager, task)
         cells = [f"{n:,}" for n in (c.method, c.norm_bias, c.backbone, c.head, c.buffers, c.total)]
         name = f"{task} (frozen)" if task in manager.frozen_tasks else task
-        table.add_row(name, *cells, f"{100 * c.total / size:.2f} %")
-    table.add_section()
-    table.add_row("all tasks, each weight once", *[""] * 5, f"{manager.num_trainable():,}", "")
+        rows.append([name, *cells, f"{100 * c.total / size:.2f} %"])
     text = io.StringIO()
-    console = Console(width=120, file=text)
-    console.print(table)
-    console.print(RULE)
+    console = Console(width=width, file=text)
+    title = f"{manager.backbone.__class__.__name__} ({size:,} weights) with {methods}"
+    print_table(console, head, rows, title=title)
+    print_text(console, f"all tasks, each weight once: {manager.num_trainable():,}")
+    print_text(console, RULE)
     return text.getvalue().rstrip()

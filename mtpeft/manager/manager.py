@@ -294,9 +294,9 @@ class TaskManager(nn.Module):
         skipped = set() if heads else set(self.heads.parameters())
         return sum(p.numel() for _, p in self.trainable_parameters() if p not in skipped)
 
-    def table(self) -> str:
-        """A table of weights per task by kind, with the counting rule."""
-        return render_table(self)
+    def table(self, width: int = 80) -> str:
+        """A table of weights per task by kind, with the counting rule, in lines of up to `width` characters."""
+        return render_table(self, width)
 
     def trainable_parameters(self, task: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that are trained; with `task`, those the task uses."""

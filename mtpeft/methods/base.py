@@ -50,7 +50,9 @@ class Properties:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """Fields every method has: `sites` (kinds or groups), `blocks` (indices, None for all; negative from the end), `exclude`.
+    """Fields every method has: `sites` (kinds or groups), `blocks` (indices, None for all; negative from the end).
+
+    `exclude` (kinds, groups or paths of modules to leave out).
 
     A field says in its annotation what it takes (`mtpeft.options`: `rank: Count = 8`); a value it does not take raises
     `ConfigError` when the config is made.

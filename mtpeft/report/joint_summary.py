@@ -19,18 +19,11 @@ def print_joint_summary(results: Sequence[Results], console: Console) -> None:
 
     Raises `MtpeftError` like `mtpeft.report.write_report`.
     """
-    from rich.table import Table
-    from rich.text import Text
+    from mtpeft.printing import print_table
 
     for runs in joint_runs_of(results):
         head, rows = _rows(runs)
-        table = Table(title=Text(runs.title), title_justify="left")
-        table.add_column(head[0], overflow="fold")
-        for title in head[1:]:
-            table.add_column(Text(title), justify="right")
-        for row in rows:
-            table.add_row(*map(Text, row))
-        console.print(table)
+        print_table(console, head, rows, title=runs.title)
 
 
 def markdown_table(results: Sequence[Results]) -> str:

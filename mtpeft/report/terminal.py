@@ -19,7 +19,6 @@ from mtpeft.report.tables import (
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 SHORT = {
     "average_accuracy": "average accuracy",
@@ -32,63 +31,73 @@ SHORT = {
 }
 
 
+LARGEST_MATRIX = 24
+"""Tasks up to which the matrix is printed whole where it takes several tables."""
+
+
 def print_summary(results_list: Sequence[Results], console: Console) -> None:
     """Print the matrix of every run and, per stream, one row per method and baseline (mean ± std over seeds).
 
-    Raises `MtpeftError` like `mtpeft.report.write_report`.
+    Of a matrix of many tasks that the width has no room for, each task's value when it was learned and at the end is
+    printed. Raises `MtpeftError` like `mtpeft.report.write_report`.
     """
     if kind_of(results_list) == "joint":
         print_joint_summary(results_list, console)
         return
     for stream in streams_of(results_list):
         for group, run in stream.runs:
-            console.print(_matrix(group, run))
-        console.print(_comparison(stream))
+            _print_matrix(group, run, console)
+        _print_comparison(stream, console)
 
 
-def _matrix(group: Group, run: Results) -> Table:
-    from rich.table import Table
+def _print_matrix(group: Group, run: Results, console: Console) -> None:
     from rich.text import Text
 
-    title = f"{group.label}, seed {run['seed']}: each task (column) after training on each task (row)"
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("after")
-    for j, task in enumerate(run["tasks"], 1):
-        table.add_column(Text(with_unit(f"task {j}", task["unit"])), justify="right")
-    for i, row in enumerate(run["matrix"]["values"]):
+    from mtpeft.printing import print_table
+
+    tasks, values = run["tasks"], run["matrix"]["values"]
+    names = [f"{j}. {task['name']}" for j, task in enumerate(tasks, 1)]
+    units = {task["unit"] for task in tasks}
+    unit = f", in {tasks[0]['unit']}" if len(units) == 1 and tasks[0]["unit"] else ""
+    if len(tasks) > LARGEST_MATRIX and 10 * len(tasks) > console.width:
+        head = ["task", *(["unit"] if len(units) > 1 else []), "when learned", "at the end"]
+        rows = []
+        for j, (name, task) in enumerate(zip(names, tasks, strict=True)):
+            ends = [number(values[i][j], task["unit"]) for i in (j, len(tasks) - 1)]
+            rows.append([name, *([task["unit"]] if len(units) > 1 else []), *ends])
+        title = (
+            f"{group.label}, seed {run['seed']}: each task{unit}; results.json and report.html have the whole matrix"
+        )
+        print_table(console, head, rows, title=title, transposable=False)
+        return
+    head = ["after", *(with_unit(f"task {j}", "" if unit else task["unit"]) for j, task in enumerate(tasks, 1))]
+    lines: list[list[str | Text]] = []
+    for i, row in enumerate(values):
         # Tasks not yet learned are dim: they are no part of accuracy or forgetting.
         cells = [
-            Text(number(value, run["tasks"][j]["unit"]), style="dim" if j > i else "bold" if j == i else "")
+            Text(number(value, tasks[j]["unit"]), style="dim" if j > i else "bold" if j == i else "")
             for j, value in enumerate(row)
         ]
-        table.add_row(Text(f"{i + 1}. {run['tasks'][i]['name']}"), *cells)
-    return table
+        lines.append([names[i], *cells])
+    title = f"{group.label}, seed {run['seed']}: each task (column) after training on each task (row){unit}"
+    print_table(console, head, lines, title=title, transposable=False)
 
 
-def _comparison(stream: Stream) -> Table:
-    from rich.table import Table
+def _print_comparison(stream: Stream, console: Console) -> None:
     from rich.text import Text
+
+    from mtpeft.printing import print_table
 
     names = headline_measures(stream)
     known = known_measures(stream)
-    table = Table(title=Text(stream.title), title_justify="left")
-    table.add_column("method", no_wrap=True)
-    table.add_column("seeds")
-    for title in final_columns(stream):
-        table.add_column(Text(title), justify="right")
-    for name in names:
-        table.add_column(Text(with_unit(SHORT[name], known[name]["unit"])), justify="right")
-    table.add_column("trainable weights", justify="right")
+    measures = [with_unit(SHORT[name], known[name]["unit"]) for name in names]
+    head = ["method", "seeds", *final_columns(stream), *measures, "trainable weights"]
+    rows: list[list[str | Text]] = []
     for group in stream.groups:
         values = final_cells(stream, group) + [statistic(group.measure(name), known[name]["unit"]) for name in names]
-        seeds = ", ".join(map(str, group.seeds))
-        table.add_row(Text(group.label), seeds, *values, count(trainable(group).mean))
+        rows.append([group.label, ", ".join(map(str, group.seeds)), *values, count(trainable(group).mean)])
     for baseline in stream.baselines:
-        table.add_row(
-            Text(baseline.label),
-            ", ".join(map(str, baseline.seeds)) or "not measured",
-            *baseline_cells(stream, baseline, names),
-            "0",
-            style="dim",
-        )
-    return table
+        seeds = ", ".join(map(str, baseline.seeds)) or "not measured"
+        cells = [baseline.label, seeds, *baseline_cells(stream, baseline, names), "0"]
+        rows.append([Text(cell, "dim") for cell in cells])
+    print_table(console, head, rows, title=stream.title)

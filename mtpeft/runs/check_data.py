@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from mtpeft.bars import bar
 from mtpeft.data.dense.registry import SPLITS
 from mtpeft.data.dense.sample import DenseDataset, label_source
 from mtpeft.dense.kinds import KINDS, Kind
 from mtpeft.errors import DataError
+from mtpeft.printing import print_table, print_text
 from mtpeft.runs.check_images import check_stream, count_file, print_files, print_messages, stream_recipe
 from mtpeft.runs.console import open_console
 from mtpeft.runs.task_files import Task, load_task
@@ -120,16 +120,12 @@ def _print(console: Console, task: Task, found: Findings) -> None:
         f"{task.name}, {found.split}: {found.samples} images, {found.labels} labels, {files}", highlight=False
     )
     print_files(console, found.files)
-    table = Table()
-    table.add_column("value")
-    table.add_column("pixels", justify="right")
-    table.add_column("share", justify="right")
-    for row, count in zip(found.rows, found.counts.tolist(), strict=True):
-        table.add_row(row, f"{count:,}", f"{100 * count / total:.2f} %")
-    table.add_row("ignored or invalid", f"{found.invalid:,}", "")
-    console.print(table)
+    counts = zip(found.rows, found.counts.tolist(), strict=True)
+    rows = [[row, f"{count:,}", f"{100 * count / total:.2f} %"] for row, count in counts]
+    rows.append(["ignored or invalid", f"{found.invalid:,}", ""])
+    print_table(console, ["value", "pixels", "share"], rows, transposable=False)
     if not KINDS.get(task.kind).continuous and found.absent:
-        console.print(f"absent classes: {', '.join(found.absent)}", markup=False, highlight=False)
+        print_text(console, f"absent classes: {', '.join(found.absent)}")
     sorts = (
         ("images of one colour", found.constant_images),
         ("labels of one value", found.constant),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +14,8 @@ from mtpeft.runs.progress import Progress as Callbacks
 
 
 def open_console() -> Console:
-    """The terminal; a pipe or a file gets lines wide enough for the tables."""
-    return Console() if sys.stdout.isatty() else Console(width=116)
+    """The terminal; a pipe or a file is 80 columns wide, or as wide as the variable COLUMNS says."""
+    return Console()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from mtpeft.cli.main import main
-from mtpeft.methods import METHODS
 from mtpeft.runs.recipe import load_recipe, recipe_names
 
 SMALL = [
@@ -39,23 +38,6 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
     for command in ("methods", "recipes", "train", "continual", "evaluate", "report", "doctor"):
         assert command in done.stdout
-
-
-def test_methods(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert main(["methods", "--names"]) == 0
-    assert capsys.readouterr().out.split() == list(METHODS)
-    monkeypatch.setenv("COLUMNS", "200")
-    assert main(["methods"]) == 0
-    table = capsys.readouterr().out
-    for text in ("lora", "294,912", "adaptformer", "1,189,632", "reparameter", "linear_probe", "85,798,656"):
-        assert text in table
-
-
-def test_recipes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    assert main(["recipes"]) == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in recipe_names())
 
 
 def test_a_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
