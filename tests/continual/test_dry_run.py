@@ -56,6 +56,7 @@ def test_recipes_on_published_video_sets(name: str, folder: Path, capsys: pytest
     loss = re.search(r"loss ([\d.]+);", out)
     assert loss is not None and abs(float(loss[1]) - math.log(classes)) < 1.5
     assert "GFLOPs for one clip forward" in out and "all tasks, each weight once" in out
+    assert "…" not in out and max(map(len, out.splitlines())) <= 80
     assert not list(folder.iterdir())
 
 

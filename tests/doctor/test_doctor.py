@@ -333,6 +333,13 @@ def test_main_prints_the_remedy_on_one_line_and_exits_with_1(
     out = capsys.readouterr().out
     assert all(check.name in out for check in doctor.checks(tmp_path))
     assert out.rstrip().endswith("0 failed")
+    words = " ".join(out.split())
+    assert all(
+        " ".join(f"{check.status} {check.name} {check.found}".split()) in words
+        for check in doctor.checks(tmp_path)[:-3]
+    )
+    long = [line for line in out.splitlines() if len(line) > 80 and not line.startswith(("apt", "pip"))]
+    assert all(len(line.split()) == 1 for line in long)  # a path is never broken
     installed.update({"decord2": "3.4.0", "onedl-mmengine": "0.10.12"})  # a remedy longer than the terminal is wide
     assert doctor.main(tmp_path) == 1
     assert packages.rivals().remedy in capsys.readouterr().out.splitlines()
