@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "method": ({"method": {"name": "lora", "rank": 2, "dropout": 0.0}}, "of the run: method.rank (4 there, 2 here)"),
     "sharing": ({"sharing": "per_task"}, "sharing ('shared' there, 'per_task' here)"),
     "seed": ({"seed": 4}, "seed (3 there, 4 here)"),
-    "plugins": ({"plugins": [{"type": "LAE"}]}, "plugins (not given there, [{'type': 'LAE'}] here)"),
+    "plugins": ({"plugins": [{"type": "LwFPlugin"}]}, "plugins (not given there, [{'type': 'LwFPlugin'}] here)"),
     "backbone": (
         {"backbone": {**SHORT["backbone"], "options": {"depth": 3, "patch_size": 8}}}, "backbone.options.depth (2 there, 3 here)",
     ),

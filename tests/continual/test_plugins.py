@@ -13,7 +13,6 @@ from conftest import make_recipe, train
 
 from mtpeft.continual.allowed import ALLOWED, REFUSED
 from mtpeft.continual.experiment import Experiment
-from mtpeft.continual.plugins import build_plugins
 from mtpeft.continual.si import SynapticIntelligence
 from mtpeft.continual.strategy import ContinualStrategy
 from mtpeft.errors import ConfigError
@@ -48,14 +47,10 @@ def three_experiences(method: str, plugin: str, kind: str) -> tuple[Experiment, 
         sharing=sharing,
         stream=stream,
         training=epochs,
+        plugins=[{"type": plugin, **PLUGINS[plugin]}],
     )
     experiment = Experiment(recipe)
-    strategy = ContinualStrategy(
-        model=experiment.model,
-        stream=experiment.stream,
-        training=experiment.training,
-        plugins=build_plugins([{"type": plugin, **PLUGINS[plugin]}]),
-    )
+    strategy = experiment.strategy
     for index in range(3):
         strategy.train_experience(index)
     return experiment, strategy
@@ -195,7 +190,8 @@ def test_every_allowed_plugin_has_an_effect(name: str) -> None:
     """Three tasks with and without it end with other weights, all of them finite; early stopping with fewer steps."""
     recipe = watched(name)
     with_it, steps = trained({**recipe, "plugins": [{"type": name, **DOSES[name]}]})
-    without, all_steps = trained({**recipe, "sharing": "shared"})
+    training = {key: value for key, value in recipe["training"].items() if key != "eval_every"}
+    without, all_steps = trained({**recipe, "sharing": "shared", "training": training})
     assert all(value.isfinite().all() for value in with_it.values())
     assert any(not torch.equal(with_it[key], without[key]) for key in without)
     assert (steps < all_steps) == ALLOWED[name].watches
