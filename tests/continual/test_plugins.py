@@ -56,8 +56,15 @@ def three_experiences(method: str, plugin: str, kind: str) -> tuple[Experiment, 
     return experiment, strategy
 
 
-@pytest.mark.parametrize("plugin", PLUGINS)
-@pytest.mark.parametrize("method", ON_A_PLAIN_VIT)
+#: every method with one plugin and every plugin with some methods; the rest of the grid takes minutes
+PAIRS = [
+    pytest.param(method, plugin, marks=() if (i - j) % len(PLUGINS) == 0 else pytest.mark.slow)
+    for i, method in enumerate(ON_A_PLAIN_VIT)
+    for j, plugin in enumerate(PLUGINS)
+]
+
+
+@pytest.mark.parametrize(("method", "plugin"), PAIRS)
 def test_every_method_with_every_plugin(method: str, plugin: str) -> None:
     """The run ends with finite weights, the frozen backbone untouched; half of the grid is class-incremental.
 
