@@ -34,7 +34,7 @@ from mtpeft.errors import ConfigError
 METHODS = ("lora", "adaptformer", "vpt_deep", "ssf", "prefix_tuning")
 SIZES = (64, 96, 128)
 #: bytes of address space and seconds of CPU time that one model may take; a busy machine does not lengthen them
-MEMORY, SECONDS = 10 * 2**30, 300
+MEMORY, SECONDS = 16 * 2**30, 300
 CLASSES = 3
 
 
