@@ -4,7 +4,8 @@ Command:  mtpeft continual fashion_class_lae_kv_lora
 Result:   not measured yet
 Duration: about 40 seconds on 2 cores
 
-As in the paper: rank 5 in the first blocks alone, a scale of each product that starts at 1. Training as in `fashion_class_lae_adapter`.
+As in the paper: rank 5 in the first blocks alone, a scale of each product that starts at 1.
+Training as in `fashion_class_lae_adapter`.
 """
 
 _base_ = "fashion_class_lae_adapter.py"
