@@ -108,11 +108,6 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"epochs": 2, "plugins": [{"type": "EWCPlugin", "ewc_lambda": 1.0}]},
         "its plugins (EWCPlugin) have closed the last task",
     ),
-    "no state": (
-        {"plugins": [{"type": "MASPlugin", "lambda_reg": 1.0}]},
-        {"epochs": 2, "plugins": [{"type": "MASPlugin", "lambda_reg": 1.0}]},
-        "the state of one of its plugins was not kept",
-    ),
 }
 
 
