@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from tqdm import tqdm
 
+from mtpeft.bars import bar
 from mtpeft.data.images import Images
 from mtpeft.data.labelled import build_labelled_parts
 from mtpeft.data.reading import READ_ERRORS, file_type
@@ -103,7 +103,7 @@ def _check_part(console: Console, part: Images) -> list[str]:
     errors: list[str] = []
     constant: list[str] = []
     paths = part.files or [f"{part.name}: image {index}" for index in range(len(part))]
-    for index, path in enumerate(tqdm(paths, desc=part.name, disable=None, leave=False)):
+    for index, path in enumerate(bar(paths, f"reading {part.name}", "image")):
         count_file(files, "images", path)
         try:
             pixels = part.raw(index)
