@@ -233,7 +233,7 @@ def test_images_of_a_stream(stream_file: Path, capsys: pytest.CaptureFixture[str
     assert main(["check-data", str(stream_file)]) == 2
     printed = capsys.readouterr()
     assert re.search(r"recipe mine: .*test/a/1\.png: the image cannot be read", printed.err)
-    assert len(printed.err.splitlines()) == 1
+    assert len([line for line in printed.err.splitlines() if not line.startswith("reading ")]) == 1
 
 
 def test_streams_without_images_say_where_to_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
