@@ -9,11 +9,7 @@ import numpy as np
 
 from mtpeft.continual.built import Built
 from mtpeft.continual.growth import earlier_run
-from mtpeft.continual.plugins import (
-    foreign,
-    plugin_states,
-    restore_plugins,
-)
+from mtpeft.continual.plugins import foreign, plugin_states, restore_plugins
 from mtpeft.continual.progress import Curve, Measured, Position
 from mtpeft.continual.strips import PICTURES, write_strips
 from mtpeft.continual.summary import summarise
@@ -103,9 +99,8 @@ class Experiment(Built):
             raise ConfigError(
                 f"{folder.path}: the run has finished, and its plugins ({names}) have closed the last task"
             )
-        for change in folder.longer:
-            text = f"{change.key} is now {change.new}: the learning rate follows the schedule of the new total"
-            self.progress.message(text)
+        for line in folder.told:
+            self.progress.message(line)
         folder.accept(state["curve"]["step"])
         self._restore_progress(state)
         if again:

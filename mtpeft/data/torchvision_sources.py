@@ -43,7 +43,9 @@ def part_arguments(kind: str, factory: type, train: bool, arguments: Mapping[str
     """What to call `factory` with. Raises `DataError` for a class without two parts, `ConfigError` for arguments."""
     parameters, given = all_parameters(factory), dict(arguments)
     if "frames_per_clip" in parameters:
-        raise DataError(f"{kind} gives videos; `mtpeft list` names the video data sets")
+        raise DataError(
+            f"{kind} gives videos, which streams read by data sets of their own: see the recipe continual/k400_aim"
+        )
     if "train" not in parameters and "split" not in parameters:
         raise DataError(f"{kind} has no training and test part of its own; lay its images out for type='ImageFolder'")
     own = "train" if "train" in parameters else "split"

@@ -11,15 +11,15 @@ import torch
 from mtpeft.data.labelled import Labelled
 from mtpeft.data.streams import Stream
 from mtpeft.errors import ConfigError, DataError
-from mtpeft.options import Section
+from mtpeft.options import Section, Share, WholeNumber
 
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
     """The recipe's `validation=dict(share=0.1, seed=0)`: the share of the training part, above 0 and below 1."""
 
-    share: float
-    seed: int = 0
+    share: Share
+    seed: WholeNumber = 0
 
     @classmethod
     def of(cls, config: Any, recipe: str, key: str) -> Validation | None:
@@ -31,13 +31,8 @@ class Validation:
                 f"recipe {recipe}: {key} must be a mapping such as dict(share=0.1, seed=0), got {config!r}"
             )
         section = Section(config, recipe, f"{key}.")
-        share, seed = section.take("share"), section.take("seed", 0)
-        section.finish()
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-            raise ConfigError(f"recipe {recipe}: {key}.share is {share!r}, expected a share between 0 and 1")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ConfigError(f"recipe {recipe}: {key}.seed is {seed!r}, expected a whole number, 0 or more")
-        return cls(float(share), seed)
+        section.take("share")
+        return cls(**section.fields(cls))
 
     def split(self, number: int, salt: int = 0) -> tuple[list[int], list[int]]:
         """Of 0 to `number` - 1: the ascending indices that stay, and those held out, at least one of each.

@@ -29,12 +29,12 @@ from mtpeft.joint.summary import summarise
 from mtpeft.joint.training import Training
 from mtpeft.joint.weighting import build_weighting
 from mtpeft.manager.attach import resolve_methods
-from mtpeft.options import Section
+from mtpeft.options import Section, WholeNumber
 from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
-from mtpeft.runs.setup import Setup, whole
+from mtpeft.runs.setup import Setup
 from mtpeft.runs.update import NonFiniteLossError, Update
 
 
@@ -61,8 +61,8 @@ class JointExperiment:
         sampler, weighting = top.take("sampler", {}), top.take("weighting", {})
         self.reference = top.take("single_task", None)
         self.visualizer = top.take("visualizer", [])
-        self.pictures = whole(top.take("pictures", 3), "pictures", self.name, 0)
-        self.conflict_batches = whole(top.take("gradient_conflict", 4), "gradient_conflict", self.name, 0)
+        self.pictures = top.take("pictures", 3, WholeNumber)
+        self.conflict_batches = top.take("gradient_conflict", 4, WholeNumber)
         top.finish()
         if self.training.threads:
             torch.set_num_threads(self.training.threads)
@@ -114,9 +114,8 @@ class JointExperiment:
             self.restore(state)
         if folder is not None:
             folder.open()
-            for change in folder.longer:
-                text = f"{change.key} is now {change.new}: the learning rate follows the schedule of the new total"
-                self.progress.message(text)
+            for line in folder.told:
+                self.progress.message(line)
             folder.accept(self.model.step)
             folder.log("start" if state is None else "resume", recipe=self.name, seed=self.seed, step=self.model.step)
         if state is not None:

@@ -125,11 +125,11 @@ class Section:
         self.values, self.recipe, self.path = dict(values), recipe, path
         self.known: set[str] = set()
 
-    def take(self, key: str, default: Any = ...) -> Any:
-        """The value of `key`; without a default the key is required."""
+    def take(self, key: str, default: Any = ..., kind: Any = Any) -> Any:
+        """The value of `key`, as the annotation `kind` has it; without a default the key is required."""
         self.known.add(key)
         if key in self.values:
-            return self.values[key]
+            return take(kind, self.values[key], f"recipe {self.recipe}: {self.path}{key}")
         if default is ...:
             raise ConfigError(f"recipe {self.recipe}: key {self.path}{key} is missing")
         return default

@@ -37,13 +37,11 @@ class BackboneSection:
     @classmethod
     def read(cls, section: Section) -> BackboneSection:
         """All keys; raises `ConfigError` for a missing, unknown or wrong one."""
-        name, pretrained = section.take("name"), bool(section.take("pretrained", True))
+        name, pretrained = section.take("name", kind=str), section.take("pretrained", True, bool)
         options = dict(section.section("options").values)
-        train_mode = section.take("train_mode", False)
-        if not isinstance(train_mode, bool):
-            raise ConfigError(f"recipe {section.recipe}: backbone.train_mode is {train_mode!r}, expected True or False")
+        train_mode = section.take("train_mode", False, bool)
         section.finish()
-        return cls(str(name), pretrained, options, train_mode, section.recipe)
+        return cls(name, pretrained, options, train_mode, section.recipe)
 
     def create(self) -> nn.Module:
         """The model; see `create_backbone` for errors."""

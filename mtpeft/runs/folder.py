@@ -69,6 +69,11 @@ class RunFolder:
         return [change for change in self.changes if change.key in LENGTHS]
 
     @property
+    def told(self) -> list[str]:
+        """What is said of a run that goes on for longer."""
+        return [f"{c.key} is now {c.new}: the learning rate follows the schedule of the new total" for c in self.longer]
+
+    @property
     def complete(self) -> bool:
         """Whether there are results, and nothing is to be added to them."""
         return not self.fresh and self.results.is_file() and not self.longer

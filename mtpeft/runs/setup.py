@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from mtpeft.errors import ConfigError
-from mtpeft.options import Section
+from mtpeft.options import Count, Section, WholeNumber
 from mtpeft.runs.device import usable_device
 from mtpeft.runs.user_code import import_user_code
 
@@ -29,10 +27,10 @@ class Setup:
         """The recipe's keys `imports` (they are imported), `name`, `seed`, `device` and `checkpoint`."""
         import_user_code(top.take("imports", []))
         name = str(top.take("name"))
-        seed = whole(top.take("seed", 0), "seed", name, 0)
+        seed = top.take("seed", 0, WholeNumber)
         device = usable_device(top.take("device", "cpu"), name)
         checkpoint = top.section("checkpoint")
-        found = whole(checkpoint.take("interval", interval), "checkpoint.interval", name, 1)
+        found = checkpoint.take("interval", interval, Count)
         checkpoint.finish()
         return cls(name, seed, device, found)
 
@@ -41,10 +39,3 @@ class Setup:
         random.seed(self.seed)
         np.random.seed(self.seed)
         torch.manual_seed(self.seed)
-
-
-def whole(value: Any, key: str, recipe: str, least: int) -> int:
-    """`value` of a recipe's key; `ConfigError` unless it is a whole number of `least` or more."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"recipe {recipe}: {key} is {value!r}, expected a whole number, {least} or more")
-    return value

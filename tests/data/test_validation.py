@@ -64,7 +64,10 @@ WRONG: list[tuple[Any, str]] = [
     (0.1, "validation must be a mapping such as dict\\(share=0.1, seed=0\\), got 0.1"),
     ({}, "key validation.share is missing"),
     ({"share": 0.1, "sed": 1}, "nothing reads the key validation.sed. Did you mean 'seed'"),
-    *(({"share": share}, "validation.share is .* expected a share between 0 and 1") for share in (0, 1, -1, "a", True)),
+    *(
+        ({"share": share}, "validation.share is .* expected a number above 0 to below 1")
+        for share in (0, 1, -1, "a", True)
+    ),
     ({"share": 0.1, "seed": -1}, "validation.seed is -1"),
     ({"share": 0.1, "seed": 1.5}, "validation.seed is 1.5"),
 ]

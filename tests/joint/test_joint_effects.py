@@ -40,7 +40,7 @@ WITHOUT_EFFECT: dict[str, tuple[dict[str, Any], str]] = {
     "head": ({"tasks": {"depth": {"head": HEAD}}}, "the key head has no effect, every task has a head of its own"),
     "baselines": ({"baselines": True}, "nothing reads the key baselines"),
     "continue_from": ({"continue_from": "run"}, "continue_from adds tasks to a continual run"),
-    "pictures": ({"pictures": "many"}, "pictures is 'many', expected a whole number, 0 or more"),
+    "pictures": ({"pictures": "many"}, "pictures is 'many', expected a whole number from 0"),
     "gradient_conflict": ({"gradient_conflict": -1}, "gradient_conflict is -1, expected a whole number"),
 }
 

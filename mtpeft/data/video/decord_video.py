@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mtpeft.data.video.packets import Look, look
 from mtpeft.data.video.pyav_video import PyAVVideo
-from mtpeft.data.video.reading import Array, Decoder, checked, load, package_version, undecodable, unreadable
+from mtpeft.data.video.reading import Array, Decoder, load, package_version, unreadable
 from mtpeft.errors import ConfigError
 
 
@@ -34,7 +33,7 @@ def open_decord(path: str) -> Decoder:
     return video
 
 
-class DecordVideo:
+class DecordVideo(Decoder):
     """decord's `VideoReader`. Opened per clip in the process that reads it: a reader does not survive a fork.
 
     Where entering at key frames would give wrong frames, frames are read in order from the start. Raises `DataError` for
@@ -45,35 +44,23 @@ class DecordVideo:
         """`found`: what the packets say."""
         self._decord = load("decord", "decord")
         self._decord.logging.set_level(self._decord.logging.QUIET)
-        self._path = path
-        self._errors = (self._decord.DECORDError, RuntimeError, IndexError, OSError)
+        self.path = path
+        self.errors = (self._decord.DECORDError, RuntimeError, IndexError, OSError)
         self._enters = found.way == "enter"
         self.reader = package_version("decord") + (f", {found.reason}" if found.reason else "")
         self.fps = found.fps
         try:
             self._reader = self._open()
             self._count = len(self._reader)
-        except self._errors as error:
+        except self.errors as error:
             raise unreadable(path, error) from error
         self._position = 0
 
     def __len__(self) -> int:
         return self._count
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width; decodes the first frame, as decord says them with a frame only."""
-        height, width = self.frames([0]).shape[1:3]
-        return height, width
-
-    def frames(self, indices: Sequence[int]) -> Array:
-        """uint8 (T, H, W, 3)."""
-        plain = checked(self._path, indices, len(self))
-        try:
-            frames = self._reader.get_batch(plain).asnumpy() if self._enters else self._in_order(plain)
-        except self._errors as error:
-            raise undecodable(self._path, plain, error) from error
-        return np.asarray(frames)
+    def _frames(self, indices: list[int]) -> Array:
+        return np.asarray(self._reader.get_batch(indices).asnumpy() if self._enters else self._in_order(indices))
 
     def _in_order(self, indices: list[int]) -> Array:
         wanted = sorted(set(indices))
@@ -88,4 +75,4 @@ class DecordVideo:
         return np.stack([found[index] for index in indices])
 
     def _open(self) -> Any:
-        return self._decord.VideoReader(self._path, ctx=self._decord.cpu(0), num_threads=1)
+        return self._decord.VideoReader(self.path, ctx=self._decord.cpu(0), num_threads=1)

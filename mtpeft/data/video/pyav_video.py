@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from mtpeft.data.video.packets import CACHE, Look, frame_rate, look, video_stream
-from mtpeft.data.video.reading import Array, checked, load, package_version, undecodable, unreadable
+from mtpeft.data.video.reading import Array, Decoder, load, package_version, unreadable
 from mtpeft.errors import DataError
 
 
-class PyAVVideo:
+class PyAVVideo(Decoder):
     """PyAV: seeks to the key frame before a wanted frame and decodes forward, frames told by their time stamps.
 
     Where the packets do not tell the frames (`packets.look`), the file is decoded once to count them, and read from the
@@ -26,8 +26,8 @@ class PyAVVideo:
     def __init__(self, path: str, reason: str = "") -> None:
         """`reason`: why the decoder that was asked for does not read this file."""
         av = load("av", "pyav")
-        self._av, self._path = av, path
-        self._errors = (av.error.FFmpegError, OSError, ValueError)
+        self._av, self.path = av, path
+        self.errors = (av.error.FFmpegError, OSError, ValueError)
         self.reader = f"{package_version('pyav')}, {reason}" if reason else package_version("pyav")
         self._look = look(path)
         self.fps = self._look.fps
@@ -39,32 +39,21 @@ class PyAVVideo:
             else:
                 status = os.stat(path)
                 self._count, self.fps = _decoded(path, status.st_size, status.st_mtime_ns)
-        except self._errors as error:
+        except self.errors as error:
             raise unreadable(path, error) from error
 
     def __len__(self) -> int:
         return self._count
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width; decodes the first frame, which says how the picture is turned."""
-        height, width = self.frames([0]).shape[1:3]
-        return height, width
-
-    def frames(self, indices: Sequence[int]) -> Array:
-        """uint8 (T, H, W, 3)."""
-        plain = checked(self._path, indices, len(self))
-        wanted = sorted(set(plain))
-        try:
-            found = dict(self._sought(wanted, self._look)) if len(self._look.entries) else {}
-            if len(found) < len(wanted):  # a search that led too far, or nothing to search by
-                found = dict(self._counted(wanted))
-            lost = [index for index in wanted if index not in found]
-            if lost:
-                raise DataError(f"{self._path}: frame {lost[0]} of {len(self)} cannot be decoded; the file is damaged")
-            return np.stack([found[index] for index in plain])
-        except self._errors as error:
-            raise undecodable(self._path, plain, error) from error
+    def _frames(self, indices: list[int]) -> Array:
+        wanted = sorted(set(indices))
+        found = dict(self._sought(wanted, self._look)) if len(self._look.entries) else {}
+        if len(found) < len(wanted):  # a search that led too far, or nothing to search by
+            found = dict(self._counted(wanted))
+        lost = [index for index in wanted if index not in found]
+        if lost:
+            raise DataError(f"{self.path}: frame {lost[0]} of {len(self)} cannot be decoded; the file is damaged")
+        return np.stack([found[index] for index in indices])
 
     def _sought(self, wanted: list[int], known: Look) -> Iterator[tuple[int, Array]]:
         """Index and picture of the wanted frames; a new seek wherever a later key frame stands before the next one."""
@@ -100,7 +89,7 @@ class PyAVVideo:
         """Stand at the start: a search for time 0 may lead behind the first key frame."""
         if self._container is not None:
             self._container.close()
-        self._container = self._av.open(self._path)
+        self._container = self._av.open(self.path)
         self._stream = video_stream(self._container)
         self._stream.codec_context.thread_count = 1
 

@@ -1,12 +1,13 @@
-"""What all decoders share: the interface, checks of indices, and one-line errors that name the file."""
+"""What all decoders share: the interface with its checks, and one-line errors that name the file."""
 
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,25 +18,41 @@ Array = np.ndarray
 _PACKAGES = {"decord": ("decord", "decord2"), "pyav": ("av",), "torchcodec": ("torchcodec",)}
 
 
-class Decoder(Protocol):
+class Decoder(ABC):
     """An open video file. `frames` counts from 0, in the order of presentation, the frames that a player shows."""
 
     fps: float
     reader: str
     """What reads the file: package and version, and why where it is not the decoder asked for."""
+    path: str
+    errors: tuple[type[Exception], ...]
+    """What the package raises for frames that cannot be decoded."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels of the upright picture."""
-        ...
+        """Height and width in pixels of the upright picture; decodes the first frame, which says how it is turned."""
+        height, width = self.frames([0]).shape[1:3]
+        return height, width
 
+    @abstractmethod
     def __len__(self) -> int:
         """The number of frames."""
-        ...
 
     def frames(self, indices: Sequence[int]) -> Array:
         """The frames at `indices` (any order, repeats allowed): uint8 (T, H, W, 3), RGB, upright. Raises `DataError`."""
-        ...
+        plain = [int(index) for index in indices]
+        for index in plain:
+            if not 0 <= index < len(self):
+                raise DataError(f"{self.path}: frame {index} was asked for, but the video has {len(self)}")
+        try:
+            return self._frames(plain)
+        except self.errors as error:
+            text = f"frames {min(plain)} to {max(plain)} cannot be decoded: {_line(error)}"
+            raise DataError(f"{self.path}: {text}") from error
+
+    @abstractmethod
+    def _frames(self, indices: list[int]) -> Array:
+        """`frames` of indices that exist; raises one of `errors`."""
 
 
 @cache
@@ -67,23 +84,9 @@ def absent(decoder: str, reason: str = "") -> ConfigError:
     )
 
 
-def checked(path: str, indices: Sequence[int], count: int) -> list[int]:
-    """The indices as plain numbers. Raises `DataError` for one outside 0 to `count` - 1."""
-    plain = [int(index) for index in indices]
-    for index in plain:
-        if not 0 <= index < count:
-            raise DataError(f"{path}: frame {index} was asked for, but the video has {count}")
-    return plain
-
-
 def unreadable(path: str, error: Exception) -> DataError:
     """The error for a file that cannot be opened."""
     return DataError(f"{path}: the video cannot be read, or has no video stream: {_line(error)}")
-
-
-def undecodable(path: str, indices: Sequence[int], error: Exception) -> DataError:
-    """The error for frames that cannot be decoded."""
-    return DataError(f"{path}: frames {min(indices)} to {max(indices)} cannot be decoded: {_line(error)}")
 
 
 def _line(error: object) -> str:
