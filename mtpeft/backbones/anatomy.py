@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.attention import WORDS, attention_family, learns_positions
+from mtpeft.backbones.block_sites import block_sites
 from mtpeft.backbones.blocks import PLAIN, parts_of
+from mtpeft.backbones.model_sites import model_sites
 from mtpeft.backbones.probe import probe
 from mtpeft.backbones.site import NEEDS, Running, Site
-from mtpeft.backbones.site_builders import block_sites, model_sites
 from mtpeft.backbones.stages import Stage, find_mergings, find_stages, to_map
 from mtpeft.errors import ConfigError, UnknownNameError
 

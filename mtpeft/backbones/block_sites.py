@@ -1,4 +1,4 @@
-"""Builds the sites of an anatomy: those of every block, and those of the model around them."""
+"""The sites of every block: tokens, attention and its projections, MLP, branches beside them, attention over time."""
 
 from __future__ import annotations
 
@@ -9,130 +9,15 @@ from typing import Any
 from torch import nn
 
 from mtpeft.backbones.attention import bypasses_projection, learns_positions
-from mtpeft.backbones.blocks import Branch, Parts, heads_of, parts_of
+from mtpeft.backbones.blocks import Branch, Parts, parts_of
 from mtpeft.backbones.probe import Probed, block_grid
 from mtpeft.backbones.site import NEEDS, Site
-
-#: layers with weights that are neither linear nor convolution count as normalisation when their name says so
-NORM_NAMES = ("Norm", "Affine")
-
-
-def is_norm(module: nn.Module) -> bool:
-    """LayerNorm, RMSNorm, LayerNorm2d, GroupNorm, ...: by type, and only with weights of their own."""
-    named = any(part in type(module).__name__ for part in NORM_NAMES)
-    return named and getattr(module, "weight", None) is not None
-
-
-def _is_operation(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, nn.Conv2d)) or is_norm(module)
-
-
-class _Builder:
-    """Sites of one anatomy, with the fields all of them share filled in."""
-
-    def __init__(self, anatomy: Probed) -> None:
-        self.anatomy = anatomy
-        self.backbone = anatomy.backbone
-        self.paths = {module: path for path, module in self.backbone.named_modules()}
-        self.heads = {p: heads_of(self.backbone.get_submodule(p)) for p in anatomy.blocks}
-
-    def site(self, kind: str, style: str, module: nn.Module, dim: int, dim_out: int, **more: Any) -> Site:
-        path = self.paths[module]
-        stem = path.replace(".", "-") or "model"
-        key = stem if kind == path.rsplit(".", 1)[-1] else f"{stem}-{kind}"
-        anatomy = self.anatomy
-        values: dict[str, Any] = {
-            "depth": len(anatomy.blocks),
-            "grid": anatomy.grid,
-            "running": anatomy.running,
-            "prefix_tokens": anatomy.prefix_tokens,
-            "patch_size": anatomy.patch_size,
-            "embed_dim": anatomy.calls[self.backbone.patch_embed.proj].output_shape[1],
-            "image_size": anatomy.image_size,
-            "in_channels": anatomy.input_size[0],
-        }
-        return Site(kind, key, style, module, path, dim, dim_out, **{**values, **more})
-
-    def operation(self, kind: str, module: nn.Module, **more: Any) -> Site:
-        """A site on the output of one linear layer, convolution or normalisation."""
-        path = self.paths[module]
-        call = self.anatomy.calls[module]
-        maps = "2d" in type(module).__name__ or (isinstance(module, nn.GroupNorm) and len(call.output_shape) == 4)
-        axis = 1 if maps else -1
-        values: dict[str, Any] = {
-            "weight": f"{path}.weight",
-            "bias": f"{path}.bias" if getattr(module, "bias", None) is not None else None,
-            "channel_axis": axis,
-        }
-        values.update(more)
-        tags = set(values.pop("tags", {"operations"}))
-        tags |= {"norms"} if is_norm(module) else set()
-        tags |= {"biases"} if values["bias"] is not None else set()
-        rows = values.get("rows")
-        width = call.output_shape[axis] if rows is None else rows[1] - rows[0]
-        return self.site(kind, "output", module, call.input_shape[axis], width, tags=frozenset(tags), **values)
-
-
-def model_sites(anatomy: Probed) -> Iterator[Site]:
-    """Sites outside the blocks: pixels, stem, every layer between and after the blocks, the final norm, side networks."""
-    build = _Builder(anatomy)
-    backbone = anatomy.backbone
-    channels = anatomy.input_size[0]
-    yield build.site("pixels", "input", backbone.patch_embed, channels, channels)
-    yield build.operation("patch_embed", backbone.patch_embed.proj)
-    yield _frames_embed_site(build)
-    inside = {m for path in anatomy.blocks for m in backbone.get_submodule(path).modules()}
-    inside |= set(
-        getattr(backbone.patch_embed, "backbone", nn.Identity()).modules()
-    )  # a hybrid's convnet stays as it is
-    for path, module in backbone.named_modules():
-        if module in inside or module is backbone.patch_embed.proj or module not in anatomy.calls:
-            continue
-        if _is_operation(module):
-            # the reduction of Swin's patch merging is the one operation SSF leaves out
-            reduction = path.endswith("reduction")
-            name = path.rsplit(".", 1)[-1]  # the final norm comes after pooling (fc_norm) where tokens are averaged
-            kind = "final_norm" if module is getattr(backbone, "norm", None) or name == "fc_norm" else name
-            if kind == "proj":  # a convolution between PVT's stages, not attention's projection
-                kind = f"{path.split('.')[-2]}_proj"
-            tags = () if reduction else ("operations",)
-            merging = path.rpartition(".")[0] in anatomy.mergings
-            yield build.operation(kind, module, tags=(*tags, "merging") if merging else tags)
-    plain = [parts for path in anatomy.blocks if (parts := parts_of(backbone.get_submodule(path))) and parts.alone]
-    final = getattr(backbone, "norm", None)
-    if anatomy.layout == "NLC" and len(plain) == len(anatomy.blocks) and final in anatomy.calls:
-        yield _side_site(build)
-
-
-def _frames_embed_site(build: _Builder) -> Site:
-    """The tokens of all frames before the first block, behind the positions in space and before a norm of CLIP's kind."""
-    norm = getattr(build.backbone, "norm_pre", None)
-    first = norm if norm in build.anatomy.calls else build.backbone.get_submodule(build.anatomy.blocks[0])
-    dim = build.anatomy.calls[first].input_shape[-1]
-    return build.site("frames_embed", "frames", first, dim, dim)
-
-
-def _side_site(build: _Builder) -> Site:
-    """A network beside the backbone: reads block inputs and outputs, replaces the output of the final norm."""
-    anatomy = build.anatomy
-    final = anatomy.backbone.norm
-    dim = anatomy.calls[final].output_shape[-1]
-    blocks = tuple(anatomy.backbone.get_submodule(path) for path in anatomy.blocks)
-    return build.site(
-        "side",
-        "side",
-        final,
-        dim,
-        dim,
-        num_heads=build.heads[anatomy.blocks[0]],
-        blocks=blocks,
-        source=anatomy.backbone.patch_embed.proj,
-    )
+from mtpeft.backbones.site_builder import SiteBuilder, is_norm, is_operation
 
 
 def block_sites(anatomy: Probed) -> Iterator[Site]:
     """Sites of every block, in the order the blocks run."""
-    build = _Builder(anatomy)
+    build = SiteBuilder(anatomy)
     before: tuple[int, ...] = ()
     place = 0
     for index, path in enumerate(anatomy.blocks):
@@ -164,7 +49,7 @@ def block_sites(anatomy: Probed) -> Iterator[Site]:
         yield build.site("block", "output", block, call.output_shape[-1], call.output_shape[-1], **common)
 
 
-def _temporal_sites(build: _Builder, block: Any, parts: Parts, common: dict[str, Any]) -> Iterator[Site]:
+def _temporal_sites(build: SiteBuilder, block: Any, parts: Parts, common: dict[str, Any]) -> Iterator[Site]:
     """Attention over time by the block's own weights, where the block norms first and its keys are the tokens themselves.
 
     The window's table of positions in Swin is left out; what BEiT and relative-position ViTs learned of places would have
@@ -187,7 +72,7 @@ FLAT = ("plain", "differential")
 EXTENDED = ("plain", "window", "cosine_window", "reduced")
 
 
-def _token_sites(build: _Builder, block: Any, parts: Parts, common: dict[str, Any]) -> Iterator[Site]:
+def _token_sites(build: SiteBuilder, block: Any, parts: Parts, common: dict[str, Any]) -> Iterator[Site]:
     """Query-only tokens need one flat sequence, prompts that or Swin's windows; keys and values can always be extended.
 
     SwinV2 has no prompts: it norms after its branches, and VPT says nothing of that.
@@ -206,7 +91,7 @@ def _token_sites(build: _Builder, block: Any, parts: Parts, common: dict[str, An
             yield build.site("prefix", "prefix", attn, width, attn.proj.in_features, attention=attn, **common)
 
 
-def _attention_sites(build: _Builder, attn: Any, common: dict[str, Any]) -> Iterator[Site]:
+def _attention_sites(build: SiteBuilder, attn: Any, common: dict[str, Any]) -> Iterator[Site]:
     path = build.paths[attn]
     if getattr(attn, "qkv", None) is not None:
         bypassed = bypasses_projection(attn)
@@ -244,13 +129,13 @@ def _attention_sites(build: _Builder, attn: Any, common: dict[str, Any]) -> Iter
     yield build.operation("proj", attn.proj, **common)
     known = {getattr(attn, n, None) for n in ("qkv", "q_proj", "k_proj", "v_proj", "q", "kv", "proj")}
     for module in attn.modules():
-        if module not in known and module in build.anatomy.calls and _is_operation(module):
+        if module not in known and module in build.anatomy.calls and is_operation(module):
             parent, name = build.paths[module].split(".")[-2:]
             # a small network of positions may have an fc1 too; it is not the block's
             yield build.operation(f"{parent}_{name}" if name in NEEDS else name, module, **common)
 
 
-def _fused_bypassed(build: _Builder, attn: Any, more: dict[str, Any]) -> Site:
+def _fused_bypassed(build: SiteBuilder, attn: Any, more: dict[str, Any]) -> Site:
     """A fused qkv whose bias lives in the attention module and is applied by `F.linear` (BEiT, EVA, SwinV2)."""
     path = build.paths[attn]
     return build.site(
@@ -265,7 +150,7 @@ def _fused_bypassed(build: _Builder, attn: Any, more: dict[str, Any]) -> Site:
     )
 
 
-def _fused_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
+def _fused_sites(build: SiteBuilder, block: Any, common: dict[str, Any]) -> Iterator[Site]:
     """A block that computes attention and MLP from one projection: its norm, rows of that projection, and those behind."""
     path = build.paths[block]
     if is_norm(block.in_norm):
@@ -287,19 +172,19 @@ def _fused_sites(build: _Builder, block: Any, common: dict[str, Any]) -> Iterato
             yield build.operation(kind, getattr(block, name), **common)
     known = {block.in_norm, block.in_proj, *(getattr(block, name, None) for name in names)}
     for module in block.modules():
-        if module not in known and module in build.anatomy.calls and _is_operation(module):
+        if module not in known and module in build.anatomy.calls and is_operation(module):
             yield build.operation(build.paths[module].rsplit(".", 1)[-1], module, **common)
 
 
-def _mlp_sites(build: _Builder, mlp: nn.Module, common: dict[str, Any]) -> Iterator[Site]:
+def _mlp_sites(build: SiteBuilder, mlp: nn.Module, common: dict[str, Any]) -> Iterator[Site]:
     for module in mlp.modules():
-        if module in build.anatomy.calls and _is_operation(module):
+        if module in build.anatomy.calls and is_operation(module):
             name = build.paths[module].rsplit(".", 1)[-1]
             kind = name.split("_")[0] if name.startswith("fc") else name  # SwiGLU's fc1_g and fc1_x are both fc1
             yield build.operation(kind, module, **common)
 
 
-def _branch_sites(build: _Builder, block: Any, parts: Parts, common: dict[str, Any]) -> Iterator[Site]:
+def _branch_sites(build: SiteBuilder, block: Any, parts: Parts, common: dict[str, Any]) -> Iterator[Site]:
     """The residual branches: before their residual addition, and parallel to them.
 
     `parallel_*` sees the branch's input (before its norm), `parallel_*_ln` what the sub-layer itself sees (after the
@@ -316,12 +201,12 @@ def _branch_sites(build: _Builder, block: Any, parts: Parts, common: dict[str, A
         yield from _one_branch(build, block, branch, "mlp", common)
 
 
-def _norms_first(build: _Builder, branch: Branch) -> bool:
+def _norms_first(build: SiteBuilder, branch: Branch) -> bool:
     calls = build.anatomy.calls
     return branch.norm in calls and calls[branch.norm].order < calls[branch.sub].order
 
 
-def _one_branch(build: _Builder, block: Any, branch: Branch, name: str, common: dict[str, Any]) -> Iterator[Site]:
+def _one_branch(build: SiteBuilder, block: Any, branch: Branch, name: str, common: dict[str, Any]) -> Iterator[Site]:
     calls, end = build.anatomy.calls, branch.end
     dim = calls[end].output_shape[-1]
     norm_first = _norms_first(build, branch)
