@@ -1,6 +1,6 @@
-"""Options: what values they take (`declared`), and reading them so that none goes unnoticed (`section`)."""
+"""Options: what values they take (`annotations`, `declared`), and reading them so that none goes unnoticed (`section`)."""
 
-from mtpeft.options.declared import (
+from mtpeft.options.annotations import (
     Count,
     Length,
     Name,
@@ -13,13 +13,10 @@ from mtpeft.options.declared import (
     Share,
     WholeNumber,
     choices,
-    expected,
-    fits,
-    shown,
-    take,
-    wrong_values,
 )
+from mtpeft.options.declared import fits, take
 from mtpeft.options.section import Option, Section, check_fields, check_options, options_of
+from mtpeft.options.words import expected, shown
 
 __all__ = [
     "Count",
@@ -43,5 +40,4 @@ __all__ = [
     "options_of",
     "shown",
     "take",
-    "wrong_values",
 ]

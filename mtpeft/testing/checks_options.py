@@ -6,8 +6,9 @@ from typing import Any
 
 from mtpeft.errors import ConfigError
 from mtpeft.manager.attach import attach
-from mtpeft.options import options_of, wrong_values
+from mtpeft.options import options_of
 from mtpeft.testing.case import Case
+from mtpeft.testing.wrong_values import wrong_values
 
 
 class Untouchable:

@@ -32,12 +32,12 @@ from mtpeft.options import (
     expected,
     options_of,
     take,
-    wrong_values,
 )
 from mtpeft.sharing import SHARINGS
 from mtpeft.testing import tiny_backbone
 from mtpeft.testing.case import Case, Snapshot
 from mtpeft.testing.checks_options import check_refused_options
+from mtpeft.testing.wrong_values import wrong_values
 
 WORDS = ("relu", "gelu")
 Choice = Literal["kv", "qkv"]

@@ -1,0 +1,54 @@
+"""Values that an option does not take, made from its declaration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from mtpeft.options import fits
+from mtpeft.options.annotations import LISTS, Range, members, origin_of, parts_of
+
+
+def wrong_values(annotation: Any) -> list[Any]:
+    """Values an annotation does not take: other types, the nearest beyond each limit, unknown words, not finite numbers.
+
+    Empty where it takes everything.
+    """
+    found: list[Any] = [
+        object(),
+        True,
+        "no such word",
+        "",
+        -1,
+        1.5,
+        math.nan,
+        math.inf,
+        -math.inf,
+        [],
+        [object()],
+        {"no": 1},
+    ]
+    found += [None, "8", 8.0, 10**400]
+    for member in members(annotation):
+        base, marks = parts_of(member)
+        for mark in marks:
+            if isinstance(mark, Range):
+                found += _beyond(mark, 1 if base is int else 1e-6)
+        if origin_of(base) in LISTS and get_args(base):
+            item = get_args(base)[0]
+            found += [[wrong] for wrong in wrong_values(item)]
+    return [value for value in found if not fits(annotation, value)]
+
+
+def _beyond(limits: Range, step: float) -> Iterable[float]:
+    if limits.at_least is not None:
+        yield limits.at_least - step
+    if limits.above is not None:
+        yield limits.above
+    if limits.at_most is not None:
+        yield limits.at_most + step
+    if limits.below is not None:
+        yield limits.below
+    if limits.odd:
+        yield (limits.at_least or 0) + 1
