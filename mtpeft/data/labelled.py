@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mtpeft.data.images import Images, as_images, build_images
+from mtpeft.data.images import Images
 from mtpeft.data.sources import dataset_names
+from mtpeft.data.to_images import as_images, build_images
 from mtpeft.data.transforms import Augment
 from mtpeft.data.video.clips import Clips, build_clips, is_video
 from mtpeft.data.video.dataset import VideoDataset

@@ -15,10 +15,11 @@ from PIL import Image
 from mtpeft.data.classes import same_classes
 from mtpeft.data.dense import DENSE_DATASETS, Sample, TaskInfo
 from mtpeft.data.dense.parts import build_parts
-from mtpeft.data.images import TensorImages, to_images
+from mtpeft.data.images import TensorImages
 from mtpeft.data.sources import read_class_names, register_dataset
 from mtpeft.data.streams import build_stream, class_incremental, domain_incremental, task_incremental
 from mtpeft.data.task_list import build_task_list
+from mtpeft.data.to_images import to_images
 from mtpeft.errors import DataError
 
 CONFIG: dict[str, Any] = {"input_size": (3, 8, 8), "mean": (0.0,) * 3, "std": (1.0,) * 3, "crop_pct": 1.0}

@@ -16,7 +16,9 @@ from torchvision.transforms import ToTensor
 
 from mtpeft.data.corruptions import build_corruption
 from mtpeft.data.digits import Digits
-from mtpeft.data.images import ItemImages, TensorImages, as_images, build_images, to_images
+from mtpeft.data.images import TensorImages
+from mtpeft.data.item_images import ItemImages
+from mtpeft.data.to_images import as_images, build_images, to_images
 from mtpeft.data.transforms import Augment, build_transform
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from mtpeft.data.dense.folders import binary, read_mask, read_normals
-from mtpeft.data.images import build_images, to_images
 from mtpeft.data.reading import as_rgb, item_pixels, read_image, read_values
+from mtpeft.data.to_images import build_images, to_images
 from mtpeft.errors import DataError
 
 RAMP = np.arange(0, 256, 17, dtype=np.uint8).reshape(4, 4)  # 0, 17, ..., 255

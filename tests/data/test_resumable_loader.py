@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from mtpeft.data.images import to_images
 from mtpeft.data.loader import ResumableLoader
 from mtpeft.data.sources import build_dataset
+from mtpeft.data.to_images import to_images
 from mtpeft.errors import ConfigError, DataError
 
 CONFIG = {"input_size": (3, 8, 8), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
