@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtpeft.backbones.attention import WORDS, attention_family, learns_positions
+from mtpeft.backbones.attention_families import WORDS, attention_family, learns_positions
 from mtpeft.backbones.block_sites import block_sites
 from mtpeft.backbones.blocks import PLAIN, parts_of
 from mtpeft.backbones.model_sites import model_sites

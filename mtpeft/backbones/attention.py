@@ -4,10 +4,7 @@ Hooks cannot reach inside an attention module, so one `InstrumentedAttention` st
 attention *instance* while a method needs it; the class, the weights and every other model stay as they are. It uses
 the same fused kernel as timm and is tested equal to the native forward.
 
-Families are told apart by what the module holds, not by its class name:
-`plain` (ViT, DeiT, CLIP, DINO, EVA, BEiT: fused or split qkv, optional rotary or relative positions),
-`window` (Swin), `cosine_window` (SwinV2, Swin-V2-CR), `reduced` (PVTv2). `differential` and `other` have projections to
-act on, and no forward here: nothing can be put between their projections and their product.
+The families are those of `mtpeft.backbones.attention_families`.
 """
 
 from __future__ import annotations
@@ -21,6 +18,8 @@ import torch
 from timm.layers import apply_rot_embed_cat
 from torch import nn
 from torch.nn import functional as F
+
+from mtpeft.backbones.attention_families import attention_family
 
 #: a hook on a projection: (module, (x,), y) -> y, as torch's forward hooks
 ProjectionHook = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]
@@ -44,48 +43,6 @@ class PrefixSource(Protocol):
         ...
 
 
-#: the parameters and parts that hold some, of the families with a forward here; what holds more computes something else
-KNOWN = {
-    "plain": frozenset(
-        {"qkv", "q_proj", "k_proj", "v_proj", "q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "norm", "gate", "proj"}
-        | {"rel_pos", "relative_position_bias_table"}
-    ),
-    "window": frozenset(["qkv", "proj", "relative_position_bias_table"]),
-    "cosine_window": frozenset(["qkv", "q_bias", "v_bias", "logit_scale", "cpb_mlp", "meta_mlp", "proj"]),
-    "reduced": frozenset(["q", "kv", "proj", "pool", "sr", "norm", "act"]),
-}
-#: what each family does, for messages
-WORDS = {
-    "plain": "attention over all tokens",
-    "window": "attention in windows",
-    "cosine_window": "cosine attention in windows",
-    "reduced": "attention to reduced keys and values",
-    "differential": "differential attention",
-    "other": "attention of its own kind",
-    "fused": "attention fused with the MLP",
-}
-
-
-def attention_family(attn: nn.Module) -> str | None:
-    """A family with a forward here, `differential`, `other`, or None when the module has no known projections."""
-    has = lambda *names: all(isinstance(getattr(attn, n, None), nn.Module) for n in names)  # noqa: E731
-    if not has("proj") or not hasattr(attn, "num_heads"):
-        return None
-    if has("q", "kv"):
-        family = "reduced"
-    elif has("qkv") and hasattr(attn, "logit_scale") and (has("cpb_mlp") or has("meta_mlp")):
-        family = "cosine_window"
-    elif has("qkv") and hasattr(attn, "lambda_init"):
-        return "differential"
-    elif has("qkv") and hasattr(attn, "window_area"):
-        family = "window"
-    elif has("qkv") or has("q_proj", "k_proj", "v_proj"):
-        family = "plain"
-    else:
-        return None
-    return family if {name.partition(".")[0] for name, _ in attn.named_parameters()} <= KNOWN[family] else "other"
-
-
 @torch.no_grad()
 def equals_native(attn: Any, prefix_tokens: int, shape: Sequence[int], rest: Sequence[Any], named: Any) -> bool:
     """Whether the forward here gives what `attn` itself gives on noise of `shape`, up to rounding.
@@ -102,21 +59,6 @@ def equals_native(attn: Any, prefix_tokens: int, shape: Sequence[int], rest: Seq
         return False
     spread = 2e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-4
     return ours.shape == native.shape and bool((ours - native).abs().max() <= spread * native.abs().max())
-
-
-def bypasses_projection(attn: nn.Module) -> bool:
-    """Whether the bias of qkv is applied outside the qkv module, so that hooks on it never see the whole projection."""
-    return getattr(attn, "q_bias", None) is not None
-
-
-def has_positions(attn: nn.Module) -> bool:
-    """Whether attention itself knows token positions (rotary or relative), so that it must be told of extra tokens."""
-    return any(hasattr(attn, name) for name in ("num_prefix_tokens", "relative_position_bias_table", "rel_pos"))
-
-
-def learns_positions(attn: nn.Module) -> bool:
-    """Whether attention adds to its logits what it learned of the places in the image (BEiT, relative-position ViTs)."""
-    return getattr(attn, "relative_position_bias_table", None) is not None or hasattr(attn, "rel_pos")
 
 
 class InstrumentedAttention:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from mtpeft.backbones.attention import bypasses_projection, learns_positions
+from mtpeft.backbones.attention_families import bypasses_projection, learns_positions
 from mtpeft.backbones.blocks import Branch, Parts, parts_of
 from mtpeft.backbones.probe import Probed, block_grid
 from mtpeft.backbones.site import NEEDS, Site

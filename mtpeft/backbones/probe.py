@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from mtpeft.backbones.attention import attention_family
+from mtpeft.backbones.attention_families import attention_family
 from mtpeft.backbones.site import Running, Site
 
 

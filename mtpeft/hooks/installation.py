@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from mtpeft.backbones.anatomy import Anatomy
-from mtpeft.backbones.attention import InstrumentedAttention, equals_native, has_positions
+from mtpeft.backbones.attention import InstrumentedAttention, equals_native
+from mtpeft.backbones.attention_families import has_positions
 from mtpeft.backbones.site import FRAME_STYLES, NEEDS, Site
 from mtpeft.hooks.attachment import Attachment, refusal
 from mtpeft.hooks.frames import FramesBranchHook, FramesHook, TemporalHook

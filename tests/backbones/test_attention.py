@@ -12,7 +12,8 @@ from timm.layers import RotaryEmbeddingCat
 from torch import nn
 
 from mtpeft.backbones.anatomy import Anatomy
-from mtpeft.backbones.attention import InstrumentedAttention, attention_family
+from mtpeft.backbones.attention import InstrumentedAttention
+from mtpeft.backbones.attention_families import attention_family
 from mtpeft.testing import TINY, tiny_backbone
 from mtpeft.testing.case import images
 
