@@ -19,7 +19,7 @@ from mtpeft.data.streams import Stream
 from mtpeft.data.video.clips import Clips
 from mtpeft.errors import ConfigError, UnknownNameError, nearest
 from mtpeft.manager.manager import TaskManager
-from mtpeft.options import check_options
+from mtpeft.options import check_options, shown
 from mtpeft.runs.randomness import random_state, set_random_state
 
 with warnings.catch_warnings():
@@ -49,12 +49,14 @@ def build_plugins(configs: Sequence[Mapping[str, Any]]) -> list[Any]:
 
     Raises `ConfigError` for those of Avalanche's that do not work here, with the reason.
     """
+    if not isinstance(configs, (list, tuple)):
+        raise ConfigError(f"key plugins is {shown(configs)}, expected a list of dict(type=...)")
     built = []
     for config in configs:
         if not isinstance(config, Mapping):
             raise ConfigError(f"key plugins must list dict(type=...), got {config!r}")
         options = dict(config)
-        name = options.pop("type", None)
+        name = str(options.pop("type", None))
         if name in REFUSED:
             raise ConfigError(f"plugin {name!r} cannot be used: {REFUSED[name]}. Use one of {', '.join(ALLOWED)}")
         if name not in ALLOWED:

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtpeft.data.reading import as_rgb
-from mtpeft.errors import ConfigError, nearest
+from mtpeft.errors import ConfigError
+from mtpeft.options import WholeNumber, check_fields, check_options, shown
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,11 @@ class Augment:
     left to right with probability one half.
     """
 
-    crop_padding: int = 0
+    crop_padding: WholeNumber = 0
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise ConfigError(f"augment.crop_padding is {self.crop_padding}, expected 0 or more pixels")
+        check_fields(self, "augment")
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) of any dtype to the same shape."""
@@ -127,11 +127,9 @@ def build_augment(config: Mapping[str, Any] | Augment | None) -> Augment | None:
     """An `Augment` from its keys; None, or no key at all, is no augmentation."""
     if config is None or isinstance(config, Augment):
         return config
-    known = [field.name for field in dataclasses.fields(Augment)]
-    for key in config:
-        if key not in known:
-            raise ConfigError(f"unknown key {key!r} in augment.{nearest(str(key), known)}")
-    return Augment(**config) if config else None
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"augment is {shown(config)}, expected a mapping such as dict(flip=True)")
+    return Augment(**check_options("augment", Augment, config)) if config else None
 
 
 def build_transform(

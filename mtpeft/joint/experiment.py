@@ -29,7 +29,7 @@ from mtpeft.joint.summary import summarise
 from mtpeft.joint.training import Training
 from mtpeft.joint.weighting import build_weighting
 from mtpeft.manager.attach import resolve_methods
-from mtpeft.options import Section, WholeNumber
+from mtpeft.options import NotNegative, Section, WholeNumber, check_options
 from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
 from mtpeft.runs.folder import RunFolder
@@ -54,11 +54,11 @@ class JointExperiment:
         start(self.device)
         backbone = BackboneSection.read(top.section("backbone"))
         method, sharing = top.take("method"), top.take("sharing", None)
-        data, transforms = top.take("data", {}), top.section("transforms")
+        data, transforms = top.section("data").values, top.section("transforms")
         tasks, head = top.take("tasks"), top.take("head", None)
         self.training = Training.read(top.section("training"))
         validation = Validation.of(top.take("validation", None), self.name, "validation")
-        sampler, weighting = top.take("sampler", {}), top.take("weighting", {})
+        sampler, weighting = top.section("sampler").values, top.section("weighting").values
         self.reference = top.take("single_task", None)
         self.visualizer = top.take("visualizer", [])
         self.pictures = top.take("pictures", 3, WholeNumber)
@@ -92,7 +92,7 @@ class JointExperiment:
         self.model.to(self.device)
         self.model.needs_two = self._need_two()
         self.optim_wrapper = self._optim_wrapper()
-        self.sampler = self._sampler(dict(sampler))
+        self.sampler = self._sampler(sampler)
         self.curve = LossCurve(self.training.log_every)
         self.sampled: dict[str, Any] = self.sampler.state
         self.history: list[dict[str, Any]] = []
@@ -273,8 +273,10 @@ class JointExperiment:
         used = head is None
         for task, values in tasks.items():
             section = Section(values, self.name, f"tasks.{task}.")
-            for key in ("kind", "options", "metric", "label", "data", "weight", "head"):
+            for key in ("kind", "options", "metric", "label", "head"):
                 section.take(key, None)
+            section.take("data", None, dict | None)
+            section.take("weight", None, NotNegative | None)
             section.finish()
             given = section.take("head", None) or head
             if not isinstance(given, Mapping) or "name" not in given:
@@ -310,10 +312,8 @@ class JointExperiment:
         return UpdateWrapper(Update(optimizer, self.device.type, settings))
 
     def _sampler(self, config: dict[str, Any]) -> TaskSampler:
-        known = {"name", "temperature", "group"}
-        section = Section(config, self.name, "sampler.")
-        section.known |= known
-        section.finish()
+        given = ("sizes", "sources", "batch_size", "parts", "seed", "rank", "world")
+        options = check_options(f"recipe {self.name}: sampler", TaskSampler, config, given=given)
         return TaskSampler(
             self.data.sizes,
             {task: place.source for task, place in self.data.places.items()},
@@ -322,5 +322,5 @@ class JointExperiment:
             seed=self.seed,
             rank=rank(),
             world=world(),
-            **config,
+            **options,
         )

@@ -17,6 +17,7 @@ from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
 from mtpeft.errors import ConfigError, UnknownNameError
+from mtpeft.options import Count, Positive
 
 NAMES = ("all", "uniform", "proportional", "temperature")
 
@@ -62,8 +63,8 @@ class TaskSampler(Sampler[Plan]):
         parts: int = 1,
         seed: int = 0,
         name: str = "all",
-        temperature: float | None = None,
-        group: int | None = None,
+        temperature: Positive | None = None,
+        group: Count | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -80,9 +81,7 @@ class TaskSampler(Sampler[Plan]):
                 "recipe key sampler.group has no effect with the sampler 'all', whose samples carry all tasks"
             )
         temperature, group = 2.0 if temperature is None else temperature, 1 if group is None else group
-        if temperature <= 0:
-            raise ConfigError(f"recipe key sampler.temperature is {temperature}, expected a number above 0")
-        if batch_size % world or group < 1 or batch_size % group:
+        if batch_size % world or batch_size % group:
             raise ConfigError(
                 f"training.batch_size {batch_size} must be a multiple of the processes ({world}) and of sampler.group ({group})"
             )

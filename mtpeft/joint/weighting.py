@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mtpeft.errors import ConfigError, MtpeftError
+from mtpeft.options import Count, NotNegative, Positive, check_options
 from mtpeft.registry import Registry
 
 WEIGHTINGS: Registry[type[Weighting]] = Registry("weighting")
@@ -32,12 +33,11 @@ def register_weighting(name: str) -> Any:
 
 def build_weighting(config: Mapping[str, Any], weights: Mapping[str, float], discrete: Sequence[str]) -> Weighting:
     """From the recipe's `dict(name=..., ...)`; `weights` per task, `discrete` the tasks with class labels."""
-    options = {k: v for k, v in config.items() if k != "name"}
-    kind = WEIGHTINGS.get(str(config.get("name", "fixed")), "recipe key weighting.name")
-    try:
-        return kind(dict(weights), discrete, **options)
-    except TypeError as error:
-        raise ConfigError(f"recipe key weighting: {error}".replace(f"{kind.__name__}.__init__() ", "")) from None
+    name, options = str(config.get("name", "fixed")), {k: v for k, v in config.items() if k != "name"}
+    kind: Any = WEIGHTINGS.get(name, "recipe key weighting.name")
+    checked = check_options(f"weighting {name!r}", kind, options, given=("weights", "discrete"), section="weighting")
+    found: Weighting = kind(dict(weights), discrete, **checked)
+    return found
 
 
 class Weighting(nn.Module):
@@ -116,11 +116,9 @@ class DynamicWeightAverage(Weighting):
     """
 
     def __init__(
-        self, weights: dict[str, float], discrete: Sequence[str], temperature: float = 2.0, window: int = 50
+        self, weights: dict[str, float], discrete: Sequence[str], temperature: Positive = 2.0, window: Count = 50
     ) -> None:
         super().__init__(weights, discrete)
-        if temperature <= 0 or window < 1:
-            raise ConfigError(f"recipe key weighting: temperature {temperature} and window {window} must be above 0")
         self.temperature, self.window = temperature, window
         self.steps = 0
         self.sums: dict[str, list[float]] = {task: [0.0, 0] for task in weights}
@@ -195,7 +193,7 @@ class CAGrad(_Gradients):
 
     aggregator = "CAGrad"
 
-    def __init__(self, weights: dict[str, float], discrete: Sequence[str], c: float = 0.4) -> None:
+    def __init__(self, weights: dict[str, float], discrete: Sequence[str], c: NotNegative = 0.4) -> None:
         super().__init__(weights, discrete, c=c)
 
 

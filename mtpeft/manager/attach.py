@@ -78,6 +78,8 @@ def resolve_methods(
 ) -> list[tuple[MethodSpec, MethodConfig, str | Mapping[str, Any]]]:
     """What `attach` makes of its method argument: specs, configs and weight sources; raises before anything is built."""
     several = not isinstance(method, (str, MethodConfig, Mapping))
+    if several and not isinstance(method, (list, tuple)):
+        raise ConfigError(f"method is {shown(method)}, expected a name, a mapping with a 'name', or a list of these")
     methods: list[Method] = list(method) if several else [method]  # type: ignore[arg-type, list-item]
     if several and options:
         raise ConfigError(
@@ -99,7 +101,8 @@ def create_backbone(name: str, pretrained: bool = True, **options: Any) -> nn.Mo
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except TypeError as error:
-        raise ConfigError(f"model {name!r} cannot be created: {str(error).rpartition('() ')[2]}") from error
+        text = str(error).rpartition("() ")[2].strip().partition("\n")[0]
+        raise ConfigError(f"model {name!r} cannot be created: {text}") from error
     except Exception as error:  # timm and the hub's client raise what they like
         if not pretrained or ":" in name or "/" in name:
             raise ConfigError(f"model {name!r} cannot be created: {_first_line(error)}") from error

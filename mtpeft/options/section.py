@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from mtpeft.errors import ConfigError, nearest
 from mtpeft.options.declared import take
+from mtpeft.options.words import shown
 
 
 class Option(NamedTuple):
@@ -121,7 +122,10 @@ class Section:
     """A mapping of a recipe that remembers which keys were read; `finish` refuses those that were not."""
 
     def __init__(self, values: Mapping[str, Any], recipe: str, path: str = "") -> None:
-        """`recipe` and `path` name the place in error messages."""
+        """`recipe` and `path` name the place in error messages. Raises `ConfigError` for values that are no mapping."""
+        if not isinstance(values, Mapping):
+            place = path.removesuffix(".") or "it"
+            raise ConfigError(f"recipe {recipe}: {place} must be a mapping (dict(...)), got {shown(values)}")
         self.values, self.recipe, self.path = dict(values), recipe, path
         self.known: set[str] = set()
 
@@ -136,10 +140,7 @@ class Section:
 
     def section(self, key: str) -> Section:
         """A nested mapping, empty when it is not there."""
-        value = self.take(key, {})
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"recipe {self.recipe}: {self.path}{key} must be a mapping (dict(...)), got {value!r}")
-        return Section(value, self.recipe, f"{self.path}{key}.")
+        return Section(self.take(key, {}), self.recipe, f"{self.path}{key}.")
 
     def fields(self, cls: type) -> dict[str, Any]:
         """All keys, which must be fields of the dataclass `cls`, each value as the field's annotation has it."""

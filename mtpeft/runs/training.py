@@ -81,7 +81,7 @@ class Training:
             raise ConfigError(f"training.power belongs to the schedule poly; {self.schedule!r} has none: leave it out")
         given = self.optimizer
         kind = given.get("type")
-        if kind not in OPTIMIZERS:
+        if not isinstance(kind, str) or kind not in OPTIMIZERS:
             raise UnknownNameError("optimizer", kind, OPTIMIZERS, "key training.optimizer.type")
         known = set(inspect.signature(OPTIMIZERS[kind]).parameters) - {"params"}
         for key in given:

@@ -1,9 +1,10 @@
-"""Values that an option does not take, made from its declaration."""
+"""Values that an option does not take, made from its declaration; recipes with values of other types."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from mtpeft.options import fits
@@ -52,3 +53,31 @@ def _beyond(limits: Range, step: float) -> Iterable[float]:
         yield limits.below
     if limits.odd:
         yield (limits.at_least or 0) + 1
+
+
+#: of other types than most keys have
+OTHERS: tuple[Any, ...] = (0, -1, 1.5, "x", True, [], {}, ["x"], {"x": 1}, None)
+
+
+def changed_recipes(recipe: dict[str, Any], every: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(what was changed, the recipe with it): each key at every depth, list items among them, set to `OTHERS`.
+
+    With `every` false each key gets one of them, in turn.
+    """
+    for number, path in enumerate(_paths(recipe)):
+        values = OTHERS if every else OTHERS[number % len(OTHERS) :][:1]
+        for value in values:
+            changed = copy.deepcopy(recipe)
+            holder: Any = changed
+            for key in path[:-1]:
+                holder = holder[key]
+            holder[path[-1]] = copy.deepcopy(value)
+            yield f"{'.'.join(map(str, path))}={value!r}", changed
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inner:
+        yield from _paths(part, (*path, key))

@@ -128,7 +128,7 @@ def test_augmentation_is_for_training_only_and_can_be_removed() -> None:
 
 @pytest.mark.parametrize(
     ("augment", "words"),
-    [({"flipp": True}, "unknown key 'flipp' in augment. Did you mean 'flip'"), ({"crop_padding": -1}, "is -1")],
+    [({"flipp": True}, "augment takes no option 'flipp'. Did you mean 'flip'"), ({"crop_padding": -1}, "is -1")],
 )
 def test_wrong_augmentation(augment: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):

@@ -20,7 +20,7 @@ from mtpeft.data.dense.sample import DenseDataset
 from mtpeft.data.dense.transforms import build_transforms
 from mtpeft.dense.kinds import KINDS, Kind
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
-from mtpeft.options import Section
+from mtpeft.options import NotNegative, Section
 
 DENSE = "dense_incremental"
 
@@ -172,7 +172,7 @@ class _Builder:
         if label not in parts["train"].tasks:
             raise UnknownNameError("label", label, parts["train"].tasks, f"recipe {self.recipe}, {where}")
         info = parts["train"].tasks[label]
-        head, weight = section.take("head", None) or head, float(section.take("weight", 1.0))
+        head, weight = section.take("head", None) or head, section.take("weight", 1.0, NotNegative)
         kind = info.build_kind(section.take("kind", None), section.take("options", None), section.take("metric", None))
         section.finish()
         if not isinstance(head, Mapping) or "name" not in head:

@@ -1,0 +1,42 @@
+"""A value of another type at any key of a recipe is one line, or means something; never a traceback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import make_recipe
+
+from mtpeft.continual.experiment import Experiment
+from mtpeft.errors import MtpeftError
+from mtpeft.testing.wrong_values import changed_recipes
+
+RECIPE: dict[str, Any] = make_recipe(
+    plugins=[{"type": "EWCPlugin", "ewc_lambda": 1.0}],
+    augment={"flip": True},
+    strips=None,
+    device="cpu",
+)
+
+
+def built(every: bool) -> int:
+    """How many changed recipes were refused."""
+    refused = 0
+    for change, recipe in changed_recipes(RECIPE, every):
+        try:
+            Experiment(recipe)
+        except MtpeftError as error:
+            refused += 1
+            assert "\n" not in str(error), change
+        except Exception as error:
+            raise AssertionError(f"{change}: {type(error).__name__}: {error}") from error
+    return refused
+
+
+def test_a_wrong_value_at_each_key_is_one_line() -> None:
+    assert built(every=False) > 20
+
+
+@pytest.mark.slow
+def test_wrong_values_of_every_type_are_one_line() -> None:
+    assert built(every=True) > 200

@@ -1,0 +1,46 @@
+"""A value of another type at any key of a recipe is one line, or means something; never a traceback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import make_recipe
+
+from mtpeft.errors import MtpeftError
+from mtpeft.joint.experiment import JointExperiment
+from mtpeft.testing.wrong_values import changed_recipes
+
+RECIPE: dict[str, Any] = make_recipe(
+    sampler={"name": "temperature", "temperature": 2.0, "group": 2},
+    weighting={"name": "dwa", "temperature": 2.0, "window": 5},
+    validation={"share": 0.3, "seed": 0},
+    single_task={"depth": 1.0},
+    gradient_conflict=0,
+    visualizer=[],
+    pictures=1,
+    device="cpu",
+)
+
+
+def built(every: bool) -> int:
+    """How many changed recipes were refused."""
+    refused = 0
+    for change, recipe in changed_recipes(RECIPE, every):
+        try:
+            JointExperiment(recipe)
+        except MtpeftError as error:
+            refused += 1
+            assert "\n" not in str(error), change
+        except Exception as error:
+            raise AssertionError(f"{change}: {type(error).__name__}: {error}") from error
+    return refused
+
+
+def test_a_wrong_value_at_each_key_is_one_line() -> None:
+    assert built(every=False) > 20
+
+
+@pytest.mark.slow
+def test_wrong_values_of_every_type_are_one_line() -> None:
+    assert built(every=True) > 200
