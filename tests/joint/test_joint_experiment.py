@@ -237,7 +237,7 @@ def test_order_of_events(tmp_path: Path) -> None:
         ({"sharing": "averaged"}, r"sharing 'averaged' is moved by LAE, a way of continual training alone"),
         ({"validation": 0.1}, r"validation must be a mapping"),
         ({"validation": {"share": 1.5}}, r"validation.share is 1.5"),
-        ({"sampler": {"name": "all", "size": 1}}, r"nothing reads the key sampler.size"),
+        ({"sampler": {"name": "all", "size": 1}}, r"sampler takes no option 'size'"),
         ({"data": {"name": "sqares"}}, r"unknown dense data set 'sqares'.*'squares'"),
         ({"backbone": {"name": "vit_mini_patch4_32", "pretraind": True}}, r"backbone.pretraind"),
     ],
