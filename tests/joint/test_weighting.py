@@ -105,7 +105,7 @@ def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         build("pcgard")
     with pytest.raises(ConfigError, match="weighting 'fixed' takes no option 'c'"):
         build("fixed", c=1)
-    with pytest.raises(ConfigError, match="c is -1.0, expected a number from 0"):
+    with pytest.raises(ConfigError, match=r"c is -1\.0, expected a number from 0"):
         build("cagrad", c=-1.0)
     assert set(WEIGHTINGS) >= {"fixed", "uncertainty", "dwa", "pcgrad", "cagrad", "mgda"}
     monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
