@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from mtpeft.testing.case import Case, images, mixed_path
 from mtpeft.testing.conformance import CHECKS, check_compile, check_learns, check_new_process, check_refusal
 
 NAMES = [name for name in METHODS if METHODS.get(name).module.__module__.startswith("mtpeft.")]
-PAIRS = [(name, anatomy) for name in NAMES for anatomy in TINY]
+
+#: what `make test` checks every method on: one sequence, windows, and a pyramid with reduced keys
+EVERY_TIME = {"vit", "swin", "pvt_v2"}
 
 #: where each method of the library belongs, when it needs more than any transformer has
 NEEDS_ONE_SEQUENCE = {"lst", "vqt"}
@@ -51,7 +54,26 @@ def expected_claim(name: str, anatomy: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("name", "anatomy"), PAIRS)
+def pairs() -> list[Any]:
+    """Every method on every anatomy: all in `make nightly`, and in `make test` what is not marked slow.
+
+    Beside `EVERY_TIME` each method takes a third of the anatomies, the next method another third. Refusals are quick.
+    """
+    others = [anatomy for anatomy in TINY if anatomy not in EVERY_TIME]
+    return [
+        pytest.param(
+            name,
+            anatomy,
+            marks=()
+            if anatomy in EVERY_TIME or not expected_claim(name, anatomy) or (others.index(anatomy) + turn) % 3 == 0
+            else pytest.mark.slow,
+        )
+        for turn, name in enumerate(NAMES)
+        for anatomy in TINY
+    ]
+
+
+@pytest.mark.parametrize(("name", "anatomy"), pairs())
 def test_method_conforms_where_it_claims_to_and_is_refused_elsewhere(name: str, anatomy: str) -> None:
     case = Case(name, anatomy)
     claimed = case.claimed()
