@@ -53,7 +53,7 @@ $(STAMP): setup.py constraints.txt
 	@tools/setup_system.sh python
 	@echo "setting up $(VENV), a few minutes the first time ..."
 	@$(BIN)/python -c "" 2>/dev/null || "$$(tools/find_python.sh)" -m venv --clear $(VENV)
-	@$(BIN)/pip install -qq -c constraints.txt -e '.[dev,sim,bench,dense,mtl,video]'
+	@$(BIN)/pip install -qq -c constraints.txt -e '.[dev,sim,bench,dense,mtl,video,export,hf,log,ray]'
 	@touch $@
 
 $(FORKS)/.installed: setup.py constraints.txt constraints-forks.txt tools/fork_requirements.py

