@@ -1,0 +1,97 @@
+"""The commands `train`, `continual`, `demo`: runs of recipes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from mtpeft.cli.arguments import Commands
+from mtpeft.errors import ConfigError
+
+
+def add(commands: Commands) -> None:
+    """The parsers of this file's commands."""
+    train = commands.add_parser(
+        "train", help="run a recipe with the engine its folder names (joint, continual, pretrain)"
+    )
+    _recipe_options(train)
+    train.set_defaults(run=_train)
+
+    continual = commands.add_parser("continual", help="train a recipe's tasks one after another")
+    _recipe_options(continual)
+    continual.set_defaults(run=_continual)
+
+    demo = commands.add_parser("demo", help="compare ways of learning five tasks in a row, with a report")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the runs (default: runs/demo)")
+    demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key in every recipe")
+    demo.set_defaults(run=_demo)
+
+
+def _recipe_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a name that `mtpeft recipes` lists, or a file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key: training.epochs=3"
+    )
+    parser.add_argument("--out", type=Path, help="the run folder (default: runs/NAME-seedN)")
+    parser.add_argument("--resume", action="store_true", help="go on from a checkpoint, and fail when there is none")
+    parser.add_argument("--fresh", action="store_true", help="discard an earlier run in the same folder")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, train one step (on made-up clips), print shapes, counts and FLOPs; no run folder",
+    )
+
+
+def _train(options: argparse.Namespace) -> int:
+    from mtpeft.runs.comparison import is_joint
+    from mtpeft.runs.recipe import find_recipe, load_recipe
+
+    recipe = find_recipe(options.recipe)
+    if recipe.parent.name == "pretrain":  # the folder of a recipe is its engine
+        from mtpeft.pretraining.command import main as pretrain
+
+        _refuse_dry_run(options, "pretrain")
+        _one_process("pretraining")
+        changes = ["--set", *options.set] if options.set else []
+        return pretrain([str(recipe), *changes])
+    values = load_recipe(str(recipe), options.set)
+    if recipe.parent.name == "joint" or is_joint(values):  # a file of the user's own may lie anywhere
+        from mtpeft.joint.command import run
+
+        _refuse_dry_run(options, "joint")
+        return run(values, options.out, resume=options.resume, fresh=options.fresh)
+    return _continual(options)
+
+
+def _refuse_dry_run(options: argparse.Namespace, engine: str) -> None:
+    if options.dry_run:
+        raise ConfigError(f"recipe {options.recipe}: --dry-run is for continual recipes, this is a {engine} one")
+
+
+def _continual(options: argparse.Namespace) -> int:
+    from mtpeft.runs.recipe import load_recipe
+
+    _one_process("a continual run")
+    recipe = load_recipe(options.recipe, options.set)
+    if options.dry_run:
+        if options.out or options.resume or options.fresh:
+            raise ConfigError("--dry-run has no run folder: leave out --out, --resume and --fresh")
+        from mtpeft.continual.dry_run import dry_run
+
+        return dry_run(recipe)
+    from mtpeft.continual.command import run
+
+    return run(recipe, options.out, resume=options.resume, fresh=options.fresh)
+
+
+def _one_process(what: str) -> None:
+    if (number := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigError(f"{what} is one process's work, torchrun started {number}: run the command without torchrun")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    _one_process("the demo")
+    from mtpeft.continual.command import demo
+
+    return demo(options.out, options.set)
