@@ -11,7 +11,8 @@ import mtpeft
 import mtpeft.cli.methods as listing
 from mtpeft.backbones.anatomy import GROUPS, Anatomy
 from mtpeft.backbones.site import PLACES
-from mtpeft.cli.main import METHOD_KEYS, main
+from mtpeft.cli.catalogue import METHOD_KEYS
+from mtpeft.cli.main import main
 from mtpeft.methods import METHODS
 from mtpeft.methods.base import TAXONOMY
 from mtpeft.options import expected, options_of
