@@ -62,7 +62,7 @@ class SemanticSegmentation(ClassKind):
         """Cross-entropy."""
         if self._criterion is None:
             self._criterion = build({"type": "mmseg.CrossEntropyLoss", "avg_non_ignore": True})
-        return self._criterion(output.float(), label.long(), ignore_index=IGNORED)
+        return self._criterion(output.float(), label.long(), avg_factor=valid.sum(), ignore_index=IGNORED)
 
     def measure(self) -> Measure:
         """Sums of areas."""
