@@ -16,7 +16,7 @@ from mtpeft.continual.objectives import Objective, Running, objectives_of
 from mtpeft.continual.plugins import check_plugins, seed_memories
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream, LabelView
-from mtpeft.data.loader import ResumableLoader, count_batches
+from mtpeft.data.loader import Readers, ResumableLoader, count_batches
 from mtpeft.data.streams import TASK_KNOWN, Stream, StreamTask
 from mtpeft.errors import ConfigError, DataError
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
@@ -88,6 +88,8 @@ class ContinualStrategy(SupervisedTemplate):
         #: called with the losses of the steps since the last call, at the latest after `log_every`
         self.on_losses: Callable[[list[float]], None] = lambda losses: None
         self.recent = Recent()
+        self._readers: Readers | None = None
+        self._pin = self.device.type == "cuda"
         self._labels = 0  # of the batch at hand
         self.on_resume: Callable[[], None] | None = None
         self._needs_gradients = any(isinstance(p, SynapticIntelligencePlugin) for p in self.plugins)
@@ -131,6 +133,9 @@ class ContinualStrategy(SupervisedTemplate):
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Our own loader for the epoch to come; a plugin may put another in its place."""
+        workers = self.training_settings.workers
+        data = self.stream[self.experience.current_experience].train
+        self._readers = Readers(data, workers, self._pin) if workers else None
         self.dataloader = self._loader(self.first_epoch, self.first_batch)
 
     @property
@@ -148,8 +153,9 @@ class ContinualStrategy(SupervisedTemplate):
             seed=self.seed * 1_000_003 + index,
             epoch=epoch,
             start=start * settings.accumulate,
-            num_workers=settings.workers,
             join_single=self.needs_two[index],
+            readers=self._readers,
+            pin=self._pin,
         )
         return TaskLoader(loader, index if self.stream.kind in TASK_KNOWN else 0)
 
@@ -321,6 +327,7 @@ class ContinualStrategy(SupervisedTemplate):
         self.on_step()
 
     def _after_training_exp(self, **kwargs: Any) -> None:
+        self._readers = None
         self.read_losses()
         super()._after_training_exp(**kwargs)
 
@@ -348,8 +355,8 @@ class ContinualStrategy(SupervisedTemplate):
         elif part == VALIDATION:
             assert isinstance(task, StreamTask) and task.validation is not None
             data = task.validation.plain()
-        workers = self.training_settings.workers
-        loader = ResumableLoader(data, self.eval_mb_size, seed=0, epoch=0, shuffle=False, num_workers=workers)
+        workers, size = self.training_settings.workers, self.eval_mb_size
+        loader = ResumableLoader(data, size, seed=0, epoch=0, shuffle=False, num_workers=workers, pin=self._pin)
         self.dataloader = TaskLoader(loader, label)
 
     def _after_eval_iteration(self, **kwargs: Any) -> None:
