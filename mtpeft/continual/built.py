@@ -58,7 +58,7 @@ class Built:
         heads = [(objective.metric.name, objective.head) for objective in objectives]
         self.model = ContinualModel(self.manager, self.stream.kind, heads)
         self.model.to(self.device)
-        fit(self.manager, self.manager, self.training, self.training.batch_size, self.progress.message)
+        fit(self.manager, self.training, self.training.batch_size, self.progress.message)
         self.strategy = ContinualStrategy(
             model=self.model,
             stream=self.stream,

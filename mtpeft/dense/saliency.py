@@ -67,7 +67,7 @@ class Saliences(Measure):
 
 def _above(passed: torch.Tensor) -> torch.Tensor:
     """Numbers of thresholds each pixel exceeds -> number of pixels above each threshold, float64 (THRESHOLDS,)."""
-    counts = torch.bincount(passed, minlength=THRESHOLDS + 1).double().cpu()
+    counts = torch.bincount(passed, minlength=THRESHOLDS + 1).cpu().double()
     return counts.flip(0).cumsum(0).flip(0)[1:]
 
 

@@ -31,7 +31,7 @@ class IoU(Measure):
         classes = self.totals["areas"].shape[1]
         for scores, truth in zip(output.detach(), label, strict=True):  # one image: its counts are exact in float32
             areas = metric.intersect_and_union(scores.argmax(0), truth.long(), classes, IGNORED)
-            self.totals["areas"] += torch.stack([area.double().cpu() for area in areas])
+            self.totals["areas"] += torch.stack([area.cpu().double() for area in areas])
 
     def compute(self) -> dict[str, float | None]:
         """mIoU, mean_accuracy and pixel_accuracy."""

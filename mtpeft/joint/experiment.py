@@ -90,7 +90,7 @@ class JointExperiment:
         discrete = [task for task, kind in kinds.items() if not kind.continuous]
         self.model = JointModel(self.manager, kinds, build_weighting(weighting, weights, discrete), self.seed)
         self.model.to(self.device)
-        fit(self.model, self.manager, self.training, self.training.batch_size // world(), self.progress.message)
+        fit(self.manager, self.training, self.training.batch_size // world(), self.progress.message)
         self.model.needs_two = self._need_two()
         self.optim_wrapper = self._optim_wrapper()
         self.sampler = self._sampler(sampler)

@@ -23,17 +23,17 @@ from mtpeft.runs.training import Training
 Message = Callable[[str], None]
 
 
-def fit(model: nn.Module, manager: TaskManager, training: Training, batch: int, message: Message) -> None:
-    """Prepare `model`, which holds the manager, as the section `training` asks; `batch` images are a batch of this process.
+def fit(manager: TaskManager, training: Training, batch: int, message: Message) -> None:
+    """Prepare the model as the section `training` asks; `batch` images are a batch of this process.
 
     Raises `ConfigError` for what has no effect on this model.
     """
     if training.grad_checkpointing:
         _checkpoint(manager)
     if training.channels_last:
-        if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        if not any(isinstance(module, nn.Conv2d) for module in manager.modules()):
             raise ConfigError("training.channels_last has no effect: the model has no convolution; leave it out")
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        manager.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         manager.runtime.channels_last = True
     if training.compile:
         manager.runtime.compiled = Compiled(manager.backbone, batch, message)
