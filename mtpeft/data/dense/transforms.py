@@ -15,7 +15,7 @@ from PIL import Image
 
 from mtpeft.data.dense.sample import Sample
 from mtpeft.dense.kinds import KINDS, Kind
-from mtpeft.errors import ConfigError
+from mtpeft.errors import ConfigError, DataError
 from mtpeft.options import check_options
 from mtpeft.registry import Registry
 
@@ -101,6 +101,19 @@ class Crop:
         }
         return Sample(_window(sample.image, offset, target, 0), labels, sample.name)
 
+    def padded(self, sample: Sample) -> tuple[Sample, tuple[int, int]]:
+        """An image without labels in the middle of `size`, and the place of its corner there: nothing is cut off.
+
+        Raises `DataError` for a larger image.
+        """
+        target = np.array(_two("crop", self.size))
+        room = target - np.array(sample.image.shape[:2])
+        if (room < 0).any():
+            height, width = sample.image.shape[:2]
+            raise DataError(f"{sample.name}: {height} x {width} pixels; the run takes up to {target[0]} x {target[1]}")
+        top, left = (int(n) for n in room // 2)
+        return Sample(_window(sample.image, -(room // 2), target, 0), {}, sample.name), (top, left)
+
 
 @dataclass(frozen=True)
 class Resize:
@@ -156,8 +169,9 @@ for _name, _transform in (
 class Compose:
     """Several transforms one after the other."""
 
-    def __init__(self, transforms: Sequence[Transform]) -> None:
-        self.transforms = tuple(transforms)
+    def __init__(self, transforms: Sequence[Transform], configs: Sequence[Mapping[str, Any]] = ()) -> None:
+        """`configs` are what they were built from."""
+        self.transforms, self.configs = tuple(transforms), [dict(config) for config in configs]
 
     def __call__(self, sample: Sample, kinds: Kinds, rng: np.random.Generator) -> Sample:
         """Apply all."""
@@ -180,7 +194,7 @@ def build_transforms(configs: Sequence[Mapping[str, Any]]) -> Compose:
         factory = TRANSFORMS.get(str(name), f"transform {position}")
         check_options(f"transform {name!r}", factory, options)
         built.append(factory(**options))
-    return Compose(built)
+    return Compose(built, configs)
 
 
 def _kind(kinds: Kinds, task: str) -> type[Kind]:

@@ -1,0 +1,131 @@
+"""A finished run, loaded: its model, and what its outputs mean. A run folder executes nothing.
+
+The recipe is parsed, not run; weights are safetensors; methods, heads and kinds are found in registries by name. Code of
+the user's own that the recipe imports is executed only where the folder is trusted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtpeft.errors import ConfigError
+from mtpeft.manager.loading import load
+from mtpeft.manager.manager import TaskManager
+from mtpeft.options import Section
+from mtpeft.runs.backbone import BackboneSection
+from mtpeft.runs.device import usable_device
+from mtpeft.runs.folder import read_recipe
+from mtpeft.runs.model_folder import BEST, MODEL, ModelTasks
+from mtpeft.runs.user_code import import_user_code
+
+#: timm's options that name files to load weights from
+FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run's recipe, its model in eval mode on `device`, and the tasks of that model by the names the run gave them."""
+
+    folder: Path
+    recipe: Mapping[str, Any]
+    manager: TaskManager
+    tasks: ModelTasks
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """The recipe's."""
+        return str(self.recipe["name"])
+
+
+def read_run(
+    folder: str | Path, device: str | torch.device = "auto", trust_imports: bool = False, best: bool = False
+) -> LoadedRun:
+    """The model of a finished run, as it was at its end; with `best` as validation data chose it, where a run has that.
+
+    `device` "auto" is a GPU where there is one. `trust_imports` executes the files that the recipe imports. Raises
+    `ConfigError` for a folder that is no run, is not finished, or has code that is not trusted, `CheckpointError` for a
+    damaged model.
+    """
+    folder = Path(folder)
+    recipe = finished_recipe(folder)
+    check_trust(recipe, folder, trust_imports)
+    import_user_code(recipe.get("imports", []))
+    place = folder / (BEST if best else MODEL)
+    if best and not place.is_dir():
+        raise ConfigError(f"{folder} has no best checkpoint: validation data chose none; leave it out for the last one")
+    tasks = ModelTasks.read(folder / MODEL)
+    chosen = _device(device, folder)
+    section = BackboneSection.read(Section(recipe.get("backbone", {}), str(recipe["name"]), "backbone."))
+    with seeded(int(recipe.get("seed", 0))):
+        backbone = section.create()
+    manager = load(place, backbone)
+    manager.to(chosen).eval()
+    return LoadedRun(folder, recipe, manager, tasks, chosen)
+
+
+def finished_recipe(folder: Path) -> dict[str, Any]:
+    """The recipe of a finished run with one model; `ConfigError` where the folder has none."""
+    if not (folder / "config.py").is_file():
+        inner = sorted(path.parent.name for path in folder.glob("*/config.py")) if folder.is_dir() else []
+        more = f"; it holds the runs {', '.join(inner)}: name one of them" if inner else ""
+        raise ConfigError(f"{folder} is no run folder: it has no config.py{more}")
+    recipe = read_recipe(folder)
+    if not (folder / "results.json").is_file():
+        raise ConfigError(f"{folder} is not complete: it has no results.json; run its recipe to the end first")
+    if recipe.get("separate"):
+        raise ConfigError(
+            f"{folder} has a model for each task: name one of {', '.join(str(folder / task) for task in recipe['tasks'])}"
+        )
+    return recipe
+
+
+def check_trust(recipe: Mapping[str, Any], folder: Path, trusted: bool) -> None:
+    """Raise `ConfigError`, naming them, for files a recipe would have executed or loaded, unless it is `trusted`."""
+    if trusted:
+        return
+    remedy = "add --trust-imports (from Python trust_imports=True) if you trust them"
+    imports = recipe.get("imports") or []
+    names = [imports] if isinstance(imports, str) else list(imports)
+    if names:
+        raise ConfigError(
+            f"{folder}: its recipe imports {', '.join(map(str, names))}, which would be executed; {remedy}"
+        )
+    backbone = recipe.get("backbone")
+    options = backbone.get("options", {}) if isinstance(backbone, Mapping) else {}
+    for key in FILES:
+        if isinstance(options, Mapping) and key in options:
+            raise ConfigError(
+                f"{folder}: its recipe loads weights by backbone.options.{key}={options[key]!r}; {remedy}"
+            )
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers from `seed`, as a run starts them; the caller's go on afterwards as if nothing had been drawn."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # the CPU's, where models are created
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _device(device: str | torch.device, folder: Path) -> torch.device:
+    if device != "auto":
+        return usable_device(device, str(folder))
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
