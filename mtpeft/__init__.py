@@ -1,6 +1,7 @@
 """mtpeft: continual and multi-task learning with parameter-efficient fine-tuning for vision models.
 
-`attach` a method to a backbone, `load` a saved manager; everything else hangs on the `TaskManager` they return.
+`attach` a method to a backbone, `load` a saved manager; everything else hangs on the `TaskManager` they return. `load_run`
+makes a finished run predict.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     from mtpeft.manager.loading import load
     from mtpeft.manager.manager import TaskManager
     from mtpeft.methods import METHODS, MethodConfig, Properties, SiteModule, register
+    from mtpeft.runs.prediction import load_run
 
 #: public names and the modules they live in; imported on first use, so that the command line answers at once
 _LAZY = {
     "attach": "mtpeft.manager.attach",
     "create_backbone": "mtpeft.manager.attach",
     "load": "mtpeft.manager.loading",
+    "load_run": "mtpeft.runs.prediction",
     "TaskManager": "mtpeft.manager.manager",
     "METHODS": "mtpeft.methods",
     "MethodConfig": "mtpeft.methods",
@@ -41,6 +44,7 @@ __all__ = [
     "attach",
     "create_backbone",
     "load",
+    "load_run",
     "register",
 ]
 

@@ -18,6 +18,7 @@ from mtpeft.runs.comparison import comparison_rows
 from mtpeft.runs.console import interrupts, open_console, progress_bar
 from mtpeft.runs.device import usable_device
 from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.model_folder import MODEL, TASKS
 
 Results = dict[str, Any]
 
@@ -82,7 +83,10 @@ def evaluate(path: Path) -> int:
     folder, recipe, results = finished_run(path)
     if recipe.get("separate"):
         return max(evaluate(path / sub) for sub in separate_recipes(recipe))
-    values = JointExperiment(recipe).evaluate_final(folder)
+    experiment = JointExperiment(recipe)
+    values = experiment.evaluate_final(folder)
+    if not (path / MODEL / TASKS).is_file():  # a run of an earlier version
+        experiment.model_tasks.write(path / MODEL)
     for task in results["tasks"]:
         print_measured(console, task, values[task["name"]][task["metric"]], results["main"][task["name"]], ".4g")
     return 0 if values == results["final"] else 1
