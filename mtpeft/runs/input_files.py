@@ -14,7 +14,8 @@ from mtpeft.errors import DataError
 def input_files(given: Iterable[str | Path], ends: Sequence[str]) -> list[Path]:
     """Files as they are named, whatever they are; of folders those whose name has one of `ends` (lower case).
 
-    Each once; hidden ones, those in hidden folders and behind links to folders are left out. Raises `DataError` for a folder that has none.
+    Each once; hidden ones, those in hidden folders and behind links to folders are left out. Raises `DataError` for a
+    folder that has none.
     """
     found: dict[str, Path] = {}
     for name in given:

@@ -88,8 +88,8 @@ class ModelTasks:
         try:
             sections = take(list[Any], content["tasks"], "tasks")
             found = [ModelTask(**Section(section, TASKS, "tasks.").fields(ModelTask)) for section in sections]
-            for task in found:  # it becomes part of names of files
-                if not TASK_NAME.fullmatch(task.name):
+            for task in found:  # a map's becomes part of names of files
+                if task.kind is not None and not TASK_NAME.fullmatch(task.name):
                     raise ConfigError(f"a task is named {shown(task.name)}")
             return cls(take(Name, content["scenario"], "scenario"), tuple(found))
         except (ConfigError, KeyError, TypeError) as error:
