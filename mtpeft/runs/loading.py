@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from mtpeft.errors import ConfigError
 from mtpeft.manager.loading import load
@@ -48,13 +49,19 @@ class LoadedRun:
 
 
 def read_run(
-    folder: str | Path, device: str | torch.device = "auto", trust_imports: bool = False, best: bool = False
+    folder: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    trust_imports: bool = False,
+    best: bool = False,
+    backbone: nn.Module | None = None,
 ) -> LoadedRun:
     """The model of a finished run, as it was at its end; with `best` as validation data chose it, where a run has that.
 
-    `device` "auto" is a GPU where there is one. `trust_imports` executes the files that the recipe imports. Raises
-    `ConfigError` for a folder that is no run, is not finished, or has code that is not trusted, `CheckpointError` for a
-    damaged model.
+    `device` "auto" is a GPU where there is one. `trust_imports` executes the modules that the recipe imports. `backbone` is
+    the model the run was trained on, where it is at hand; else the recipe says which to create. Raises `ConfigError` for a
+    folder that is no run, is not finished, or has code that is not trusted, and a backbone whose weights are not to be had,
+    `CheckpointError` for a damaged model, or another backbone.
     """
     folder = Path(folder)
     recipe = finished_recipe(folder)
@@ -68,9 +75,18 @@ def read_run(
     top = Section(recipe, str(folder))
     section, seed = BackboneSection.read(top.section("backbone")), top.take("seed", 0, WholeNumber)
     with seeded(seed), nothing_unpickled():
-        manager = load(place, section.create())
+        manager = load(place, _created(section, folder) if backbone is None else backbone)
     manager.to(chosen).eval()
     return LoadedRun(folder, recipe, manager, tasks, chosen)
+
+
+def _created(section: BackboneSection, folder: Path) -> nn.Module:
+    try:
+        return section.create()
+    except ConfigError as error:
+        raise ConfigError(
+            f"{folder}: its backbone is not to be had: {error}; from Python, pass backbone=model"
+        ) from error
 
 
 def finished_recipe(folder: Path) -> dict[str, Any]:

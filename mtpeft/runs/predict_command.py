@@ -46,18 +46,19 @@ def run(
     trust_imports: bool = False,
 ) -> int:
     """Predict, and write into `out` or print; the exit code: 1 where an input cannot be read, which is named on stderr."""
-    if top < 1:
-        raise ConfigError(f"--top is {top}, expected 1 or more")
+    for option, number in (("top", top), ("batch-size", batch_size)):
+        if number is not None and number < 1:
+            raise ConfigError(f"--{option} is {number}, expected 1 or more")
     if out is not None:
         check_writable(out)
-    predictor = load_run(folder, device, trust_imports, best)
+    predictor = load_run(folder, device, trust_imports=trust_imports, best=best)
     reader = predictor.input(tasks[0] if tasks else predictor.tasks[0])
     files = input_files(inputs, reader.ends)
     chosen: dict[str, Any] = {"task": tasks[0]} if tasks and len(tasks) == 1 else {"tasks": tasks}
     records: list[Record] = []
     unreadable: list[dict[str, str]] = []
-    each = predictor.each(files, **chosen, batch_size=batch_size)
-    for file, place, found in zip(files, names_below(files), bar(each, "predicting", "input", len(files)), strict=True):
+    each = bar(predictor.each(files, **chosen, batch_size=batch_size), "predicting", "input", len(files))
+    for file, place, found in zip(files, names_below(files), each, strict=True):
         if isinstance(found, DataError):
             unreadable.append({"input": str(file), "reason": " ".join(str(found).split())})
             continue

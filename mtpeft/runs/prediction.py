@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mtpeft.data.inputs import Input, Shown, build_input
 from mtpeft.dense.kinds import build_kind
 from mtpeft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from mtpeft.heads.resize import enlarge
 from mtpeft.manager.ensemble import mean_of_views
+from mtpeft.options import Count, Section
 from mtpeft.runs.loading import LoadedRun, read_run
 from mtpeft.runs.model_folder import CLASS, DOMAIN, MODEL, ModelTask
 from mtpeft.runs.predicted import Classes, Map, Prediction
@@ -24,15 +26,20 @@ Result = Prediction | dict[str, Prediction]
 
 
 def load_run(
-    folder: str | Path, device: str | torch.device = "auto", trust_imports: bool = False, best: bool = False
+    folder: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    trust_imports: bool = False,
+    best: bool = False,
+    backbone: nn.Module | None = None,
 ) -> Predictor:
     """The model of a finished run, ready to predict.
 
     `device` "auto" is a GPU where there is one; `best` takes the model that validation data chose, where a joint run has
-    one. The folder executes nothing, except files its recipe imports with `trust_imports`. Raises `ConfigError` and
-    `CheckpointError` as `read_run` does.
+    one; `backbone` is the run's where its weights cannot be downloaded. The folder executes nothing, except modules its
+    recipe imports with `trust_imports`. Raises `ConfigError` and `CheckpointError` as `read_run` does.
     """
-    return Predictor(read_run(folder, device, trust_imports, best))
+    return Predictor(read_run(folder, device, trust_imports=trust_imports, best=best, backbone=backbone))
 
 
 class Predictor:
@@ -57,8 +64,8 @@ class Predictor:
             name: build_kind(task.kind, **task.options) for name, task in self._tasks.items() if task.kind is not None
         }
         self._inputs: dict[str, Input] = {}
-        training = run.recipe.get("training", {})
-        self.batch_size = int(training.get("eval_batch_size", Training.eval_batch_size))
+        training = Section(run.recipe, str(run.folder)).section("training")
+        self.batch_size: int = training.take("eval_batch_size", Training.eval_batch_size, Count)
 
     @property
     def tasks(self) -> list[str]:
@@ -97,15 +104,18 @@ class Predictor:
         tasks: Sequence[str] | None = None,
         batch_size: int | None = None,
     ) -> Iterator[Result | DataError]:
-        """As `predict`, one after the other; for an input that cannot be read the error, and the rest goes on."""
+        """As `predict`, one after the other; for an input that cannot be read the error, and the rest goes on.
+
+        What is wrong with the task or the batch size is raised at once.
+        """
         names, several = self._chosen(task, tasks)
         size = self.batch_size if batch_size is None else batch_size
         if size < 1:
             raise ConfigError(f"batch_size is {size}, expected 1 or more")
         reader = self.input(names[0] if names else self.tasks[0])
         numbered = enumerate([inputs] if reader.single(inputs) else inputs)
-        while chunk := list(islice(numbered, size)):
-            yield from self._batch(chunk, reader, names, several)
+        chunks = iter(lambda: list(islice(numbered, size)), [])
+        return (found for chunk in chunks for found in self._batch(chunk, reader, names, several))
 
     def input(self, task: str) -> Input:
         """What makes an input of the task ready; `UnknownNameError` for a task the run does not have."""

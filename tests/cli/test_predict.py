@@ -85,7 +85,7 @@ def test_mistakes_are_one_line_before_any_work(place: Path, tmp_path: Path, caps
     for words, expected in (
         ((file, "--task", "tusk0"), "unknown task 'tusk0'"),
         ((file, "--top", 0), "--top is 0"),
-        ((file, "--batch-size", 0), "batch_size is 0"),
+        ((file, "--batch-size", 0), "--batch-size is 0"),
         ((file, "--best"), "has no best checkpoint"),
         ((file, "--device", "tpu7"), "device is 'tpu7'"),
         ((file, "--out", tmp_path / "taken/out"), "cannot write into"),

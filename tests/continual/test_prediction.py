@@ -41,7 +41,7 @@ def image_folder(root: Path, names: Sequence[str] = tuple(COLOURS), train: int =
 def folder_recipe(root: Path, kind: str, **changes: Any) -> dict[str, Any]:
     stream = {"type": kind, "data": {"type": "ImageFolder", "root": str(root)}, "num_tasks": 2}
     if kind == "domain_incremental":
-        stream["domains"] = [{"type": "rotation", "degrees": 90}, {"type": "identity"}]
+        stream["domains"] = [{"type": "rotation", "degrees": 90}, {"type": "none"}]
         del stream["num_tasks"]
     return make_recipe(stream=stream, **changes)
 

@@ -23,7 +23,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     """A finished run with a best checkpoint, and its results."""
     folder = tmp_path_factory.mktemp("joint") / "run"
     single = {"semseg": 30.0, "depth": 1.0, "normals": 30.0}
-    recipe = make_recipe(validation={"share": 0.25}, single_task=single, method="vmt_adapter", sharing="split")
+    recipe = make_recipe(validation={"share": 0.25}, single_task=single, method="vmt_adapter")
+    del recipe["sharing"]
     _, results = train(recipe, folder)
     assert results is not None
     return folder, results
