@@ -15,8 +15,10 @@ from PIL import Image
 from tiles import Tiles, make_dense
 
 import mtpeft
+from mtpeft.continual.command import evaluate
 from mtpeft.continual.experiment import Experiment
-from mtpeft.data.video import build_video_dataset
+from mtpeft.data.digits import Digits
+from mtpeft.data.video import build_video_dataset, read_clip
 from mtpeft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from mtpeft.runs.folder import read_recipe
 from mtpeft.runs.prediction import Predictor
@@ -132,8 +134,6 @@ def test_small_images_in_memory_are_resized_whole(tmp_path: Path) -> None:
     experiment, results = train(make_recipe(), tmp_path / "run")
     predictor = mtpeft.load_run(tmp_path / "run", "cpu")
     assert results is not None
-    from mtpeft.data.digits import Digits
-
     digits = Digits(train=False)
     chosen = [k for k, label in enumerate(digits.targets) if label in (0, 1)]
     arrays = [digits.data[k] for k in chosen]
@@ -158,14 +158,19 @@ def test_small_images_in_memory_are_resized_whole(tmp_path: Path) -> None:
 # clips ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the films are made, once."""
+    return tmp_path_factory.mktemp("motion")
+
+
 def motion(cache: Path) -> dict[str, Any]:
     return {"cache": str(cache), "train_per_class": 4, "test_per_class": 3, "length": 8}
 
 
 @pytest.mark.parametrize("more", [{}, {"views": 2, "crops": 3}, {"sampling": "dense", "stride": 1}])
-def test_clips_are_sampled_as_in_the_run(more: dict[str, Any], tmp_path: Path) -> None:
+def test_clips_are_sampled_as_in_the_run(more: dict[str, Any], cache: Path, tmp_path: Path) -> None:
     """From files, and from all frames of a video; views are averaged as evaluation does."""
-    cache = tmp_path / "motion"
     data = {"type": "motion", **motion(cache), "frames": 4, "limit": None, **more}
     tasks = {"first": {"classes": ["pan_left", "forward"]}, "second": {"classes": ["reverse", "zoom_in"]}}
     stream = {"type": "task_incremental", "data": data, "tasks": tasks}
@@ -177,10 +182,7 @@ def test_clips_are_sampled_as_in_the_run(more: dict[str, Any], tmp_path: Path) -
         clips: Any = task.test
         found: Any = predictor.predict([r.path for r in clips.dataset.records], task.name)
         assert accuracy(found, clips) == expected
-    whole = build_video_dataset("motion", "val", **motion(cache), frames=8, sampling="dense", stride=1, limit=None)
-    path = whole.records[0].path
-    from mtpeft.data.video.decoding import read_clip
-
+    path = build_video_dataset("motion", "val", **motion(cache), limit=None).records[0].path
     frames = read_clip(path, np.arange, limit=None).frames
     by_file, by_frames = predictor.predict(path, "first"), predictor.predict(frames, "first")
     assert torch.equal(by_file[0].output, by_frames[0].output)  # type: ignore[union-attr]
@@ -198,7 +200,7 @@ def test_clips_are_sampled_as_in_the_run(more: dict[str, Any], tmp_path: Path) -
 def test_dense_tasks_of_a_stream_give_the_runs_metrics(tmp_path: Path) -> None:
     experiment, results = train(make_dense(), tmp_path / "run")
     assert results is not None
-    predictor = mtpeft.load_run(tmp_path / "run", "cpu", trust_imports=False)
+    predictor = mtpeft.load_run(tmp_path / "run", "cpu")
     tiles = Tiles("val")
     found: Any = predictor.predict([tiles[k].image for k in range(len(tiles))])
     for task, expected in zip(experiment.stream, results["matrix"]["values"][-1], strict=True):
@@ -249,9 +251,9 @@ def test_inputs_that_cannot_be(finished: Path, tmp_path: Path) -> None:
         "notes.txt",
         "film.mp4: a video",
         "gone.png",
-        "input 3 is an array of shape",
-        "input 4: pixels from -1",
-        "input 5 is a int",
+        "input 4 is an array of shape",
+        "input 5: pixels from -1",
+        "input 6 is a int",
     ]
     found = list(predictor.each([digit, *bad, digit], "task0", batch_size=3))
     assert len(found) == 8 and torch.equal(found[0].output, found[-1].output)  # type: ignore[union-attr]
@@ -279,8 +281,6 @@ def test_folders_that_cannot_be(finished: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_of_an_earlier_version_is_completed_by_evaluate(finished: Path, tmp_path: Path) -> None:
-    from mtpeft.continual.command import evaluate
-
     copy = Path(shutil.copytree(finished, tmp_path / "copy"))
     file = copy / "model/tasks.json"
     whole = file.read_bytes()
