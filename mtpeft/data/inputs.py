@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,8 @@ from mtpeft.options import Count, Positive, check_options
 
 #: ends of names of files that are videos; anything else may be a picture
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv")
+#: top, left, height and width in pixels
+Window = tuple[int, int, int, int]
 #: what a user may give for one input
 Item = Any
 
@@ -47,7 +49,7 @@ class Shown:
 
     x: Tensor
     picture: np.ndarray | None = None
-    window: tuple[int, int, int, int] | None = None
+    window: Window | None = None
 
 
 class Input(Protocol):
@@ -149,6 +151,8 @@ class MapInput:
                     "'resize' and 'crop' can be undone in a prediction"
                 )
         self.steps = steps
+        #: the size that the model takes nearest to one that it may not take
+        self.fit: Callable[[tuple[int, int]], tuple[int, int]] = lambda size: size
         self.mean, self.std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (mean, std))
 
     def single(self, value: Any) -> bool:
@@ -156,21 +160,21 @@ class MapInput:
         return is_picture(value)
 
     def show(self, item: Item, where: str) -> Shown:
-        """A path, a PIL image, an array or a tensor, as `item_pixels` reads them. A `crop` only pads: smaller pictures lie
-        in its middle, larger ones are a `DataError`."""
+        """A path, a PIL image, an array or a tensor, as `item_pixels` reads them.
+
+        A `crop` cuts nothing off: pictures lie in its middle, larger ones made smaller to fit. Of a size that the model does
+        not take they are resized at the end.
+        """
         picture = np.asarray(_pil(picture_of(item, where)))
         sample, window = Sample(picture, {}, where), (0, 0, *picture.shape[:2])
         for step in self.steps:
-            if isinstance(step, Resize):
-                before = sample.image.shape[:2]
-                sample = step(sample, {}, np.random.default_rng(0))
-                after = sample.image.shape[:2]
-                rows, columns = after[0] / before[0], after[1] / before[1]
-                window = tuple(round(n * f) for n, f in zip(window, (rows, columns, rows, columns), strict=True))
-                continue
-            assert isinstance(step, Crop)
-            sample, (top, left) = step.padded(sample)
-            window = (window[0] + top, window[1] + left, *window[2:])
+            if isinstance(step, Crop):
+                sample, window = _resized(Resize(step.fitting(sample.image.shape[:2])), sample, window)
+                sample, (top, left) = step.padded(sample)
+                window = (window[0] + top, window[1] + left, *window[2:])
+            else:
+                sample, window = _resized(step, sample, window)
+        sample, window = _resized(Resize(self.fit(sample.image.shape[:2])), sample, window)
         pixels = _tensor(sample.image).float() / 255
         return Shown((pixels - self.mean) / self.std, picture, window)
 
@@ -229,6 +233,15 @@ class ClipInput:
 
 
 INPUTS: dict[str, Any] = {"images": ImageInput, "maps": MapInput, "clips": ClipInput}
+
+
+def _resized(step: Any, sample: Sample, window: Window) -> tuple[Sample, Window]:
+    """The picture resized, and where its window lies then."""
+    height, width = sample.image.shape[:2]
+    sample = step(sample, {}, np.random.default_rng(0))
+    down, across = sample.image.shape[0] / height, sample.image.shape[1] / width
+    top, left, rows, columns = window
+    return sample, (round(top * down), round(left * across), round(rows * down), round(columns * across))
 
 
 def is_picture(value: Any) -> bool:

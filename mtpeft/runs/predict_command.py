@@ -145,15 +145,17 @@ def _deliver(
 
 
 def _print_table(records: Sequence[Record]) -> None:
+    """A row for each record; the task where there are several."""
     if not records:
         return
-    tasks = any(one["task"] for one in records)
-    head = ["input", *(["task"] if tasks else []), "share of pixels" if records[0]["kind"] == "map" else "classes"]
+    tasks = len({one["task"] for one in records}) > 1
+    words = ("value", "share [%]") if records[0]["kind"] == "map" else ("class", "probability [%]")
     rows = []
     for one in records:
-        listed = ", ".join(f"{name} {100 * number:.1f} %" for name, number in one["top"])
-        rows.append([one["input"], *([one["task"]] if tasks else []), listed])
-    print_table(open_console(), head, rows, transposable=False)
+        (first, number), *others = one["top"]
+        after = ", ".join(f"{name} {100 * value:.1f}" for name, value in others)
+        rows.append([one["input"], *([one["task"]] if tasks else []), first, f"{100 * number:.1f}", after])
+    print_table(open_console(), ["input", *(["task"] if tasks else []), *words, "then"], rows, transposable=False)
 
 
 def _png(picture: np.ndarray) -> bytes:

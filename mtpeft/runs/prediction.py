@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtpeft.data.inputs import Input, Shown, build_input
+from mtpeft.data.inputs import Input, MapInput, Shown, build_input
 from mtpeft.dense.kinds import build_kind
 from mtpeft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from mtpeft.heads.resize import enlarge
 from mtpeft.manager.ensemble import mean_of_views
+from mtpeft.manager.features import fitting_size
 from mtpeft.options import Count, Section
 from mtpeft.runs.loading import LoadedRun, read_run
 from mtpeft.runs.model_folder import CLASS, DOMAIN, MODEL, ModelTask
@@ -121,7 +122,9 @@ class Predictor:
         """What makes an input of the task ready; `UnknownNameError` for a task the run does not have."""
         found = self._task(task)
         if task not in self._inputs:
-            self._inputs[task] = build_input(found.input, f"{self._file}, task {task!r}")
+            made = self._inputs[task] = build_input(found.input, f"{self._file}, task {task!r}")
+            if isinstance(made, MapInput):
+                made.fit = lambda size: fitting_size(self.manager, size)
         return self._inputs[task]
 
     # inside -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from PIL import Image
 from mtpeft.data.digits import Digits
 from mtpeft.data.inputs import build_input, describe_input
 from mtpeft.data.to_images import to_images
-from mtpeft.errors import ConfigError, DataError, UnknownNameError
+from mtpeft.errors import ConfigError, UnknownNameError
 
 CONFIG = {
     "input_size": (3, 32, 40),
@@ -83,8 +83,12 @@ def test_dense_pictures_are_padded_and_resized_and_know_where_they_lie() -> None
     both = maps({"name": "crop", "size": 40}, {"name": "resize", "size": 80}).show(picture, "p")
     assert both.x.shape == (3, 80, 80) and both.window == (20, 10, 40, 60)
     assert both.picture is not None and both.picture.shape == (20, 30, 3)
-    with pytest.raises(DataError, match="p: 20 x 30 pixels; the run takes up to 16 x 16"):
-        maps({"name": "crop", "size": 16}).show(picture, "p")
+    strict = maps({"name": "crop", "size": 40})
+    strict.fit = lambda size: (80, 160)  # the only one a backbone takes
+    fitted = strict.show(picture, "p")
+    assert fitted.x.shape == (3, 80, 160) and fitted.window == (20, 20, 40, 120)
+    shrunk = maps({"name": "crop", "size": 15}).show(picture, "p")
+    assert shrunk.x.shape == (3, 15, 15) and shrunk.window == (2, 0, 10, 15)
 
 
 def test_what_cannot_be_undone_or_is_not_known_is_refused() -> None:

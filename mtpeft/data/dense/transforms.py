@@ -15,7 +15,7 @@ from PIL import Image
 
 from mtpeft.data.dense.sample import Sample
 from mtpeft.dense.kinds import KINDS, Kind
-from mtpeft.errors import ConfigError, DataError
+from mtpeft.errors import ConfigError
 from mtpeft.options import check_options
 from mtpeft.registry import Registry
 
@@ -101,18 +101,16 @@ class Crop:
         }
         return Sample(_window(sample.image, offset, target, 0), labels, sample.name)
 
-    def padded(self, sample: Sample) -> tuple[Sample, tuple[int, int]]:
-        """An image without labels in the middle of `size`, and the place of its corner there: nothing is cut off.
+    def fitting(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The height and width to which a larger picture shrinks to lie within; `size` itself where it does."""
+        factor = min(1.0, *(t / s for t, s in zip(_two("crop", self.size), size, strict=True)))
+        return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
 
-        Raises `DataError` for a larger image.
-        """
+    def padded(self, sample: Sample) -> tuple[Sample, tuple[int, int]]:
+        """An image without labels that lies within, in the middle of `size`, and the place of its corner there."""
         target = np.array(_two("crop", self.size))
-        room = target - np.array(sample.image.shape[:2])
-        if (room < 0).any():
-            height, width = sample.image.shape[:2]
-            raise DataError(f"{sample.name}: {height} x {width} pixels; the run takes up to {target[0]} x {target[1]}")
-        top, left = (int(n) for n in room // 2)
-        return Sample(_window(sample.image, -(room // 2), target, 0), {}, sample.name), (top, left)
+        top, left = (int(n) for n in (target - sample.image.shape[:2]) // 2)
+        return Sample(_window(sample.image, np.array((-top, -left)), target, 0), {}, sample.name), (top, left)
 
 
 @dataclass(frozen=True)
