@@ -84,9 +84,7 @@ def describe_input(part: Any) -> dict[str, Any]:
     if isinstance(part, DenseView):
         transforms = [] if part.transforms is None else part.transforms.configs
         return {"shows": "maps", "transforms": transforms, "mean": part.mean, "std": part.std}
-    assert isinstance(part, Images)
-    if part.transform is None:
-        return {"shows": "tensors"}
+    assert isinstance(part, Images) and part.transform is not None
     whole, white = isinstance(part, TensorImages), part.white if isinstance(part, ItemImages) else None
     described = part.transform.plain().describe()
     del described["augment"]
@@ -133,28 +131,6 @@ class ImageInput:
             plain = pixels if isinstance(pixels, Tensor) else _tensor(np.asarray(pixels))
             return Shown(self.transform.finish(self.transform.resize(plain[None]))[0])
         return Shown(self.transform(_pil(pixels)))
-
-
-class TensorInput:
-    """Tensors that a data set without transform gave: they go to the backbone as they are."""
-
-    ends: tuple[str, ...] = ()
-    size = None
-
-    def single(self, value: Any) -> bool:
-        """A tensor (C, H, W)."""
-        return isinstance(value, Tensor) and value.ndim == 3
-
-    def show(self, item: Item, where: str) -> Shown:
-        """A float tensor (1 or 3, H, W), normalised already."""
-        if (
-            not isinstance(item, Tensor)
-            or not item.is_floating_point()
-            or item.ndim != 3
-            or item.shape[0] not in (1, 3)
-        ):
-            raise DataError(f"{where}: the run was trained on normalised tensors: give float tensors (3, H, W)")
-        return Shown(item.detach().cpu().float().expand(3, -1, -1))
 
 
 class MapInput:
@@ -252,7 +228,7 @@ class ClipInput:
         return Shown(clips[0] if len(clips) == 1 else clips)
 
 
-INPUTS: dict[str, Any] = {"images": ImageInput, "tensors": TensorInput, "maps": MapInput, "clips": ClipInput}
+INPUTS: dict[str, Any] = {"images": ImageInput, "maps": MapInput, "clips": ClipInput}
 
 
 def is_picture(value: Any) -> bool:

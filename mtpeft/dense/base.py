@@ -142,6 +142,11 @@ class Kind(ABC):
         """How much of a label that passed `check` falls into each of `rows` rows; only valid pixels count."""
         return np.array([self.valid_pixels(label).sum()])
 
+    def values(self, output: torch.Tensor) -> np.ndarray:
+        """What an output (channels, H, W) says of every pixel, in the unit of labels: (H, W), or (H, W, channels)."""
+        found = output.detach().float().cpu().movedim(0, -1)
+        return (found[..., 0] if self.channels == 1 else found).numpy()
+
     @abstractmethod
     def check(self, label: np.ndarray, where: str) -> None:
         """Raise `DataError` that names `where` and the value when a label, channels last, has a value out of range."""

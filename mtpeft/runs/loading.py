@@ -6,6 +6,7 @@ the user's own that the recipe imports is executed only where the folder is trus
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,19 +16,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from mtpeft.errors import ConfigError
 from mtpeft.manager.loading import load
 from mtpeft.manager.manager import TaskManager
-from mtpeft.options import Section
+from mtpeft.options import Section, WholeNumber
 from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.device import usable_device
 from mtpeft.runs.folder import read_recipe
 from mtpeft.runs.model_folder import BEST, MODEL, ModelTasks
 from mtpeft.runs.user_code import import_user_code
 
-#: timm's options that name files to load weights from
-FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+#: torch's switch against pickles
+FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,23 @@ class LoadedRun:
     @property
     def name(self) -> str:
         """The recipe's."""
-        return str(self.recipe["name"])
+        return str(self.recipe.get("name"))
 
 
 def read_run(
-    folder: str | Path, device: str | torch.device = "auto", trust_imports: bool = False, best: bool = False
+    folder: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    trust_imports: bool = False,
+    best: bool = False,
+    backbone: nn.Module | None = None,
 ) -> LoadedRun:
     """The model of a finished run, as it was at its end; with `best` as validation data chose it, where a run has that.
 
-    `device` "auto" is a GPU where there is one. `trust_imports` executes the files that the recipe imports. Raises
-    `ConfigError` for a folder that is no run, is not finished, or has code that is not trusted, `CheckpointError` for a
-    damaged model.
+    `device` "auto" is a GPU where there is one. `trust_imports` executes the modules that the recipe imports. `backbone` is
+    the model the run was trained on, where it is at hand; else the recipe says which to create. Raises `ConfigError` for a
+    folder that is no run, is not finished, or has code that is not trusted, and a backbone whose weights are not to be had,
+    `CheckpointError` for a damaged model, or another backbone.
     """
     folder = Path(folder)
     recipe = finished_recipe(folder)
@@ -64,12 +72,21 @@ def read_run(
         raise ConfigError(f"{folder} has no best checkpoint: validation data chose none; leave it out for the last one")
     tasks = ModelTasks.read(folder / MODEL)
     chosen = _device(device, folder)
-    section = BackboneSection.read(Section(recipe.get("backbone", {}), str(recipe["name"]), "backbone."))
-    with seeded(int(recipe.get("seed", 0))):
-        backbone = section.create()
-    manager = load(place, backbone)
+    top = Section(recipe, str(folder))
+    section, seed = BackboneSection.read(top.section("backbone")), top.take("seed", 0, WholeNumber)
+    with seeded(seed), nothing_unpickled():
+        manager = load(place, _created(section, folder) if backbone is None else backbone)
     manager.to(chosen).eval()
     return LoadedRun(folder, recipe, manager, tasks, chosen)
+
+
+def _created(section: BackboneSection, folder: Path) -> nn.Module:
+    try:
+        return section.create()
+    except ConfigError as error:
+        raise ConfigError(
+            f"{folder}: its backbone is not to be had: {error}; from Python, pass backbone=model"
+        ) from error
 
 
 def finished_recipe(folder: Path) -> dict[str, Any]:
@@ -89,23 +106,14 @@ def finished_recipe(folder: Path) -> dict[str, Any]:
 
 
 def check_trust(recipe: Mapping[str, Any], folder: Path, trusted: bool) -> None:
-    """Raise `ConfigError`, naming them, for files a recipe would have executed or loaded, unless it is `trusted`."""
-    if trusted:
-        return
-    remedy = "add --trust-imports (from Python trust_imports=True) if you trust them"
+    """Raise `ConfigError`, naming them, for modules that a recipe would have executed, unless it is `trusted`."""
     imports = recipe.get("imports") or []
-    names = [imports] if isinstance(imports, str) else list(imports)
-    if names:
+    names = list(imports) if isinstance(imports, (list, tuple)) else [imports]
+    if names and not trusted:
         raise ConfigError(
-            f"{folder}: its recipe imports {', '.join(map(str, names))}, which would be executed; {remedy}"
+            f"{folder}: its recipe imports {', '.join(map(str, names))}, which would be executed; add --trust-imports "
+            "(from Python trust_imports=True) if you trust it"
         )
-    backbone = recipe.get("backbone")
-    options = backbone.get("options", {}) if isinstance(backbone, Mapping) else {}
-    for key in FILES:
-        if isinstance(options, Mapping) and key in options:
-            raise ConfigError(
-                f"{folder}: its recipe loads weights by backbone.options.{key}={options[key]!r}; {remedy}"
-            )
 
 
 @contextmanager
@@ -121,6 +129,19 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+@contextmanager
+def nothing_unpickled() -> Iterator[None]:
+    """torch loads tensors alone, also where a library asks for more (older timm, of a recipe's `checkpoint_path`)."""
+    before = os.environ.get(FORCE)
+    os.environ[FORCE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(FORCE)
+        if before is not None:
+            os.environ[FORCE] = before
 
 
 def _device(device: str | torch.device, folder: Path) -> torch.device:

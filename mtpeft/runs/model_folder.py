@@ -17,7 +17,7 @@ from mtpeft.data.streams import StreamTask
 from mtpeft.dense.kinds import Kind
 from mtpeft.errors import CheckpointError, ConfigError
 from mtpeft.files import seal, unseal, write_atomic
-from mtpeft.manager.manager import TaskManager
+from mtpeft.manager.manager import TASK_NAME, TaskManager
 from mtpeft.options import Name, Section, shown, take
 
 #: folders of a run: the model as it was at the end, and as validation data chose it
@@ -87,7 +87,10 @@ class ModelTasks:
             )
         try:
             sections = take(list[Any], content["tasks"], "tasks")
-            found = [ModelTask(**_fields(section)) for section in sections]
+            found = [ModelTask(**Section(section, TASKS, "tasks.").fields(ModelTask)) for section in sections]
+            for task in found:  # a map's becomes part of names of files
+                if task.kind is not None and not TASK_NAME.fullmatch(task.name):
+                    raise ConfigError(f"a task is named {shown(task.name)}")
             return cls(take(Name, content["scenario"], "scenario"), tuple(found))
         except (ConfigError, KeyError, TypeError) as error:
             raise CheckpointError(f"{file} is not what this version writes: {error}") from None
@@ -97,7 +100,3 @@ def save_model(manager: TaskManager, folder: Path, tasks: ModelTasks) -> None:
     """Write weights, manifest and tasks.json into `folder`."""
     tasks.write(folder)
     manager.save(folder)
-
-
-def _fields(section: Any) -> dict[str, Any]:
-    return Section(section, TASKS, "tasks.").fields(ModelTask)
