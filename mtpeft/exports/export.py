@@ -69,7 +69,7 @@ def export(
         )
     tasks = _tasks(manager, task, adapters == "separate")
     frames = frames or _frames(manager)
-    with new_folder(path, force) as folder:
+    with new_folder(path, force) as folder, torch.random.fork_rng(devices=[]):
         counts = {name: manager.counts(name).total for name in tasks}
         request = Request(copied(manager), tasks, to, adapters, frames, facts or Facts(), counts)
         written = (to_separate if adapters == "separate" else WRITERS[to])(request, folder)

@@ -90,13 +90,15 @@ def to_timm(request: Request, folder: Path) -> Written:
 def _config(request: Request, plain: Any) -> dict[str, Any]:
     """What timm reads: the model's name and arguments, its classes, and how images are shown to it."""
     manager, facts = request.manager, request.facts
-    name = facts.name_of(manager)
-    if name is None or not timm.is_model(name.partition(".")[0]):
-        raise request.refusal("timm has no name for the backbone; give the one to create it by (backbone=)")
     source = dict(getattr(manager.backbone, "pretrained_cfg", None) or {})
+    name = (source.get("architecture") or facts.backbone or "").partition(".")[0]
+    if not timm.is_model(name):
+        raise request.refusal(
+            "timm has no name for its backbone, so timm cannot make it again; use --to onnx or --to torch"
+        )
     arguments = {**getattr(manager.backbone, "_model_args", {}), **facts.options}
     arguments = {k: v for k, v in arguments.items() if k not in ("num_classes", "pretrained", "checkpoint_path")}
-    architecture, own = EMBEDDED.get(name.partition(".")[0], (name.partition(".")[0], {}))
+    architecture, own = EMBEDDED.get(name, (name, {}))
     size = manager.anatomy.input_size
     if own or tuple(source.get("input_size") or size) != size:
         arguments = {**own, **arguments, "img_size": list(size[1:])}
