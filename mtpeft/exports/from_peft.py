@@ -100,8 +100,9 @@ def _products(tensors: Mapping[str, torch.Tensor], folder: Any) -> dict[str, tup
         if match := LAYER.fullmatch(name):
             found.setdefault(match[1], {})[match[2]] = tensor.float()
     for path, pair in found.items():
-        shapes = {which: tuple(tensor.shape) for which, tensor in pair.items()}
-        if len(pair) != 2 or any(len(shape) != 2 for shape in shapes.values()) or shapes["A"][0] != shapes["B"][1]:
+        if any(tensor.ndim == 4 for tensor in pair.values()):
+            raise ConfigError(f"{folder} adapts {path}, which is a convolution; the method 'lora' acts on linear layers")
+        if len(pair) != 2 or any(t.ndim != 2 for t in pair.values()) or pair["A"].shape[0] != pair["B"].shape[1]:
             raise CheckpointError(f"{folder}: the weights of {path} are no pair of matrices A (k, in) and B (out, k)")
     if not found:
         raise CheckpointError(f"{folder} holds no weights of LoRA")

@@ -48,10 +48,10 @@ def test_an_earlier_export_is_replaced_by_force_alone(tmp_path: Path) -> None:
 
 def test_what_is_no_export_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("dear")
-    with pytest.raises(ConfigError, match="is no export \\(it has no export.json\\)"):
+    with pytest.raises(ConfigError, match=r"is no export \(it has no export\.json\)"):
         write(tmp_path, "", force=True)
     with pytest.raises(ConfigError, match="is a file"):
         write(tmp_path / "diary.txt", "", force=True)
-    with pytest.raises(MtpeftError, match="cannot write .*diary.txt/out"):
+    with pytest.raises(MtpeftError, match=r"cannot write .*diary\.txt/out"):
         write(tmp_path / "diary.txt" / "out", "")
     assert (tmp_path / "diary.txt").read_text() == "dear"

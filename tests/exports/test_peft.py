@@ -73,7 +73,7 @@ def test_other_anatomies(anatomy: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"target_modules": ["qkv", "proj"], "r": 3, "lora_alpha": 5},
+        {"target_modules": ["qkv", "attn.proj"], "r": 3, "lora_alpha": 5},
         {
             "target_modules": r"blocks\.1\..*\.(qkv|fc1)",
             "r": 2,
@@ -136,6 +136,10 @@ def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
         "holds blocks.0.mlp.fc1.bias, for which": ({f"{layer}.bias": torch.ones(512)}, {}),
         "adapts patch_embed.proj, which is no linear layer of VisionTransformer": (
             {f"base_model.model.patch_embed.proj.lora_{w}.weight": torch.ones(2, 2) for w in "AB"},
+            {},
+        ),
+        "adapts patch_embed.conv, which is a convolution": (
+            {f"base_model.model.patch_embed.conv.lora_{w}.weight": torch.ones(2, 2, 1, 1) for w in "AB"},
             {},
         ),
         "are no pair of matrices": ({f"{layer}.lora_A.weight": torch.ones(3, 128)}, {}),

@@ -32,9 +32,11 @@ def exported(path: Path, manager: Any, **more: Any) -> Any:
     return timm.create_model(f"local-dir:{path}", pretrained=True).eval()
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("method", ["lora", "ssf"])
-def test_timm_loads_a_merged_task(name: str, method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [*(("lora", name) for name in BACKBONES), ("ssf", "vit_mini_patch4_32"), ("ssf", "swin_mini_patch4_64")],
+)
+def test_timm_loads_a_merged_task(method: str, name: str, tmp_path: Path) -> None:
     backbone = create_backbone(name, pretrained=False, **BACKBONES[name])
     manager = small(method, backbone=backbone)
     loaded = exported(tmp_path / "out", manager, facts=Facts(backbone=name, options=BACKBONES[name]))
@@ -48,7 +50,7 @@ def test_the_run_s_input_and_classes_are_in_timm_s_configuration(tmp_path: Path)
     facts = Facts(input=shown, classes={"birds": ("finch", "tit", "owl")}, data={"birds": "Garden"}, figures=("94 %",))
     loaded = exported(tmp_path / "out", small(), facts=facts)
     config = timm.data.resolve_model_data_config(loaded)
-    assert config["mean"] == (0.1, 0.2, 0.3) and config["std"] == (0.4, 0.5, 0.6)
+    assert tuple(config["mean"]) == (0.1, 0.2, 0.3) and tuple(config["std"]) == (0.4, 0.5, 0.6)
     assert (config["interpolation"], config["crop_pct"], config["input_size"]) == ("bicubic", 0.9, (3, 32, 32))
     assert list(loaded.pretrained_cfg["label_names"]) == ["finch", "tit", "owl"]
     described = json.loads((tmp_path / "out" / "export.json").read_text())
@@ -68,7 +70,10 @@ def test_the_run_s_input_and_classes_are_in_timm_s_configuration(tmp_path: Path)
 
 
 def test_what_timm_cannot_hold_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
+    name = "eva02_tiny_patch14_224"
+    biased = small("ssf", backbone=create_backbone(name, pretrained=False, **BACKBONES[name]))
     for manager, reason in (
+        (biased, "timm does not load what was written .*Missing key"),  # a bias on k
         (small("vpt_deep"), "method 'vpt_deep' does not fold into the backbone; --to onnx and --to torch take it"),
         (small("lora", backbone=tiny_backbone("vit")), "timm has no name for its backbone"),
     ):
@@ -88,7 +93,7 @@ def test_the_manager_and_random_numbers_stay_as_they_are(tmp_path: Path) -> None
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    exported(tmp_path / "out", manager)
+    mtpeft.export(manager, "birds", to="timm", path=tmp_path / "out")
     assert torch.equal(torch.rand(3), expected)
     assert manager.training and [name for name, _ in manager.trainable_parameters()] == trained
     assert all(torch.equal(tensor, before[name]) for name, tensor in manager.state_dict().items())
