@@ -23,7 +23,12 @@ CHUNK = 1024  # images resized or corrupted at a time: bounds the float copy tha
 
 
 class Images(Dataset[tuple[Tensor, int]], ABC):
-    """N labelled images: `name`, `targets` (N ints), `classes` (names), `transform` (None: pixels as they are)."""
+    """N labelled images: `name`, `targets` (N ints), `classes` (names), `transform` (None: pixels as they are).
+
+    `numbered` says that all parts number their classes alike, so that a class may be absent from one.
+    """
+
+    numbered = False
 
     def __init__(
         self, name: str, targets: Sequence[int], classes: Sequence[str], transform: InputTransform | None
@@ -83,10 +88,16 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
         images, labels = self.batch(indices)
         return list(zip(images.unbind(), labels.tolist(), strict=True))
 
-    def subset(self, indices: Sequence[int], label_map: Mapping[int, int] | None = None, name: str = "") -> Images:
+    def subset(
+        self,
+        indices: Sequence[int],
+        label_map: Mapping[int, int] | None = None,
+        name: str = "",
+        classes: Sequence[str] | None = None,
+    ) -> Images:
         """The images at `indices`, in that order; `label_map` gives the new label of every old one among them.
 
-        With a map, the class names become those of the mapped labels in the order of the new labels.
+        With a map, the class names become `classes`, by default those of the mapped labels in the order of the new labels.
         """
         chosen = torch.as_tensor(indices, dtype=torch.long)
         new = copy.copy(self)
@@ -96,7 +107,7 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
         if label_map is not None:
             targets = [label_map[target] for target in targets]
             old = {label: original for original, label in label_map.items()}
-            new.classes = tuple(self.classes[old[label]] for label in sorted(old))
+            new.classes = tuple(classes or (self.classes[old[label]] for label in sorted(old)))
         new.targets = targets
         new._labels = torch.tensor(targets, dtype=torch.long)
         return new

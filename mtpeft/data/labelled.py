@@ -35,6 +35,10 @@ class Labelled(Protocol):
         """The classes' names."""
 
     @property
+    def numbered(self) -> bool:
+        """Whether all parts number their classes alike, so that a class may be absent from one."""
+
+    @property
     def skipped(self) -> Sequence[str]:
         """Names of the unreadable training files met so far."""
 
@@ -46,8 +50,14 @@ class Labelled(Protocol):
     def plain(self) -> Labelled:
         """The same without augmentation."""
 
-    def subset(self, indices: Sequence[int], label_map: Mapping[int, int] | None = None, name: str = "") -> Labelled:
-        """The items at `indices`, under the labels that `label_map` gives to the old ones."""
+    def subset(
+        self,
+        indices: Sequence[int],
+        label_map: Mapping[int, int] | None = None,
+        name: str = "",
+        classes: Sequence[str] | None = None,
+    ) -> Labelled:
+        """The items at `indices`, under the labels that `label_map` gives to the old ones, and the names `classes`."""
 
     def describe(self) -> dict[str, Any] | None:
         """How items are shown, in plain types."""
@@ -108,6 +118,26 @@ def check_distinct(train: Images, test: Images) -> None:
         return
     if same:
         raise DataError(f"{train.name} and {test.name} are the same {len(train)} samples; {remedy}")
+
+
+def check_apart(tasks: Sequence[tuple[str, Labelled, Labelled]]) -> None:
+    """Raise `DataError` when a file that one of the (name, training part, test part) trains on is in another's parts."""
+    owner: dict[str, str] = {}
+    for name, train, _ in tasks:
+        for file in _real(train):
+            if owner.setdefault(file, name) != name:
+                raise DataError(f"{file} is trained on in {owner[file]!r} and in {name!r}; give them different data")
+    for name, _, test in tasks:
+        for file in _real(test):
+            if owner.get(file, name) != name:
+                raise DataError(
+                    f"{file} is trained on in {owner[file]!r} and tested on in {name!r}; give them other data"
+                )
+
+
+def _real(data: Labelled) -> list[str]:
+    files = data.files if isinstance(data, Images) else None
+    return [os.path.realpath(file) for file in files or ()]
 
 
 def as_labelled(dataset: Any) -> Labelled:

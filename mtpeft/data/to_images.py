@@ -49,7 +49,9 @@ def to_images(
     classes = read_class_names(dataset, targets, name)
     data = read_pixels(dataset)
     if not _as_told(dataset, targets, data, name) or data is None:
-        return ItemImages(name, dataset, targets, classes, transform)
+        images = ItemImages(name, dataset, targets, classes, transform)
+        images.numbered = getattr(dataset, "numbered", False)
+        return images
     resized = torch.cat([transform.resize(part) for part in data.split(CHUNK)]) if len(data) else data
     return TensorImages(name, resized, targets, classes, transform)
 

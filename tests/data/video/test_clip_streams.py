@@ -233,7 +233,9 @@ def test_mistakes_are_one_line(root: Path) -> None:
     assert "takes no option 'frame'. Did you mean 'frames'" in refused({**split, "data": data(root, frame=3)})
     assert "hmdb51 train, task0" in stream(root)[0].train.name
     assert "6 of class 0 asked for, it has 5" in refused({**split, "train_per_class": 6})
-    assert "stream.tasks is for a task_incremental stream" in refused({**listed, "type": "class_incremental"})
+    assert "stream.tasks is for a stream of type task_incremental or class_incremental" in refused(
+        {**listed, "type": "domain_incremental"}
+    )
     assert "nothing reads the key stream.num_tasks" in refused({**listed, "num_tasks": 2})
     assert "give stream.tasks.clips.data" in refused({**listed, "tasks": {"clips": {}}})
     tasks = {"clips": {"data": data(root), "classes": ["waves"]}}
