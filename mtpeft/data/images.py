@@ -65,6 +65,20 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
     def raw_batch(self, indices: Sequence[int]) -> Tensor:
         """The same for B indices: (B, 1 or 3, H, W)."""
 
+    def shown(self, index: int) -> Tensor:
+        """Image `index` as training shows it, before it is batched: drawn anew, where the transform augments pictures."""
+        return self.raw(index)
+
+    @property
+    def text(self) -> str:
+        """What becomes of an image, in words; empty without a transform."""
+        return "" if self.transform is None else self.transform.text()
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches have distributions over the classes for labels."""
+        return self.transform is not None and self.transform.augment is not None and self.transform.augment.mixes
+
     @abstractmethod
     def _select(self, chosen: Tensor) -> None:
         """Keep only the images at the indices `chosen`, in that order."""
@@ -78,15 +92,23 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
         return images if self.transform is None else self.transform.finish(images)
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """B finished images, float (B, 3, H, W), and their labels, int64 (B,)."""
-        return self.finish(self.raw_batch(indices)), self._labels[list(indices)]
+        """B finished images, float (B, 3, H, W), and their labels, int64 (B,), or where they are mixed float (B, classes)."""
+        images, labels = self._finished(indices), self._labels[list(indices)]
+        if not self.mixes:
+            return images, labels
+        assert self.transform is not None and self.transform.augment is not None
+        return self.transform.augment.mix(images, labels, len(self.classes))
+
+    def _finished(self, indices: Sequence[int]) -> Tensor:
+        if self.transform is not None and self.transform.augments_pictures:
+            return self.finish(stacked([self.shown(index) for index in indices]))
+        return self.finish(self.raw_batch(indices))
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.finish(self.raw(index)[None])[0], self.targets[index]
+        return self._finished([index])[0], self.targets[index]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
-        images, labels = self.batch(indices)
-        return list(zip(images.unbind(), labels.tolist(), strict=True))
+        return list(zip(self._finished(indices).unbind(), [self.targets[index] for index in indices], strict=True))
 
     def subset(
         self,
@@ -149,6 +171,11 @@ class TensorImages(Images):
     def raw_batch(self, indices: Sequence[int]) -> Tensor:
         """Images (B, 1 or 3, H, W)."""
         return self.data[list(indices)]
+
+    @property
+    def text(self) -> str:
+        """As of any, resized whole."""
+        return "" if self.transform is None else self.transform.text(whole=True)
 
     def _select(self, chosen: Tensor) -> None:
         self.data = self.data[chosen]

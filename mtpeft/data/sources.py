@@ -15,8 +15,8 @@ from mtpeft.data.hugging_face import hugging_face
 from mtpeft.data.layouts import LAYOUTS
 from mtpeft.data.layouts.folders import read_folders
 from mtpeft.data.list_file import list_file
-from mtpeft.data.made_up import made_up
 from mtpeft.data.picture_files import PictureFiles, part_of
+from mtpeft.data.stand_ins import CLASSES, made_up
 from mtpeft.data.torchvision_sources import build_torchvision, check_arguments
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
 from mtpeft.options import Share, WholeNumber, check_options
@@ -47,6 +47,12 @@ def dataset_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def dataset_options(name: str) -> list[str]:
+    """The options of a registered data set, or of one of torchvision that can be made up; none for another name."""
+    stood_in = ["generated"] if name in LAYOUTS or name in CLASSES else []
+    return [*stood_in, *(inspect.signature(_REGISTRY[name]).parameters if name in _REGISTRY else ())]
+
+
 def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
     """The data set that `config` describes: `type` is a registered name or `torchvision.NAME`, the rest its arguments.
 
@@ -59,9 +65,9 @@ def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
     kind = arguments.pop("type", None)
     if kind is None:
         raise ConfigError(f"a data set needs a key 'type', got only {sorted(arguments)}")
-    generated = arguments.pop("generated", None)
+    generated = arguments.pop("generated", 0) if "generated" in dataset_options(str(kind)) else 0
     if str(kind).startswith("torchvision."):
-        if generated is not None:
+        if generated:
             return made_up(str(kind), arguments, train, generated)
         return build_torchvision(str(kind), train, arguments)
     if kind not in _REGISTRY:
@@ -70,7 +76,7 @@ def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
     check_arguments(str(kind), inspect.signature(factory).parameters, arguments, exclude={"train"})
     if kind in _TYPED:
         arguments = check_options(f"data set {kind!r}", factory, arguments, given=("train",), section="data")
-    if generated is not None:
+    if generated:
         return made_up(str(kind), arguments, train, generated)
     return factory(train=train, **arguments)
 

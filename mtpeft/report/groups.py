@@ -246,6 +246,11 @@ def _distinct(groups: list[Group]) -> list[Group]:
     return result
 
 
+def _seen(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """The input of a run as baselines see it: without what augments training images."""
+    return {**shown, **({"images": {**shown["images"], "train": ""}} if "images" in shown else {})}
+
+
 def _baselines(runs: list[Results]) -> list[Baseline]:
     """Both baselines of every backbone and input; runs of one seed share theirs, so equal observations count once.
 
@@ -253,7 +258,7 @@ def _baselines(runs: list[Results]) -> list[Baseline]:
     """
     if runs[0]["scenario"] == "dense_incremental":
         return []
-    backbones = gather(runs, lambda run: json.dumps([run["backbone"], run["input"]], sort_keys=True))
+    backbones = gather(runs, lambda run: json.dumps([run["backbone"], _seen(run["input"])], sort_keys=True))
     result = []
     for members in backbones.values():
         for key, title in BASELINES.items():

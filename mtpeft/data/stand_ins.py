@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from mtpeft.data.layouts import LAYOUTS
-from mtpeft.data.video.registry import VIDEO_DATASETS
 from mtpeft.errors import ConfigError
 
 SIZE = (256, 320)
 """Height and width in pixels of a made-up picture."""
 CLASSES = {
-    "FashionMNIST": 10,
-    "Digits": 10,
     "torchvision.CIFAR10": 10,
     "torchvision.CIFAR100": 100,
     "torchvision.Caltech101": 101,
@@ -34,7 +30,7 @@ CLASSES = {
     "torchvision.SVHN": 10,
     "torchvision.StanfordCars": 196,
 }
-"""How many classes the other data sets have whose classes are known without their files."""
+"""How many classes data sets of torchvision have."""
 
 
 class MadeUpPictures(Dataset[tuple[Image.Image, int]]):
@@ -72,17 +68,3 @@ def made_up(kind: str, options: Mapping[str, Any], train: bool, per_class: Any) 
     if not isinstance(per_class, int) or isinstance(per_class, bool) or per_class < 1:
         raise ConfigError(f"data.generated is {per_class!r}, expected the number of made-up images of a class")
     return MadeUpPictures(kind, train, number, per_class)
-
-
-def with_made_up(value: Any, per_class: int) -> Any:
-    """`value`, the stream of a recipe, with `generated` in every data set that can be made up and is not there.
-
-    Videos are made up always, images where the folder `root` does not exist.
-    """
-    if not isinstance(value, Mapping):
-        return value
-    changed = {key: with_made_up(inner, per_class) for key, inner in value.items()}
-    kind, root = value.get("type"), value.get("root")
-    absent = isinstance(root, str) and not Path(root).expanduser().is_dir()
-    known = isinstance(kind, str) and (kind in VIDEO_DATASETS or (absent and (kind in LAYOUTS or kind in CLASSES)))
-    return {**changed, "generated": per_class} if known else changed
