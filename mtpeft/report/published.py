@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from mtpeft.report.groups import Comparison, Group, Statistic, Stream
@@ -23,11 +24,12 @@ def published_of_stream(stream: Stream) -> str:
 
     def find(name: str) -> Value | None:
         if name in known:
-            return with_unit(known[name]["title"], known[name]["unit"]), known[name]["unit"], lambda g: g.measure(name)
+            unit = known[name]["unit"]
+            return with_unit(known[name]["title"], unit), unit, partial(Group.measure, name=name)
         for place, task in enumerate(stream.tasks):
             if task["name"] == name:
                 title = f"{name}: {measured(task)}"
-                return title, task["unit"], lambda g: g.cell(len(stream.tasks) - 1, place)
+                return title, task["unit"], partial(_at_the_end, place=place)
         return None
 
     return _card(stream, find)
@@ -41,10 +43,15 @@ def published_of_joint(runs: JointRuns) -> str:
             return "Multi-task delta [%]", "%", multi_task_delta
         for task in runs.tasks:
             if task["name"] == name:
-                return f"{name}: {measured(task)}", task["unit"], lambda g, t=task: main_value(g, t)  # type: ignore[misc]
+                return f"{name}: {measured(task)}", task["unit"], partial(main_value, task=task)
         return None
 
     return _card(runs, find)
+
+
+def _at_the_end(group: Group, place: int) -> Statistic:
+    """The task at `place`, measured at the end of the stream."""
+    return group.cell(len(group.runs[0]["tasks"]) - 1, place)
 
 
 def _card(comparison: Comparison, find: Callable[[str], Value | None]) -> str:
