@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mtpeft.continual.mixing import check_mixing
+from mtpeft.continual.mixing import check_input, check_mixing
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import objectives_of
 from mtpeft.continual.plugins import build_plugins, granularity
@@ -57,6 +57,7 @@ class Built:
         size = self.manager.anatomy.input_size  # the option `img_size` does not change timm's configuration
         self.data_config = {**data_config(model, given), "input_size": size}
         self.stream = build_scenario(stream, self.data_config, augment, self.seed, self.name)
+        check_input(self.stream, given, self.name)
         check_mixing(self.stream, plugins, self.training.loss, self.name)
         check_published(published, [*REGISTRY, *self.stream.task_names], self.name)
         self.with_baselines = wants_baselines(baselines, self.stream, self.name)

@@ -1,8 +1,8 @@
-"""Mixed labels (mixup, cutmix, smoothing): for which runs they are defined."""
+"""What acts on some kinds of data alone: mixed labels (mixup, cutmix, smoothing), and keys of `input`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtpeft.data.dense.stream import DenseStream
@@ -24,3 +24,12 @@ def check_mixing(stream: Stream | DenseStream, plugins: Sequence[Any], loss: str
         )
     if loss != "cross_entropy":
         raise ConfigError(f"recipe {recipe}: {what} with the loss cross_entropy, not {loss}")
+
+
+def check_input(stream: Stream | DenseStream, given: Mapping[str, Any], recipe: str) -> None:
+    """Raise `ConfigError` for a key of `input` that clips do not have, where all tasks are clips."""
+    if isinstance(stream, DenseStream) or any(isinstance(task.train, Images) for task in stream):
+        return
+    for key in ("interpolation", "crop_mode"):
+        if key in given:
+            raise ConfigError(f"recipe {recipe}: input.{key} changes images, but all tasks are clips; leave it out")

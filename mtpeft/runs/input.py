@@ -26,7 +26,7 @@ def read_input(section: Section, dense: bool = False) -> dict[str, Any]:
     found = {
         "mean": section.take("mean", None, Triple),
         "std": section.take("std", None, tuple[Positive, Positive, Positive]),
-        "interpolation": section.take("interpolation", None, Literal["bilinear", "bicubic", "nearest", "lanczos"]),
+        "interpolation": section.take("interpolation", None, Literal["bilinear", "bicubic"]),
         "crop_pct": section.take("crop_pct", None, Annotated[float, Range(above=0, at_most=1)]),
         "crop_mode": section.take("crop_mode", None, Literal["center", "squash", "border"]),
     }
