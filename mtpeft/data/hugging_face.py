@@ -32,12 +32,11 @@ class HubImages(Dataset[tuple[Image.Image, int]]):
     @property
     def paths(self) -> list[str] | None:
         """The file of every picture; None where the table holds them itself."""
-        paths = [cell.get("path") for cell in self.table[self.image]] if self._in_files else []
-        return paths or None
+        return [(cell or {}).get("path") for cell in self.table[self.image]] if self._in_files else None
 
     @property
     def _in_files(self) -> bool:
-        first = self.table[0][self.image] if len(self.table) else {}
+        first = (self.table[0][self.image] if len(self.table) else None) or {}
         return first.get("bytes") is None and bool(first.get("path"))
 
     def __len__(self) -> int:
@@ -108,7 +107,12 @@ def _loaded(path: str, name: str | None, files: Any, folder: str | None, revisio
     """All splits by name, or the one table that was saved."""
     datasets = _datasets()
     saved = [part for part in ("dataset_dict.json", "state.json") if (Path(path) / part).is_file()]
-    own = {"name": name, "data_files": files, "data_dir": folder, "revision": revision}
+    own = {
+        "name": name,
+        "data_files": list(files) if isinstance(files, tuple) else files,
+        "data_dir": folder,
+        "revision": revision,
+    }
     given = {key: value for key, value in own.items() if value is not None}
     if saved and given:
         raise ConfigError(f"hf {path}: it was saved by save_to_disk, so leave out {', '.join(given)}")

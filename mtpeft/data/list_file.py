@@ -40,10 +40,11 @@ def list_file(
 ) -> PictureFiles:
     """The pictures of one part of a list with the columns (or keys) `path`, `label` and `split`, whose words are `parts`.
 
-    `file` is a CSV file with a header and this `delimiter`, or JSON lines (.jsonl); or one for training and one for test,
-    which need no column of parts, as a list of which `test_share` of each class, drawn by `split_seed`, is the test part.
-    Paths are relative to `root`, by default the folder of the list. Classes are the labels of the whole list, in order of
-    the numbers where all are whole numbers, else of the alphabet. Raises `DataError` that names file and line.
+    `file` is a CSV file with a header and this `delimiter`, or JSON lines (.jsonl); or one for training and one for test.
+    Those need no column of parts, nor does a list of which `test_share` of each class, drawn by `split_seed`, is the test
+    part. Rows of "val" and "validation" are in neither. Paths are relative to `root`, by default the folder of the list.
+    Classes are the labels of the whole list, in order of the numbers where all are whole numbers, else of the alphabet.
+    Raises `DataError` that names file and line.
     """
     where = file if isinstance(file, str) else file[0 if train else 1]
     if isinstance(file, str):

@@ -167,8 +167,12 @@ def flatten(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """Recipe keys (seed apart) that are not the same in all groups, with each group's value (`...` where absent)."""
-    flat = [flatten(recipe_without_seed(group.runs[0])) for group in groups]
+    """Recipe keys that are not the same in all groups, with each group's value (`...` where absent).
+
+    Neither the seed nor published values are among them.
+    """
+    recipes = [recipe_without_seed(group.runs[0]) for group in groups]
+    flat = [flatten({key: value for key, value in recipe.items() if key != "published"}) for recipe in recipes]
     keys = sorted(set().union(*flat))
     table = {key: [recipe.get(key, ...) for recipe in flat] for key in keys}
     return {key: row for key, row in table.items() if len({_text(value) for value in row}) > 1}

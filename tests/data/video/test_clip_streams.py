@@ -63,6 +63,15 @@ def stream(root: Path, kind: str = "class_incremental", augment: Any = None, **o
     return build_scenario(section, CONFIG, augment, 0, "small")
 
 
+def test_clips_of_tasks_behind_one_head(root: Path) -> None:
+    """Labels run through all tasks, and every task knows the names of all classes."""
+    section = {"type": "class_incremental", "data": data(root), "tasks": {n: {"classes": [n]} for n in CLASSES[:2]}}
+    made = build_scenario(section, CONFIG, None, 0, "small")
+    assert [set(task.train.targets) for task in made] == [{0}, {1}]
+    assert made[1].train.classes == made[0].test.classes == made.class_names == CLASSES[:2]
+    assert made[1].train.batch([0])[1].tolist() == [1]
+
+
 def test_a_class_incremental_stream_of_clips(root: Path) -> None:
     made = stream(root, order=[2, 0, 3, 1], train_per_class=4)
     assert [task.classes for task in made] == [(2, 0), (3, 1)] and [task.labels for task in made] == [(0, 1), (2, 3)]
