@@ -77,7 +77,8 @@ def test_a_crop_is_of_the_picture_at_its_own_size() -> None:
     stripes[:, ::16] = stripes[:, 1::16] = 255
     transform = build_transform(CONFIG, True, {"scale": [0.01, 0.01], "ratio": [1.0, 1.0]})
     shown = transform.augmented(Image.fromarray(stripes))
-    assert shown.shape == (3, 16, 16) and shown.dtype == torch.uint8 and int(shown.max()) - int(shown.min()) > 150
+    assert shown.shape == (3, 16, 16) and shown.dtype == torch.uint8
+    assert int(shown.max()) - int(shown.min()) > 100
 
 
 def test_small_images_in_arrays_are_read_one_by_one_where_pictures_change() -> None:
