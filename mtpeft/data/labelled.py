@@ -105,7 +105,7 @@ def check_distinct(train: Images, test: Images) -> None:
     )
     ours, theirs = train.files, test.files
     if ours is not None and theirs is not None:
-        shared = sorted({os.path.realpath(file) for file in ours} & {os.path.realpath(file) for file in theirs})
+        shared = sorted(set(_real(ours)) & set(_real(theirs)))
         if shared:
             raise DataError(
                 f"{train.name} and {test.name}: {len(shared)} files are in both, first {shared[0]}; {remedy}"
@@ -124,20 +124,32 @@ def check_apart(tasks: Sequence[tuple[str, Labelled, Labelled]]) -> None:
     """Raise `DataError` when a file that one of the (name, training part, test part) trains on is in another's parts."""
     owner: dict[str, str] = {}
     for name, train, _ in tasks:
-        for file in _real(train):
+        for file in _real(_files(train)):
             if owner.setdefault(file, name) != name:
                 raise DataError(f"{file} is trained on in {owner[file]!r} and in {name!r}; give them different data")
     for name, _, test in tasks:
-        for file in _real(test):
+        for file in _real(_files(test)):
             if owner.get(file, name) != name:
                 raise DataError(
                     f"{file} is trained on in {owner[file]!r} and tested on in {name!r}; give them other data"
                 )
 
 
-def _real(data: Labelled) -> list[str]:
-    files = data.files if isinstance(data, Images) else None
-    return [os.path.realpath(file) for file in files or ()]
+def _files(data: Labelled) -> list[str]:
+    return (data.files or []) if isinstance(data, Images) else []
+
+
+def _real(files: Sequence[str]) -> list[str]:
+    """What `os.path.realpath` gives, at a look per file: folders are resolved once."""
+    folders: dict[str, str] = {}
+    found = []
+    for file in files:
+        folder, name = os.path.split(file)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        path = os.path.join(folders[folder], name)
+        found.append(os.path.realpath(path) if os.path.islink(path) else path)
+    return found
 
 
 def as_labelled(dataset: Any) -> Labelled:

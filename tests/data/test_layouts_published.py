@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,20 @@ def test_what_cannot_be_made_up() -> None:
         build_dataset({"type": "ImageFolder", "root": "x", "generated": 1})
     with pytest.raises(ConfigError, match="task is 'bird'"):
         build_dataset({"type": "FGVC", "root": "x", "task": "bird", "generated": 1})
+
+
+def test_cifar100_as_it_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickled batches, whose checksums torchvision knows; labels are the places of the fine names."""
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    names = [f"thing {label}" for label in range(100)]
+    for seed, part in enumerate(("train", "test")):
+        pixels = np.random.default_rng(seed).integers(0, 256, (100, 3072), dtype=np.uint8)
+        (folder / part).write_bytes(pickle.dumps({"data": pixels, "fine_labels": list(range(100))}))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
+    data = {"type": "torchvision.CIFAR100", "root": str(tmp_path)}
+    with pytest.raises(DataError, match="CIFAR100"):
+        build_labelled_parts(data, CONFIG)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
+    train, test = build_labelled_parts(data, CONFIG)
+    assert (len(train), len(test), train.classes[7]) == (100, 100, "thing 7")
