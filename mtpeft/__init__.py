@@ -13,6 +13,8 @@ from mtpeft._version import __version__
 from mtpeft.errors import MtpeftError
 
 if TYPE_CHECKING:
+    from mtpeft.exports.export import export
+    from mtpeft.exports.from_peft import from_peft
     from mtpeft.manager.attach import attach, create_backbone
     from mtpeft.manager.loading import load
     from mtpeft.manager.manager import TaskManager
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _LAZY = {
     "attach": "mtpeft.manager.attach",
     "create_backbone": "mtpeft.manager.attach",
+    "export": "mtpeft.exports.export",
+    "from_peft": "mtpeft.exports.from_peft",
     "load": "mtpeft.manager.loading",
     "load_run": "mtpeft.runs.prediction",
     "TaskManager": "mtpeft.manager.manager",
@@ -43,6 +47,8 @@ __all__ = [
     "__version__",
     "attach",
     "create_backbone",
+    "export",
+    "from_peft",
     "load",
     "load_run",
     "register",
