@@ -79,16 +79,24 @@ def _shown(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(recipe: Mapping[str, Any], task: str) -> str:
-    """The names of data sets in the recipe's stream, or of the task in a joint run."""
-    place = recipe["stream"] if "stream" in recipe else recipe["tasks"][task]
-    return ", ".join(dict.fromkeys(_types(place.get("data")))) or str(recipe["name"])
+    """The names of the data sets that the recipe names for a task, else the recipe's own name."""
+    own = recipe.get("tasks", {}).get(task, {})
+    places = (
+        own.get("data") if isinstance(own, Mapping) else None,
+        recipe.get("data"),
+        recipe.get("stream", {}).get("data"),
+    )
+    return ", ".join(next((names for place in places if (names := _types(place))), [recipe["name"]]))
 
 
 def _types(section: Any) -> list[str]:
+    """The type of a data set, or those of several."""
     if isinstance(section, Mapping):
-        own = [section["type"]] if isinstance(section.get("type"), str) else []
-        return own + [name for value in section.values() for name in _types(value)]
-    return [name for value in section for name in _types(value)] if isinstance(section, (list, tuple)) else []
+        if name := section.get("type", section.get("name")):
+            return [str(name)]
+        section = list(section.values())
+    found = [name for part in section for name in _types(part)] if isinstance(section, (list, tuple)) else []
+    return list(dict.fromkeys(found))
 
 
 def _figures(results: Mapping[str, Any], chosen: Sequence[ModelTask]) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def _check(target: Path, force: bool) -> None:
 
 
 def _open_to_others(made: Path) -> None:
-    """Give the folder and its files the rights that new ones have: temporary folders, and safetensors, are for the owner alone."""
+    """Give the folder and its files the rights of new ones: temporary folders and safetensors are for their owner alone."""
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(made, 0o777 & ~umask)
