@@ -49,8 +49,13 @@ def dataset_names() -> list[str]:
 
 def dataset_options(name: str) -> list[str]:
     """The options of a registered data set, or of one of torchvision that can be made up; none for another name."""
-    stood_in = ["generated"] if name in LAYOUTS or name in CLASSES else []
+    stood_in = ["generated"] if _can_be_made_up(name) else []
     return [*stood_in, *(inspect.signature(_REGISTRY[name]).parameters if name in _REGISTRY else ())]
+
+
+def _can_be_made_up(name: Any) -> bool:
+    """Whether the classes of a published data set are known without its files."""
+    return name in LAYOUTS or name in CLASSES
 
 
 def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
@@ -65,7 +70,7 @@ def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
     kind = arguments.pop("type", None)
     if kind is None:
         raise ConfigError(f"a data set needs a key 'type', got only {sorted(arguments)}")
-    generated = arguments.pop("generated", 0) if "generated" in dataset_options(str(kind)) else 0
+    generated = arguments.pop("generated", 0) if _can_be_made_up(kind) else 0
     if str(kind).startswith("torchvision."):
         if generated:
             return made_up(str(kind), arguments, train, generated)
