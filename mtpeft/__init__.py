@@ -12,6 +12,7 @@ from mtpeft._version import __version__
 from mtpeft.errors import MtpeftError
 
 if TYPE_CHECKING:
+    from mtpeft.data.feature_cache import FeatureCache
     from mtpeft.manager.attach import attach, create_backbone
     from mtpeft.manager.loading import load
     from mtpeft.manager.manager import TaskManager
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 #: public names and the modules they live in; imported on first use, so that the command line answers at once
 _LAZY = {
+    "FeatureCache": "mtpeft.data.feature_cache",
     "attach": "mtpeft.manager.attach",
     "create_backbone": "mtpeft.manager.attach",
     "load": "mtpeft.manager.loading",
@@ -32,6 +34,7 @@ _LAZY = {
 
 __all__ = [
     "METHODS",
+    "FeatureCache",
     "MethodConfig",
     "MtpeftError",
     "Properties",

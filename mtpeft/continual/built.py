@@ -7,6 +7,7 @@ from typing import Any
 import timm
 import torch
 
+from mtpeft.continual.features import Features
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import objectives_of
 from mtpeft.continual.plugins import build_plugins, granularity
@@ -20,6 +21,7 @@ from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.manager.attach import resolve_methods
 from mtpeft.options import Section
 from mtpeft.runs.backbone import BackboneSection
+from mtpeft.runs.feature_cache import CacheSection
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.setup import Setup
 
@@ -40,7 +42,7 @@ class Built:
         plugins = build_plugins(top.take("plugins", []))
         self.continue_from = top.take("continue_from", None)
         baselines, single_task = top.take("baselines", None), top.take("single_task", None)
-        strips = top.take("strips", None)
+        strips, cache = top.take("strips", None), CacheSection.read(top)
         top.finish()
         if self.training.threads:
             torch.set_num_threads(self.training.threads)
@@ -58,9 +60,10 @@ class Built:
         heads = [(objective.metric.name, objective.head) for objective in objectives]
         self.model = ContinualModel(self.manager, self.stream.kind, heads)
         self.model.to(self.device)
+        self.features = Features.of(cache, self)
         self.strategy = ContinualStrategy(
             model=self.model,
-            stream=self.stream,
+            stream=self.features.stream,
             training=self.training,
             seed=self.seed,
             plugins=plugins,

@@ -10,6 +10,8 @@ from typing import Any
 import timm
 import torch
 
+from mtpeft.data.dense.row_view import check_fixed_views, common_size
+from mtpeft.data.feature_cache import FeatureCache
 from mtpeft.data.validation import Validation
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
@@ -32,6 +34,7 @@ from mtpeft.manager.attach import resolve_methods
 from mtpeft.options import NotNegative, Section, WholeNumber, check_options
 from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
+from mtpeft.runs.feature_cache import CacheSection, cache_facts, fill, precision_of
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.setup import Setup
@@ -63,6 +66,7 @@ class JointExperiment:
         self.visualizer = top.take("visualizer", [])
         self.pictures = top.take("pictures", 3, WholeNumber)
         self.conflict_batches = top.take("gradient_conflict", 4, WholeNumber)
+        cache = CacheSection.read(top)
         top.finish()
         if self.training.threads:
             torch.set_num_threads(self.training.threads)
@@ -90,6 +94,7 @@ class JointExperiment:
         discrete = [task for task, kind in kinds.items() if not kind.continuous]
         self.model = JointModel(self.manager, kinds, build_weighting(weighting, weights, discrete), self.seed)
         self.model.to(self.device)
+        self.features = self._features(cache)
         self.model.needs_two = self._need_two()
         self.optim_wrapper = self._optim_wrapper()
         self.sampler = self._sampler(sampler)
@@ -118,6 +123,10 @@ class JointExperiment:
                 self.progress.message(line)
             folder.accept(self.model.step)
             folder.log("start" if state is None else "resume", recipe=self.name, seed=self.seed, step=self.model.step)
+        if self.features is not None:
+            filled = fill(self.features, self.data.all_views, self.progress, self.training.workers)
+            if folder is not None:
+                folder.log("features", **filled)
         if state is not None:
             self.progress.message(f"resuming at step {self.model.step + 1} of {self.training.steps}")
         if self.model.needs_two and not self.manager.single_pass:
@@ -215,6 +224,7 @@ class JointExperiment:
         results = {
             **run_facts(self),
             **self.folder.facts,
+            **cache_facts(self.features, sum(len(view) for view in self.data.all_views)),
             **summarise(self.model, self.data, self.history),
             "single_task": self.single_task,
             "best": self.best,
@@ -288,6 +298,21 @@ class JointExperiment:
         if not used:
             raise ConfigError(f"recipe {self.name}: the key head has no effect, every task has a head of its own")
         return found
+
+    def _features(self, section: CacheSection | None) -> FeatureCache | None:
+        """The cache a recipe asks for, the data set's views with rows for images."""
+        if section is None:
+            return None
+        views = self.data.all_views
+
+        def check() -> tuple[int, int]:
+            check_fixed_views(self.data.train)
+            return common_size(views)
+
+        cache = section.open(self.manager, check, sum(len(view) for view in views), self.progress.message)
+        if cache is not None:
+            self.data.use_rows(cache, precision_of(self.training, self.device))
+        return cache
 
     def _need_two(self) -> frozenset[str]:
         """The tasks with a batch norm that cannot train on one image; a `ConfigError` where a batch has no more."""

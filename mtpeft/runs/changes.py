@@ -11,7 +11,10 @@ from mtpeft.errors import ConfigError
 #: may grow: the run goes on for longer
 LENGTHS = ("training.epochs", "training.steps")
 #: may be anything: where and how fast a run goes, what it says meanwhile, how often it is saved
-FREE = ("device", "visualizer", "checkpoint.interval", "training.workers", "training.threads", "training.log_every")
+FREE = (
+    *("device", "visualizer", "checkpoint.interval", "training.workers", "training.threads", "training.log_every"),
+    *("cache", "cache.features", "cache.folder", "cache.limit"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def allowed(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[
     if wrong:
         raise ConfigError(
             f"{where} holds a run of another recipe, which differs in {_listed(wrong)}; a run can go on with more epochs "
-            "or steps, other workers, threads, log_every, checkpoint.interval, device and visualizer: give another --out, "
+            "or steps, other workers, threads, log_every, checkpoint.interval, device, visualizer and cache: give another --out, "
             "or --fresh to discard it"
         )
     for change in changes:
