@@ -113,7 +113,7 @@ class FrozenPart:
         self.queries = {block: found for block, found in self.queries.items() if block < self.blocks}
         kinds = set(reads)
         behind = [s for s in sites if s.block is None and s.style != "queries"]
-        own = [name for name in _trained(self.backbone)]
+        own = _trained(self.backbone)
         self.pooled = self.blocks == len(self.modules) and not behind and not own and kinds <= POOLED
         self.parts = self._parts(any(site.style == "side" for site in sites), bool(kinds & {"stages", "merged"}))
         self.skipped = self._skipped()
@@ -162,6 +162,12 @@ class FrozenPart:
                 found.append(module)
                 inside |= set(module.modules())
         return found
+
+    def serves(self, kinds: Iterable[str]) -> bool:
+        """Whether rows are enough for heads that read features of these kinds."""
+        early = {stage.block for stage in self.anatomy.stages[:-1] if stage.block < self.blocks}
+        stages = all(("block", block) in self.parts for block in early)
+        return set(kinds) <= POOLED | (set() if self.pooled else {"map"} | ({"stages", "merged"} if stages else set()))
 
     @property
     def words(self) -> str:

@@ -36,6 +36,10 @@ def extract(
     """
     backbone: Any = manager.backbone
     kinds, checkpoints = set(kinds), uses_checkpoints(backbone)
+    if images.ndim == 2 and manager.frozen_part is not None and not manager.frozen_part.serves(kinds):
+        raise DataError(
+            f"rows hold {manager.frozen_part.words}, too little for a head that reads {', '.join(sorted(kinds))}: make rows anew"
+        )
     if prepared is None:
         prepared = prepare(manager, selection.tasks)
     context = Context(
