@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtpeft.evaluation.results import measures_of
@@ -242,8 +242,9 @@ def frozen_table(stream: Comparison) -> str:
 
 
 def environment_table(stream: Comparison) -> str:
-    """Versions, and what the images are turned into; of clips also what read them."""
+    """Versions, and what the images are turned into; of clips also what read them, and what a feature cache kept."""
     rows = []
+    cached = any("feature_cache" in run for _, run in stream.runs)
     clips = any("video" in run["input"] for _, run in stream.runs)
     for group, run in stream.runs:
         video = run["input"].get("video", {})
@@ -252,7 +253,8 @@ def environment_table(stream: Comparison) -> str:
         read = [str(shown.get(name, MISSING)) for name in ("readers", "sampling", "frames", "skipped")] if clips else []
         size = run["input"]["size"]
         channels = [", ".join(f"{v:g}" for v in run["input"][name]) for name in ("mean", "std")]
-        cells = [run["backbone"]["name"], str(size), *channels, run["input"]["interpolation"], *read]
+        kept = [_kept(run.get("feature_cache"))] if cached else []
+        cells = [run["backbone"]["name"], str(size), *channels, run["input"]["interpolation"], *read, *kept]
         rows.append([f"{group.label}, seed {run['seed']}", *cells, *map(str, run["environment"].values())])
     inputs = [
         "Backbone",
@@ -261,9 +263,17 @@ def environment_table(stream: Comparison) -> str:
         "Std",
         "Interpolation",
         *(["Decoder: files", "Sampling", "Frames", "Unreadable files"] if clips else []),
+        *(["Feature cache"] if cached else []),
     ]
     head = ["Run", *inputs, *(name.capitalize() for name in stream.runs[0][1]["environment"])]
     return table(f"{stream.title}: input and environment", head, rows, text_columns=len(head))
+
+
+def _kept(cache: Mapping[str, Any] | None) -> str:
+    """What a run kept of its images, in words."""
+    if cache is None:
+        return MISSING
+    return f"{cache['features']}: {cache['images']:,} images of {cache['row_bytes']:,} bytes"
 
 
 def formulas(streams: Sequence[Stream]) -> str:

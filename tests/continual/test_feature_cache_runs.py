@@ -67,7 +67,7 @@ def test_same_results(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_dense_tasks(tmp_path: Path) -> None:
-    import tiles  # noqa: F401: registers the data set
+    import tiles  # noqa: F401
 
     recipe = make_recipe(stream=DENSE, **LATE)
     _, plain = train(recipe, tmp_path / "plain")
@@ -162,6 +162,6 @@ def test_wrong_keys(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=why):
             Experiment({**recipe, "cache": cache})
-    with pytest.raises(ConfigError, match="rows of features take .* more than cache.limit"):
+    with pytest.raises(ConfigError, match=r"rows of features take .* more than cache.limit"):
         Experiment(cached(recipe, tmp_path, limit=1e-6))
     assert Experiment({**recipe, "cache": {"features": False}}).features.cache is None

@@ -84,14 +84,14 @@ def test_a_file_of_another_key(tmp_path: Path) -> None:
 
 def test_limit(tmp_path: Path) -> None:
     files = opened(tmp_path, limit=700)
-    with pytest.raises(ConfigError, match="100 rows of features take .* more than cache.limit"):
+    with pytest.raises(ConfigError, match=r"100 rows of features take .* more than cache.limit"):
         files.check_room(100)
     files.check_room(3)
     for number in range(8):  # 52 bytes each, and a header
         files.add(digest(number), row(number))
     files.flush()
     files.add(digest(8), row(8))
-    with pytest.raises(ConfigError, match="no room for more rows of features.*raise cache.limit"):
+    with pytest.raises(ConfigError, match=r"no room for more rows of features.*raise cache.limit"):
         files.flush()
     assert digest(7) in opened(tmp_path)
 

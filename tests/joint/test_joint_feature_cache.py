@@ -49,6 +49,8 @@ def test_same_results_killed_or_not(changes: dict[str, Any], tmp_path: Path) -> 
 
 def test_random_transforms_are_refused(tmp_path: Path) -> None:
     recipe = make_recipe(**LATE, transforms={"train": [{"name": "resize", "size": 32}, {"name": "flip"}]})
-    with pytest.raises(ConfigError, match="transforms.train has 'flip', which shows an image otherwise in every epoch"):
+    with pytest.raises(
+        ConfigError, match=r"transforms.train has 'flip', which shows an image otherwise in every epoch"
+    ):
         JointExperiment(cached(recipe, tmp_path))
     assert JointExperiment(cached(recipe, tmp_path, "auto")).features is None

@@ -77,7 +77,7 @@ def test_same_bits(anatomy: str, method: str) -> None:
     assert before == {name: vars(module).get("forward") for name, module in manager.backbone.named_modules()}
 
 
-@pytest.mark.parametrize(("anatomy", "head"), [("vit", "fcn"), ("swin", "segformer"), ("pvt_v2", "segformer")])
+@pytest.mark.parametrize(("anatomy", "head"), [("vit", "dense_linear"), ("swin", "segformer"), ("pvt_v2", "segformer")])
 def test_maps_of_all_stages(anatomy: str, head: str) -> None:
     heads = {"maps": {"head": head, "channels": 2}, "labels": {"num_classes": 3}}
     manager = trained(anatomy, {"name": "lora", "blocks": [-1]}, heads)
