@@ -48,7 +48,7 @@ class RowFiles:
         limit: int,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Open what is there. Raises `MtpeftError` where `root` cannot be written."""
+        """Open what is there; nothing is written before rows are. Raises `MtpeftError` where `root` cannot be written."""
         self.root, self.limit, self.tell = root, limit, tell
         self.key = seal(key)
         self.folder = root / sha256(self.key.encode())[:32]
@@ -58,7 +58,7 @@ class RowFiles:
         self._maps: list[Array | None] = []
         self._places: dict[bytes, tuple[int, int]] = {}
         self._new: dict[bytes, Array] = {}
-        self._lock: IO[bytes] | None = self._held()
+        self._lock: IO[bytes] | None = self._held() if self.folder.is_dir() else None
         for file in sorted(self.folder.glob("*.npy")):
             self._open(file)
 
@@ -81,6 +81,7 @@ class RowFiles:
         stream = io.BytesIO()
         np.save(stream, rows, allow_pickle=False)
         data = stream.getbuffer()
+        self._lock = self._lock or self._held()
         self._make_room(len(data))
         file = self.folder / f"{self._name(iter([data]))}.npy"
         write_atomic(file, bytes(data))
@@ -101,7 +102,7 @@ class RowFiles:
     def check_room(self, rows: int) -> None:
         """Raise `ConfigError` when `rows` rows of this key can never fit."""
         size = rows * self.kind.itemsize
-        free = shutil.disk_usage(self.folder).free + _size(self.folder)
+        free = shutil.disk_usage(_existing(self.root)).free + _size(self.folder)
         for most, what in ((self.limit, "cache.limit"), (free, f"the free space of {self.root}")):
             if size > most:
                 raise ConfigError(f"{rows} rows of features take {_gib(size)}, more than {what}, {_gib(most)}")
@@ -137,7 +138,7 @@ class RowFiles:
             rows = self._maps[number] = np.load(self.files[number], mmap_mode="r", allow_pickle=False)
         return rows
 
-    def _held(self) -> IO[bytes] | None:
+    def _held(self) -> IO[bytes]:
         """A lock on the folder that others share and that keeps it from being removed; the folder is marked as used."""
         path = self.folder / LOCK
         while True:
@@ -199,6 +200,11 @@ def _size(folder: Path) -> int:
         except OSError:  # another process removed it
             continue
     return sum(sizes)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
 
 
 def _gib(size: int) -> str:

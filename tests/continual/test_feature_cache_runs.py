@@ -37,6 +37,11 @@ RUNS: dict[str, dict[str, Any]] = {
         "stream": CLASS,
         "plugins": [{"type": "ReplayPlugin", "mem_size": 20}],
     },
+    "lwf, class-incremental": {
+        **LATE,
+        "stream": CLASS,
+        "plugins": [{"type": "LwFPlugin", "alpha": 1.0, "temperature": 2.0}],
+    },
     "early stopping on validation data": {
         **LATE,
         "stream": {**CLASS, "validation": {"share": 0.25}},
@@ -165,3 +170,5 @@ def test_wrong_keys(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"rows of features take .* more than cache.limit"):
         Experiment(cached(recipe, tmp_path, limit=1e-6))
     assert Experiment({**recipe, "cache": {"features": False}}).features.cache is None
+    assert Experiment(cached(recipe, tmp_path)).features.cache is not None
+    assert not list(tmp_path.iterdir())  # nothing is written before rows are
