@@ -79,6 +79,12 @@ class RowImages(Images):
         self.cache.flush()
         self._digests = digests
 
+    def __copy__(self) -> RowImages:
+        """A view with all this has; `copy` would take the state that is sent."""
+        new = object.__new__(type(self))
+        vars(new).update(vars(self))
+        return new
+
     def __getstate__(self) -> dict[str, Any]:
         """A loader's worker reads rows and computes none."""
         state = dict(vars(self))
