@@ -41,7 +41,7 @@ class Features:
             return common_size(views)
 
         number = sum(len(part) for task in stream for part in (task.train, task.test))
-        cache = section.open(built.manager, check, number, built.progress.message)
+        cache = section.open(built.manager, built.training, check, number, built.progress.message)
         if cache is None:
             return cls(stream)
         precision = precision_of(built.training, built.device)

@@ -105,14 +105,14 @@ class FrozenPart:
         return (*entry, *(("block", tap) for tap in sorted(taps)), *pairs, *([("pooled", 0)] if self.pooled else []))
 
     def _skipped(self) -> list[nn.Module]:
-        """The largest modules that are over when the last frozen block is."""
-        last, found = self.modules[self.blocks - 1], list[nn.Module]()
+        """The blocks that are over when the last frozen one is, and the largest other modules before it without any block."""
+        blocks, last, found = set(self.modules), self.orders[self.blocks - 1], list[nn.Module]()
         inside: set[nn.Module] = set()
         for module in self.backbone.modules():
             call = self.anatomy.calls.get(module)
-            if module in inside or call is None or call.order > self.orders[self.blocks - 1]:
+            if module in inside or call is None or call.order > last:
                 continue
-            if module is last or all(inner is not last for inner in module.modules()):
+            if module in blocks or not any(inner in blocks for inner in module.modules()):
                 found.append(module)
                 inside |= set(module.modules())
         return found
@@ -197,6 +197,8 @@ class FrozenPart:
         """All parts, by the backbone's own forward without any method, and the map that leaves the stem."""
         found: dict[Part, Tensor] = {}
         grid = (0, 0)
+        if self.runtime.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         numbers = {block: index for index, block in enumerate(self.modules)}
 
         def leave(module: nn.Module, output: Tensor) -> None:

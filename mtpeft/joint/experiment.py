@@ -8,14 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
-import torch
 
 from mtpeft.data.dense.row_view import check_fixed_views, common_size
 from mtpeft.data.feature_cache import FeatureCache
 from mtpeft.data.validation import Validation
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
-from mtpeft.evaluation.run_facts import run_facts
+from mtpeft.evaluation.run_facts import device_name, run_facts
 from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.joint import evaluation
 from mtpeft.joint.conflict import gradient_conflict
@@ -36,9 +35,11 @@ from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
 from mtpeft.runs.feature_cache import CacheSection, cache_facts, fill, precision_of
 from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.machine import described, fit, matrix_products
 from mtpeft.runs.model_folder import BEST, MODEL, ModelTasks, save_model
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.setup import Setup
+from mtpeft.runs.threads import set_threads
 from mtpeft.runs.update import NonFiniteLossError, Update
 
 
@@ -69,8 +70,7 @@ class JointExperiment:
         self.conflict_batches = top.take("gradient_conflict", 4, WholeNumber)
         cache = CacheSection.read(top)
         top.finish()
-        if self.training.threads:
-            torch.set_num_threads(self.training.threads)
+        set_threads(self.training.threads, self.training.workers)
         resolve_methods(method, sharing)
         sections = self._sections(tasks, head)
         self.single_task = single_task_values(self.reference, list(sections))
@@ -95,6 +95,7 @@ class JointExperiment:
         discrete = [task for task, kind in kinds.items() if not kind.continuous]
         self.model = JointModel(self.manager, kinds, build_weighting(weighting, weights, discrete), self.seed)
         self.model.to(self.device)
+        fit(self.manager, self.training, self.training.batch_size // world(), self.progress.message)
         self.features = self._features(cache)
         self.model.needs_two = self._need_two()
         self.optim_wrapper = self._optim_wrapper()
@@ -112,6 +113,7 @@ class JointExperiment:
         `folder` is None in the processes that do not write; they get None.
         """
         self.folder, self.stop = folder, stop
+        self.progress.message(described(self.device))
         saved = None if folder is None or folder.fresh else folder.state.read()
         state = gather(saved)[0]
         if state is None:
@@ -123,7 +125,13 @@ class JointExperiment:
             for line in folder.told:
                 self.progress.message(line)
             folder.accept(self.model.step)
-            folder.log("start" if state is None else "resume", recipe=self.name, seed=self.seed, step=self.model.step)
+            values = {
+                "recipe": self.name,
+                "seed": self.seed,
+                "step": self.model.step,
+                "device": device_name(self.device),
+            }
+            folder.log("start" if state is None else "resume", **values)
         if self.features is not None:
             filled = fill(self.features, self.data.all_views, self.progress, self.training.workers)
             if folder is not None:
@@ -137,26 +145,28 @@ class JointExperiment:
             )
         begun = self.model.step
         self.progress.stage("training", self.training.steps - begun)
-        if begun < self.training.steps:
-            try:
-                self._train(begun)
-            except NonFiniteLossError as error:
-                raise NonFiniteLossError(self._explain(error)) from None
-        if self.model.step < self.training.steps:
-            return None
-        return self._finish() if rank() == 0 else None
+        with matrix_products(self.training, self.device, self.progress.message):
+            if begun < self.training.steps:
+                try:
+                    self._train(begun)
+                except NonFiniteLossError as error:
+                    raise NonFiniteLossError(self._explain(error)) from None
+            if self.model.step < self.training.steps:
+                return None
+            return self._finish() if rank() == 0 else None
 
     def _train(self, begun: int) -> None:
+        curve = CurveHook(self.curve, self.model.recent, self._after_step)
         hooks = [
             RateHook(lambda optimizer, step: self.training.set_rate(optimizer, step, self.training.steps)),
-            CurveHook(self.curve, self._after_step),
-            EvaluateHook(self.evaluate, self.training.eval_every),
-            StateHook(self.save, self.stopping, self.interval),
+            curve,
+            EvaluateHook(self.evaluate, self.training.eval_every, curve.read),
+            StateHook(self.save, self.stopping, self.interval, curve.read),
         ]
         with TemporaryDirectory() as nowhere:  # for the processes that do not write
             runner = build_runner(
                 model=self.model,
-                loader=build_loader(self.data, self.sampler, self.training.workers),
+                loader=build_loader(self.data, self.sampler, self.training.workers, self.device),
                 optim_wrapper=self.optim_wrapper,
                 hooks=hooks,
                 steps=self.training.steps,
@@ -175,7 +185,7 @@ class JointExperiment:
         """One line for the user: what happened where, what is left, what to do."""
         state = None if self.folder is None else self.folder.state.read()
         kept = "there is no checkpoint yet" if state is None else f"the checkpoint of step {state['step']} is kept"
-        return f"step {self.model.step + 1}: {error}; {kept}: lower training.optimizer.lr or set training.clip"
+        return f"{error}; {kept}: lower training.optimizer.lr or set training.clip"
 
     def stopping(self, due: bool) -> bool:
         """Whether to stop after this step. Several processes agree where a checkpoint is due only."""
@@ -277,7 +287,8 @@ class JointExperiment:
         if state is None or state["step"] != self.training.steps:
             raise ConfigError(f"{folder.path} has no saved state of a finished run")
         self.restore(state)
-        return evaluation.evaluate(self.model, self.data, self.training.eval_batch_size, self.device)
+        with matrix_products(self.training, self.device, self.progress.message):
+            return evaluation.evaluate(self.model, self.data, self.training.eval_batch_size, self.device)
 
     # building -----------------------------------------------------------------------------------------------------
 
@@ -315,7 +326,9 @@ class JointExperiment:
             check_fixed_views(self.data.train)
             return common_size(views)
 
-        cache = section.open(self.manager, check, sum(len(view) for view in views), self.progress.message)
+        cache = section.open(
+            self.manager, self.training, check, sum(len(view) for view in views), self.progress.message
+        )
         if cache is not None:
             self.data.use_rows(cache, precision_of(self.training, self.device))
         return cache

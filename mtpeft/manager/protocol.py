@@ -27,6 +27,7 @@ class Managed(Protocol):
     owned: set[str]
     backbone_train_mode: bool
     frozen_part: FrozenPart | None
+    training: bool
 
     @property
     def methods(self) -> Sequence[Attachment]:

@@ -46,6 +46,7 @@ class CacheSection:
     def open(
         self,
         manager: TaskManager,
+        training: Training,
         check: Callable[[], tuple[int, int] | None],
         rows: int,
         tell: Callable[[str], None],
@@ -56,6 +57,9 @@ class CacheSection:
         else `ConfigError` that names the recipe.
         """
         try:
+            for key in ("compile", "matmul_precision"):
+                if getattr(training, key):
+                    raise ConfigError(f"training.{key} is for the whole backbone, of which a part is kept")
             cache = FeatureCache(manager, self.folder, self.limit, image_size=check(), tell=tell)
             cache.files.check_room(rows)
             return cache

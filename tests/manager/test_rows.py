@@ -105,10 +105,9 @@ def test_several_tasks_in_a_batch() -> None:
 
 
 def test_the_earliest_site_of_several_methods() -> None:
-    """A side network taps all blocks, those before the first adapter from the row."""
-    manager = trained("vit", ["lst", {"name": "adaptformer", "blocks": [1]}], sharing="shared")
+    manager = trained("vit", ["vqt", {"name": "adaptformer", "blocks": [1]}], sharing="shared")
     part = take_rows(manager)
-    assert part.blocks == 1 and part.words == "what enters the first block, what leaves block 0"
+    assert part.words == "what enters the first block, what leaves block 0, keys and values of block 0"
     both(manager, lambda x: manager(x, "a"))
 
 
@@ -140,7 +139,7 @@ def test_half_precision() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "why"),
     [
-        ("lora", {}, "'blocks-0-attn-q' is trained, in or before the first block"),
+        ("lora", {}, "'blocks-0-attn-qkv-q' is trained, in or before the first block"),
         ("vp", {}, "nothing of the backbone precedes what is trained: 'patch_embed-pixels'"),
         ("full", {}, "no part of it is frozen"),
         ("linear_probe", {"backbone_train_mode": True}, "drops at random"),
@@ -160,7 +159,7 @@ def test_wrong_rows() -> None:
     take_rows(manager)
     with pytest.raises(DataError, match="rows have 47 numbers, expected 48: pooled features"):
         manager(torch.zeros(2, 47), "a")
-    manager.add_task("maps", head="fcn", channels=2)
+    manager.add_task("maps", head="dense_linear", channels=2)
     with pytest.raises(DataError, match="rows hold pooled features"):
         manager(torch.zeros(2, 48), "maps")
 
