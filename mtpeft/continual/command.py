@@ -49,7 +49,7 @@ def run(recipe: dict[str, Any], out: Path | None = None, resume: bool = False, f
 def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = False) -> dict[str, Any] | None:
     """As `run`, without the summary; returns the results, those on disk when the run is complete already."""
     if made_up(recipe.get("stream")):
-        raise ConfigError(f"recipe {recipe['name']}: data.generated makes up clips, which is for --dry-run alone")
+        raise ConfigError(f"recipe {recipe['name']}: data.generated makes up data, which is for --dry-run alone")
     folder = RunFolder(path, recipe, fresh)
     console.print(opening(recipe, path, folder.complete), soft_wrap=True)
     if folder.complete:

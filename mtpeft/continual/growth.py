@@ -24,6 +24,7 @@ FREE = (
     "training",
     "augment",
     "cache",
+    "published",
     "device",
     "checkpoint",
     "strips",
@@ -31,7 +32,7 @@ FREE = (
     "single_task",
 )
 #: keys of `stream` that say which tasks there are; the tasks themselves are compared
-LISTS = ("first", "tasks", "domains", "num_tasks", "classes_per_task", "order", "order_seed")
+LISTS = ("first", "tasks", "domains", "num_tasks", "classes_per_task", "order", "order_seed", "order_rng")
 
 
 @dataclass(frozen=True)

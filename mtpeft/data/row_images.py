@@ -55,9 +55,9 @@ class RowImages(Images):
         with self.precision():
             return self.cache.part.rows(self.source.batch(indices)[0]).cpu()
 
-    def plain(self) -> Images:
-        """The same: rows are without augmentation. In a precision of training, the images, for another is evaluated in."""
-        return self if self.precision is nullcontext else self.source
+    def plain(self) -> RowImages:
+        """The same: rows are without augmentation. Where training has a precision of its own, those of evaluation."""
+        return self if self.precision is nullcontext else RowImages(self.source, self.cache)
 
     def _select(self, chosen: Tensor) -> None:
         self.source = self.source.subset(chosen.tolist())
@@ -124,7 +124,7 @@ def check_fixed(stream: Stream) -> None:
         assert isinstance(task.train, Images)
         transform = task.train.transform
         if transform is not None and transform.augment is not None:
-            raise ConfigError(f"task {task.name!r} shows its training images at random (augment)")
+            raise ConfigError(f"task {task.name!r} has other training images, or labels, in every epoch (augment)")
         if not _same(task.train):
             raise ConfigError(f"task {task.name!r} shows its training images otherwise each time they are read")
 

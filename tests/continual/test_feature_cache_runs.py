@@ -130,7 +130,7 @@ def test_a_changed_image_is_computed_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"augment": {"flip": True}, **LATE}, "shows its training images at random"),
+        ({"augment": {"flip": True}, **LATE}, "has other training images"),
         ({}, "nothing of the backbone precedes what is trained"),
         ({"method": "full"}, "all of the backbone is trained"),
         (
