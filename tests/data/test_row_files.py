@@ -76,6 +76,7 @@ def test_a_file_of_another_key(tmp_path: Path) -> None:
     """Whole and well named, but made by another backbone."""
     other = filled(tmp_path, key={"backbone": "two"}).files[0]
     own = opened(tmp_path)
+    own.folder.mkdir()
     shutil.copy(other, own.folder / other.name)
     told: list[str] = []
     assert digest(0) not in opened(tmp_path, told) and len(told) == 1
