@@ -85,6 +85,7 @@ class Experiment(Built):
             self.progress.message(
                 "no checkpoints: the state of one of the plugins is not known; a kill starts the run again"
             )
+        self._fill()
         self._before_training(0 if earlier is None else earlier.tasks)
         if earlier is not None:
             fresh, samples = self.measured, [len(task.test) for task in stream]
@@ -110,7 +111,13 @@ class Experiment(Built):
         if again:
             self.position = Position(len(self.stream) - 1, state["epochs"])
         folder.log("resume", **vars(self.position), device=device_name(self.device))
+        self._fill()
         self.progress.message(f"resuming at experience {self.position.experience + 1}, epoch {self.position.epoch + 1}")
+
+    def _fill(self) -> None:
+        """Compute the rows of the feature cache that are missing."""
+        if (filled := self.features.fill(self.progress, self.training.workers)) is not None:
+            self.folder.log("features", **filled)
 
     def _before_training(self, tasks: int) -> None:
         """Measure what there is to measure before; of the untrained model on all but the first `tasks`."""
@@ -227,7 +234,8 @@ class Experiment(Built):
     # results ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> dict[str, Any]:
-        results = {**run_facts(self), **self.folder.facts, **summarise(self.manager, self.stream, self.measured)}
+        found = {**self.folder.facts, **self.features.facts()}
+        results = {**run_facts(self), **found, **summarise(self.manager, self.stream, self.measured)}
         if self.strips:
             assert isinstance(self.stream, Stream)
             self.progress.stage("clip strips", 0)

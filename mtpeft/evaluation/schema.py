@@ -102,6 +102,7 @@ RESULTS: dict[str, Any] = {
     "confusion?": [{"task": TEXT, "classes": [TEXT], "rows": [COUNT], "counts": [[COUNT]]}],
     "pictures?": TEXT,
     "continued?": [{"step": COUNT, "key": TEXT, "old": PLAIN, "new": PLAIN}],
+    "feature_cache?": {"features": TEXT, "row_bytes": POSITIVE, "images": POSITIVE},
     "measures": [
         {"name": TEXT, "title": TEXT, "value": VALUE, "unit": TEXT, "formula": TEXT, "source": TEXT, "reason": TEXT}
     ],

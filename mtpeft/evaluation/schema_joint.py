@@ -16,7 +16,10 @@ VALUES = MapOf(MapOf(ENTRY))
 JOINT: dict[str, Any] = {
     **{
         key: RESULTS[key]
-        for key in ("schema", "name", "seed", "recipe", "backbone", "input", "frozen", "environment", "continued?")
+        for key in (
+            *("schema", "name", "seed", "recipe", "backbone", "input", "frozen", "environment", "continued?"),
+            "feature_cache?",
+        )
     },
     "kind": one_of("joint"),
     "tasks": [

@@ -17,6 +17,7 @@ from mtpeft.errors import ConfigError, DataError, UnknownNameError
 from mtpeft.heads import GrowingHead, Head
 from mtpeft.heads.build import build_head, own_head
 from mtpeft.hooks.attachment import Attachment
+from mtpeft.hooks.frozen import FrozenPart
 from mtpeft.hooks.installation import Installation, carries_hooks
 from mtpeft.hooks.runtime import Runtime, Selection
 from mtpeft.manager.checkpoint import save
@@ -59,6 +60,7 @@ class TaskManager(nn.Module):
         self.head_specs: dict[str, dict[str, Any]] = {}
         self.frozen_tasks: set[str] = set()
         self.forced = False  # loaded onto a backbone with another fingerprint, at the user's word
+        self.frozen_part: FrozenPart | None = None  # of images that are given as rows (see `mtpeft.manager.rows`)
         self.runtime = Runtime()
         self.owned = {n for a in attachments if a.spec.owned for n in a.spec.owned(a.config, anatomy)}
         self.own_weights = bool(self.owned)
@@ -172,9 +174,10 @@ class TaskManager(nn.Module):
     def forward(self, images: torch.Tensor, task: str | Sequence[str] | None = None) -> Any:
         """Outputs of one task, or of a batch in which every image has a task of its own.
 
-        `images` (B, C, H, W), or clips (B, C, T, H, W). With a name (or None: the task of `set_task`) returns the head's
-        output. With one name per image returns {task: (indices (n,) into the batch, output of those n images)}, from one
-        backbone pass. In eval mode a source of several members (`averaged`) gives their common prediction, a pass for each.
+        `images` (B, C, H, W), clips (B, C, T, H, W), or rows (see `mtpeft.FeatureCache`). With a name (or None: the
+        task of `set_task`) returns the head's output. With one name per image returns {task: (indices (n,) into the
+        batch, output of those n images)}, from one backbone pass. In eval mode a source of several members (`averaged`)
+        gives their common prediction, a pass for each.
         """
         check_images(self, images)
         return self.ensembled(lambda: self._forward(images, task))

@@ -10,6 +10,7 @@ from torch import nn
 
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.hooks.attachment import Attachment
+from mtpeft.hooks.frozen import FrozenPart
 from mtpeft.hooks.runtime import Runtime
 
 
@@ -25,6 +26,7 @@ class Managed(Protocol):
     frozen_tasks: set[str]
     owned: set[str]
     backbone_train_mode: bool
+    frozen_part: FrozenPart | None
     training: bool
 
     @property
