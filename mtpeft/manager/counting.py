@@ -71,7 +71,8 @@ def render_table(manager: Managed, width: int) -> str:
     """The counts of all tasks as text, `width` columns wide."""
     from rich.console import Console
 
-    from mtpeft.printing import print_table, print_text
+    from mtpeft.manager.memory import ASSUMED, RULE as BYTES, backbone_bytes, measure_memory
+    from mtpeft.printing import print_table, print_text, size_text
 
     size = backbone_size(manager)
     methods = " + ".join(f"{a.spec.name} ({a.sharing_name})" for a in manager.methods)
@@ -88,4 +89,13 @@ def render_table(manager: Managed, width: int) -> str:
     print_table(console, head, rows, title=title)
     print_text(console, f"all tasks, each weight once: {manager.num_trainable():,}")
     print_text(console, RULE)
+    if memories := measure_memory(manager):
+        head = ["task", "method", "head", "gradients", f"optimiser ({ASSUMED})", "activations, each image"]
+        rows = []
+        for task, m in memories.items():
+            sizes = (m.method, m.head, m.gradients, m.optimizer, m.activations)
+            rows.append([task, *map(size_text, sizes)])
+        title = f"bytes in training; the backbone, once for all tasks: {size_text(backbone_bytes(manager))}"
+        print_table(console, head, rows, title=title)
+        print_text(console, BYTES)
     return text.getvalue().rstrip()

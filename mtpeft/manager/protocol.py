@@ -25,6 +25,7 @@ class Managed(Protocol):
     frozen_tasks: set[str]
     owned: set[str]
     backbone_train_mode: bool
+    training: bool
 
     @property
     def methods(self) -> Sequence[Attachment]:
@@ -45,6 +46,18 @@ class Managed(Protocol):
 
     def used_modules(self, task: str) -> list[nn.Module]:
         """The modules whose weights the task's output depends on."""
+
+    def __call__(self, images: torch.Tensor, task: str) -> Any:
+        """Outputs of one task."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Training mode, as of any module."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters, as of any module."""
+
+    def buffers(self) -> Iterator[torch.Tensor]:
+        """All buffers, as of any module."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All parameters, as of any module."""
