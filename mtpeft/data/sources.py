@@ -41,6 +41,11 @@ def dataset_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def dataset_options(name: str) -> list[str]:
+    """The options of a registered data set; none for another name."""
+    return list(inspect.signature(_REGISTRY[name]).parameters) if name in _REGISTRY else []
+
+
 def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
     """The data set that `config` describes: `type` is a registered name or `torchvision.NAME`, the rest its arguments.
 
@@ -62,10 +67,12 @@ def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
 
 
 @register_dataset("FashionMNIST")
-def _fashion_mnist(train: bool, root: str | None = None) -> Any:
-    from mtpeft.data.fashion_mnist import FashionMNIST
+def _fashion_mnist(train: bool, root: str | None = None, generated: int = 0) -> Any:
+    """`generated` images of noise of each class take the place of the files, as for every data set that has the option."""
+    from mtpeft.data.fashion_mnist import CLASSES, FashionMNIST
+    from mtpeft.data.made_up import NoiseImages
 
-    return FashionMNIST(root=root, train=train)
+    return NoiseImages(CLASSES, generated, 28) if generated else FashionMNIST(root=root, train=train)
 
 
 @register_dataset("Digits")

@@ -298,7 +298,7 @@ class TaskManager(nn.Module):
     def table(self, width: int = 80) -> str:
         """Tables of weights per task by kind, and of bytes in training, with their rules, in lines of up to `width` characters.
 
-        Tasks that are not alike are run on five images each, to see what they keep for backward.
+        Tasks that are not alike are run on a few images each, to see what they keep for backward.
         """
         return render_table(self, width)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtpeft.heads import GrowingHead
 from mtpeft.manager.protocol import Managed
@@ -21,9 +22,6 @@ RULE = (
 )
 #: what the optimiser keeps is measured where none is given on this one
 ASSUMED = "AdamW"
-#: batches that are run: what is kept grows by the same with every image, and two make a batch norm train
-BATCHES = (2, 3)
-
 Optimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -120,7 +118,8 @@ def _kept(
     dtype = reference.dtype if reference.dtype.is_floating_point else None
     found = []
     with _training(manager):
-        for batch in BATCHES:
+        fewest = 2 if any(isinstance(m, _BatchNorm) and m.training for m in manager.modules()) else 1
+        for batch in (fewest, fewest + 1):  # what is kept grows by the same with every image
             images = torch.zeros(batch, *shape, device=reference.device, dtype=dtype)
             tensors = [*manager.parameters(), *manager.buffers(), images]
 
@@ -129,8 +128,8 @@ def _kept(
                     return manager(images, task)
 
             found.append(saved_bytes(forward, tensors))
-    each = (found[1] - found[0]) // (BATCHES[1] - BATCHES[0])
-    return each, found[0] - BATCHES[0] * each
+    each = found[1] - found[0]
+    return each, found[0] - fewest * each
 
 
 @contextmanager

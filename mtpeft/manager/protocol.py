@@ -53,6 +53,9 @@ class Managed(Protocol):
     def train(self, mode: bool = True) -> Any:
         """Training mode, as of any module."""
 
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules, as of any module."""
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """All parameters, as of any module."""
 

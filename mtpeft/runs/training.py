@@ -99,7 +99,6 @@ class Training:
 
     def build_optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An optimiser over named parameters in up to four groups: heads or not, with weight decay or not."""
-        options = {k: v for k, v in self.optimizer.items() if k != "type"}
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in parameters:
             groups.setdefault((name.startswith("heads."), decays(name, parameter)), []).append(parameter)
@@ -114,12 +113,17 @@ class Training:
         if not packed:
             raise ConfigError("nothing is left to train: every task is frozen")
         try:
-            optimizer = OPTIMIZERS[self.optimizer["type"]](packed, **options)
+            optimizer = self.optimizer_of(packed)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"training.optimizer {self.optimizer}: {str(error).splitlines()[0]}") from None
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
         return optimizer
+
+    def optimizer_of(self, parameters: Any) -> torch.optim.Optimizer:
+        """The optimiser of plain parameters or groups."""
+        options = {k: v for k, v in self.optimizer.items() if k != "type"}
+        return OPTIMIZERS[self.optimizer["type"]](parameters, **options)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
         """Learning rates for step `step` (from 0) of `total`: a function of the step alone, so there is no state to save."""
