@@ -9,6 +9,7 @@ import numpy as np
 
 from mtpeft.continual.built import Built
 from mtpeft.continual.growth import earlier_run
+from mtpeft.continual.inputs import shapes_of, tasks_of
 from mtpeft.continual.plugins import foreign, plugin_states, restore_plugins
 from mtpeft.continual.progress import Curve, Measured, Position
 from mtpeft.continual.strips import PICTURES, write_strips
@@ -20,7 +21,7 @@ from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
-from mtpeft.evaluation.run_facts import run_facts
+from mtpeft.evaluation.run_facts import memory_facts, run_facts
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.randomness import random_state, set_random_state
@@ -219,6 +220,8 @@ class Experiment(Built):
 
     def _finish(self) -> dict[str, Any]:
         results = {**run_facts(self), **self.folder.facts, **summarise(self.manager, self.stream, self.measured)}
+        shapes, names = shapes_of(self.stream, self.manager), tasks_of(self.stream, self.manager)
+        results["memory"] = memory_facts(self, shapes, names)
         if self.strips:
             assert isinstance(self.stream, Stream)
             self.progress.stage("clip strips", 0)

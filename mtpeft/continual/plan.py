@@ -12,6 +12,7 @@ from torch import nn
 from mtpeft.continual.benchmark import TaskLoader
 from mtpeft.continual.built import Built
 from mtpeft.continual.command import rows_of
+from mtpeft.continual.inputs import shapes_of
 from mtpeft.continual.plugins import SupervisedPlugin
 from mtpeft.data.dense.stream import DenseStream, LabelView
 from mtpeft.data.streams import TASK_KNOWN, Stream
@@ -37,13 +38,9 @@ def _run(recipe: dict[str, Any]) -> Run:
             built.model.begin(index)
 
     def memories() -> dict[str, Memory]:
-        found: dict[str, Memory] = {}
-        for part in parts:
-            tasks = list(dict.fromkeys(map(built.model.task_of, part.indices)))
-            tasks = built.manager.tasks if built.stream.kind not in TASK_KNOWN else tasks
-            autocast, make = built.strategy.update.autocast, built.training.optimizer_of
-            found |= measure_memory(built.manager, tasks, optimizer=make, shape=part.shape, autocast=autocast)
-        return found
+        shapes = shapes_of(built.stream, built.manager)
+        autocast, make = built.strategy.update.autocast, built.training.optimizer_of
+        return measure_memory(built.manager, list(shapes), optimizer=make, shapes=shapes, autocast=autocast)
 
     return Run(
         name=built.name,
@@ -116,12 +113,10 @@ class _Steps:
         self.built, self.indices, self.index = built, list(indices), indices[0]
         stream, strategy = built.stream, built.strategy
         self.tasks = [stream[index].name for index in indices]
-        low = 2 if strategy.needs_two[self.index] else 1
-        self.sizes = (low, low + 1)
+        self.sizes = (2, 3)
         lengths = [-(-strategy.epoch_batches(i) // built.training.accumulate) for i in indices]
         self.steps: int | None = sum(lengths) * built.training.epochs
         self.epoch: int | None = sum(lengths)
-        self.shape: tuple[int, ...] = ()
         self._first: torch.Tensor | None = None
 
     def read(self, samples: int) -> Any:
@@ -144,7 +139,7 @@ class _Steps:
             strategy.plugins.remove(watching)
             strategy._loader = own  # type: ignore[method-assign]
         x, name = strategy.mb_x, self.tasks[0]
-        self.shape, self._first = tuple(x.shape[1:]), x[:1]
+        self._first = x[:1]
         return Seen(tuple(x.shape), {name: tuple(strategy.mb_output.shape)}, {name: strategy.loss.item()})
 
     def evaluate(self, samples: int) -> int:

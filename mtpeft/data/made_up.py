@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from mtpeft.data.dense.build import DENSE_DATASETS
 from mtpeft.data.sources import dataset_options
@@ -16,22 +13,6 @@ from mtpeft.data.video.clips import is_video
 KEY = "generated"
 #: keys that say how many items of a class a stream keeps
 COUNTS = ("train_per_class", "test_per_class")
-
-
-class NoiseImages:
-    """`per_class` grey images of noise of each class, `size` pixels square: the same for the same index."""
-
-    def __init__(self, classes: Sequence[str], per_class: int, size: int) -> None:
-        """As torchvision's data sets: `data` uint8 (N, size, size), `targets`, `classes`."""
-        self.classes = tuple(classes)
-        self.targets = [label for label in range(len(classes)) for _ in range(per_class)]
-        self.data = np.random.default_rng(0).integers(0, 256, (len(self.targets), size, size), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.fromarray(self.data[index]), self.targets[index]
 
 
 def made_up(value: Any, least: int) -> Any:

@@ -70,7 +70,7 @@ def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
 def _fashion_mnist(train: bool, root: str | None = None, generated: int = 0) -> Any:
     """`generated` images of noise of each class take the place of the files, as for every data set that has the option."""
     from mtpeft.data.fashion_mnist import CLASSES, FashionMNIST
-    from mtpeft.data.made_up import NoiseImages
+    from mtpeft.data.noise import NoiseImages
 
     return NoiseImages(CLASSES, generated, 28) if generated else FashionMNIST(root=root, train=train)
 

@@ -13,7 +13,7 @@ import torch
 from mtpeft.data.validation import Validation
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
-from mtpeft.evaluation.run_facts import run_facts
+from mtpeft.evaluation.run_facts import memory_facts, run_facts
 from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.joint import evaluation
 from mtpeft.joint.conflict import gradient_conflict
@@ -216,6 +216,7 @@ class JointExperiment:
             **run_facts(self),
             **self.folder.facts,
             **summarise(self.model, self.data, self.history),
+            "memory": memory_facts(self, self.data.shapes),
             "single_task": self.single_task,
             "best": self.best,
             "gradient_conflict": conflict,

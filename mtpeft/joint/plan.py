@@ -48,7 +48,7 @@ def _run(recipe: dict[str, Any]) -> Run:
             experiment.manager,
             optimizer=settings.optimizer_of,
             autocast=experiment.optim_wrapper.update.autocast,
-            shape=experiment.data.train[0][0]["image"].shape,
+            shapes=data.shapes,
         ),
         weights=lambda: [*model.parameters(), *model.buffers()],
     )
@@ -63,8 +63,7 @@ class _Step:
         self.tasks = list(experiment.model.kinds)
         own = sampler.name != "all"
         unit = len(self.tasks) if own else 1
-        low = 2 * unit if experiment.model.needs_two else unit
-        self.sizes = (low, low + unit)
+        self.sizes = (2 * unit, 3 * unit)
         self.steps: int | None = settings.steps
         self.epoch: int | None = -(-sum(sampler.sizes) // (settings.batch_size * settings.accumulate))
         if own:

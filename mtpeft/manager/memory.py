@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -42,20 +42,21 @@ def measure_memory(
     tasks: Sequence[str] | None = None,
     *,
     optimizer: Optimizer = torch.optim.AdamW,
-    shape: Sequence[int] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, Memory]:
     """{task: its `Memory`} of `tasks` (by default all). Modes, buffers and random numbers are left as they were.
 
-    `shape` is (C, H, W) of an image or (C, T, H, W) of a clip, by default the model's own size; `optimizer` makes the
-    optimiser of given parameters, `autocast` the context of the forward pass. Tasks that are alike are run once.
+    `shapes` are (C, H, W) of a task's images or (C, T, H, W) of its clips, by default the model's own size; `optimizer`
+    makes the optimiser of given parameters, `autocast` the context of the forward pass. Tasks that are alike are run once.
     """
     found: dict[Any, tuple[int, int]] = {}
     memories = {}
     for task in manager.tasks if tasks is None else tasks:
-        key = _anatomy(manager, task)
+        shape = tuple((shapes or {}).get(task, manager.anatomy.input_size))
+        key = (shape, _anatomy(manager, task))
         if key not in found:
-            found[key] = _kept(manager, task, tuple(shape or manager.anatomy.input_size), autocast)
+            found[key] = _kept(manager, task, shape, autocast)
         methods = [m for a in manager.methods for m in a.weights.modules_of(task)]
         trained = [p for _, p in trainable_parameters(manager, task)]
         memories[task] = Memory(

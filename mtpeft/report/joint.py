@@ -26,6 +26,7 @@ from mtpeft.report.layout import (
     titled,
 )
 from mtpeft.report.markup import baseline_key, escape
+from mtpeft.report.memory import memory_card
 from mtpeft.report.pictures import of_groups
 
 CASES_ALONE, CASES_COMPARED = 4, 2  # cases of each kind on a page about one method, and about several
@@ -135,9 +136,8 @@ def _weights(runs: JointRuns, plots: Plots) -> str:
     folded = zip(runs.groups, counts, strict=True) if not alone else ()
     by_task += "".join(details(f"{group.label}: each task by kind", found) for group, found in folded)
     numbers = tables.parameters_table(runs) + by_task
-    return card("Trainable weights", note, plots.place(chart), numbers) + card(
-        "Floating-point operations", "Millions, for one image.", joint.flops_table(runs)
-    )
+    flops = card("Floating-point operations", "Millions, for one image.", joint.flops_table(runs))
+    return card("Trainable weights", note, plots.place(chart), numbers) + memory_card(runs) + flops
 
 
 def _pictures(runs: JointRuns, places: dict[int, Path]) -> str:

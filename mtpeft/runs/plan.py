@@ -46,7 +46,7 @@ class Part(Protocol):
     """One kind of training step of a run.
 
     `tasks` are trained by such steps, `steps` of them in the whole run and `epoch` in one pass over the training data (None
-    where that depends on files that are not there). `sizes` are two small numbers of samples a step can have.
+    where that depends on files that are not there). `sizes` are two small numbers of samples a step can have, from 2 on.
     """
 
     tasks: Sequence[str]
@@ -163,8 +163,9 @@ def _measure_part(run: Run, part: Part, weights: int, seconds: float | None) -> 
     batch = run.training.batch_size
     sizes = part.sizes if batch >= part.sizes[1] else (batch,)
     watches: list[StepMemory] = [StepMemory() for _ in sizes]
-    batches = [part.read(size) for size in (sizes[0], *sizes)]
-    seen = part.train(batches, [nullcontext(), *watches])
+    batches = {size: part.read(size) for size in sizes}
+    order = [sizes[0], *reversed(sizes)]
+    seen = part.train([batches[size] for size in order], [nullcontext(), *reversed(watches)])
     peak, saved = at_batch(batch, sizes, watches)
     trained = run.trained(part)
     optimizer = optimizer_bytes(trained, run.training.optimizer_of)

@@ -84,7 +84,8 @@ def at_batch(batch: int, sizes: Sequence[int], steps: Sequence[StepMemory]) -> t
     """(peak, saved) bytes of a step of `batch` samples, from the steps of one or two other numbers of samples, `sizes`.
 
     What is alive after an operation grows by the same with every sample, so the peak of the larger batch is found operation
-    by operation: another may need the most there. Steps whose operations differ are compared by their peaks.
+    by operation: another may need the most there. Steps whose operations differ are compared by their peaks (one sample's do
+    differ: sums over a batch of one are left out).
     """
     if len(steps) == 1:
         return steps[0].peak * batch // sizes[0], steps[0].saved * batch // sizes[0]
@@ -94,4 +95,5 @@ def at_batch(batch: int, sizes: Sequence[int], steps: Sequence[StepMemory]) -> t
     if len(first.after) == len(second.after):
         pairs = list(zip(first.after, second.after, strict=True))
     peak = max(a + factor * (b - a) for a, b in pairs)
-    return round(peak), round(first.saved + factor * (second.saved - first.saved))
+    saved = first.saved + factor * (second.saved - first.saved)
+    return round(max(peak, saved)), round(saved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -96,6 +97,10 @@ class Training:
     def dtype(self) -> torch.dtype | None:
         """The precision of the forward pass, None for the weights' own."""
         return None if self.amp is None else PRECISIONS[self.amp]
+
+    def autocast(self, device_type: str) -> AbstractContextManager[Any]:
+        """The context of the forward pass on a device."""
+        return nullcontext() if self.dtype is None else torch.autocast(device_type, dtype=self.dtype)
 
     def build_optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An optimiser over named parameters in up to four groups: heads or not, with weight decay or not."""
