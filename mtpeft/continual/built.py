@@ -38,6 +38,7 @@ class Built:
         stream, augment = dict(top.section("stream").values), top.take("augment", None)
         self.training = Training.read(top.section("training"))
         plugins = build_plugins(top.take("plugins", []))
+        self.plugins = [type(plugin).__name__ for plugin in plugins]
         self.continue_from = top.take("continue_from", None)
         baselines, single_task = top.take("baselines", None), top.take("single_task", None)
         strips = top.take("strips", None)

@@ -56,6 +56,7 @@ def _run(recipe: dict[str, Any]) -> Run:
         memories=memories,
         weights=lambda: [*built.manager.parameters(), *built.manager.buffers()],
         finish=finish,
+        plugins=built.plugins,
     )
 
 

@@ -71,7 +71,7 @@ class Part(Protocol):
 class Run:
     """What an engine knows of a run: `evaluated` samples are predicted in all (None: not known), `trained` the weights
     that the optimiser of a step has, `weights` all tensors that stay in memory, `copies` of the trained weights that are
-    left on disk besides the checkpoint."""
+    left on disk besides the checkpoint, `plugins` what may do more than the steps here."""
 
     name: str
     engine: str
@@ -86,6 +86,7 @@ class Run:
     memories: Callable[[], dict[str, Memory]]
     weights: Callable[[], list[torch.Tensor]]
     finish: Callable[[], None] = lambda: None
+    plugins: Sequence[str] = ()
     made_up: str = ""
 
 
@@ -137,6 +138,7 @@ def measure(run: Run, seconds: float | None) -> Plan:
         "device": str(run.device),
         "precision": training.amp or "float32",
         "made_up": run.made_up or None,
+        "plugins": list(run.plugins),
         "batch_size": batch,
         "accumulate": training.accumulate,
         "optimizer": training.optimizer["type"],

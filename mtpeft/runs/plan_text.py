@@ -73,6 +73,9 @@ def _print(run: Run, plan: Plan, console: Console) -> None:
     )
     if memory["free"] is not None and memory["peak"] > memory["free"]:
         show("More than is free: lower training.batch_size and raise training.accumulate, which trains the same.")
+    if plan["plugins"]:
+        names = ", ".join(plan["plugins"])
+        show(f"not counted: what {names} may do between tasks, and samples or copies of weights kept for later.")
     if plan["seconds"] is not None:
         _print_time(plan, show)
     show(

@@ -41,7 +41,8 @@ def test_a_perceptron_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["full", "lora", "adaptformer", "ssf", "vpt_deep", "prefix_tuning", "bitfit", "vqt", "lst", "linear_probe"]
+    "method",
+    ["full", "lora", "adaptformer", "ssf", "vpt_deep", "prefix_tuning", "bitfit", "vqt", "lst", "linear_probe"],
 )
 def test_activations_are_what_the_forward_pass_leaves(method: str) -> None:
     """Hooks of autograd and the count of every storage that lives on agree."""

@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 import mtpeft
 from mtpeft.manager.manager import TaskManager
 from mtpeft.runs.step_memory import StepMemory, at_batch
+from mtpeft.testing.backbones import tiny_backbone
 
 MIB = 2**20
 
@@ -61,7 +62,7 @@ def test_another_operation_may_need_the_most_in_a_larger_batch() -> None:
 
 def train_step(manager: TaskManager, optimizer: torch.optim.Optimizer, batch: int) -> None:
     """One step of a made-up batch."""
-    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    images, labels = torch.randn(batch, 3, 64, 64), torch.randint(10, (batch,))
     optimizer.zero_grad()
     nn.functional.cross_entropy(manager(images, "birds"), labels).backward()
     optimizer.step()
@@ -70,7 +71,7 @@ def train_step(manager: TaskManager, optimizer: torch.optim.Optimizer, batch: in
 @pytest.mark.parametrize("method", ["full", "lora", "lst", "linear_probe"])
 def test_the_peak_of_batch_16_is_told_from_two_and_three_images(method: str) -> None:
     """Against the step itself, and against what torch's allocator says, which knows nothing of this."""
-    manager = mtpeft.attach("vit_mini_patch4_32", method, pretrained=False)
+    manager = mtpeft.attach(tiny_backbone("vit"), method)
     manager.add_task("birds", num_classes=10)
     manager.train()
     optimizer = torch.optim.AdamW([p for p in manager.parameters() if p.requires_grad])
