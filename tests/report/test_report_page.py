@@ -229,6 +229,6 @@ def test_bytes_in_training_are_told_where_results_have_them():
         "bytes of each task",
     ):
         assert told in text
-    with pytest.raises(DataError, match="memory.per_task names 'other'"):
+    with pytest.raises(DataError, match=r"memory\.per_task names 'other'"):
         new["memory"]["per_task"]["other"] = new["memory"]["per_task"][names[0]]
         validate(new)
