@@ -11,11 +11,11 @@ from PIL import Image
 class NoiseImages:
     """`per_class` grey images of noise of each class, `size` pixels square: the same for the same index."""
 
-    def __init__(self, classes: Sequence[str], per_class: int, size: int) -> None:
-        """As torchvision's data sets: `data` uint8 (N, size, size), `targets`, `classes`."""
+    def __init__(self, classes: Sequence[str], per_class: int, size: int, train: bool) -> None:
+        """As torchvision's data sets: `data` uint8 (N, size, size), `targets`, `classes`; other noise for the test part."""
         self.classes = tuple(classes)
         self.targets = [label for label in range(len(classes)) for _ in range(per_class)]
-        self.data = np.random.default_rng(0).integers(0, 256, (len(self.targets), size, size), dtype=np.uint8)
+        self.data = np.random.default_rng(int(train)).integers(0, 256, (len(self.targets), size, size), dtype=np.uint8)
 
     def __len__(self) -> int:
         return len(self.targets)

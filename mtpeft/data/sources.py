@@ -72,7 +72,7 @@ def _fashion_mnist(train: bool, root: str | None = None, generated: int = 0) -> 
     from mtpeft.data.fashion_mnist import CLASSES, FashionMNIST
     from mtpeft.data.noise import NoiseImages
 
-    return NoiseImages(CLASSES, generated, 28) if generated else FashionMNIST(root=root, train=train)
+    return NoiseImages(CLASSES, generated, 28, train) if generated else FashionMNIST(root=root, train=train)
 
 
 @register_dataset("Digits")

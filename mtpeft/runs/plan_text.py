@@ -93,9 +93,9 @@ def _print_part(part: Plan, plan: Plan, show: Any) -> None:
     shape = tuple(part["input"])
     one, first = "clip" if len(shape) == 5 else "image", part["tasks"][0]
     alone = plan["engine"] == "continual"
-    more = f" ({len(part['tasks'])} tasks like it)" if alone and len(part["tasks"]) > 1 else ""
+    more = f"; {len(part['tasks'])} tasks like it" if alone and len(part["tasks"]) > 1 else ""
     name = first if alone else ", ".join(part["tasks"])
-    show(f"{name}{more}: input {shape}, {shape[0]} of a batch of {plan['batch_size']}")
+    show(f"{name}: input {shape}, {shape[0]} of a batch of {plan['batch_size']}{more}")
     for task, output in part["outputs"].items():
         prefix = "" if alone else f"{task}: "
         loss = f"; loss {part['losses'][task]:.4f}" if task in part["losses"] else ""

@@ -213,7 +213,8 @@ def test_a_dry_run_has_as_many_videos_as_the_stream_keeps() -> None:
 def test_tasks_of_listed_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     """101 is a prime: UCF101 is split into 51 classes and five times 10."""
     recipe = load_recipe("ucf101_class_incremental", TINY)
-    stream = Built({**recipe, "stream": made_up(recipe["stream"], 2)}).stream
+    backbone = {**recipe["backbone"], "pretrained": False}
+    stream = Built({**recipe, "backbone": backbone, "stream": made_up(recipe["stream"], 2)}).stream
     assert [len(task.classes) for task in stream] == [51, 10, 10, 10, 10, 10]
     assert sorted(label for task in stream for label in task.classes) == list(range(101))
     assert sorted(set(stream[1].train.targets)) == list(range(51, 61))
@@ -286,7 +287,8 @@ def test_images_that_are_not_there(folder: Path, capsys: pytest.CaptureFixture[s
     assert main(command("fashion_lora", "backbone.options={'depth': 1}", root)) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "made-up data" in out and f"not found in {folder}" in out and "130 steps" in out
-    assert main(command("fashion_lora", "stream.data={'type': 'torchvision.CIFAR100', 'download': True}", root)) == 2
+    data = {"type": "torchvision.CIFAR100", "download": True, "root": str(folder)}
+    assert main(command("fashion_lora", f"stream.data={data}")) == 2
     err = capsys.readouterr().err
     assert str(folder) in err and len(err.splitlines()) == 1
     assert not list(folder.iterdir())
