@@ -7,18 +7,20 @@ import sys
 from collections.abc import Sequence
 
 from mtpeft._version import __version__
-from mtpeft.cli import catalogue, checks, plan, results, training
+from mtpeft.cli import catalogue, checks, export, plan, predict, results, training
 from mtpeft.cli.voice import first_speaks
 from mtpeft.errors import MtpeftError
+from mtpeft.runs.threads import wait_asleep
 
 #: the files of commands, in the order of the help
-FILES = (catalogue, plan, training, results, checks)
+FILES = (catalogue, plan, training, results, predict, export, checks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 (checks failed), 2 (a mistake in the input), 130 (interrupted)."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    wait_asleep()
     with first_speaks():
         return _run(options)
 

@@ -13,7 +13,7 @@ from mtpeft.continual.inputs import shapes_of, tasks_of
 from mtpeft.continual.plugins import foreign, plugin_states, restore_plugins
 from mtpeft.continual.progress import Curve, Measured, Position
 from mtpeft.continual.strips import PICTURES, write_strips
-from mtpeft.continual.summary import summarise
+from mtpeft.continual.summary import model_tasks, summarise
 from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.data.video.clips import Clips
 from mtpeft.data.video.dataset import SkipTally
@@ -21,8 +21,10 @@ from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
-from mtpeft.evaluation.run_facts import memory_facts, run_facts
+from mtpeft.evaluation.run_facts import device_name, memory_facts, run_facts
 from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.machine import described, matrix_products
+from mtpeft.runs.model_folder import MODEL, save_model
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.randomness import random_state, set_random_state
 from mtpeft.runs.state import Parts
@@ -48,20 +50,22 @@ class Experiment(Built):
         its last experience goes on, with a new optimiser. The schedule is that of the new number of epochs.
         """
         self.folder, self.stop = folder, stop
+        self.progress.message(described(self.device))
         state = None if folder.fresh else folder.state.read()
         if state is None:
             self._start()
         else:
             self._resume(state)
         try:
-            for index in range(self.position.experience, len(self.stream)):
-                self._train_experience(index, state)
-                state = None
-                if self.stop():
-                    return None
+            with matrix_products(self.training, self.device, self.progress.message):
+                for index in range(self.position.experience, len(self.stream)):
+                    self._train_experience(index, state)
+                    state = None
+                    if self.stop():
+                        return None
+                return self._finish()
         except _Stopped:
             return None
-        return self._finish()
 
     def _start(self) -> None:
         """From the beginning, or from the end of the run that tasks are added to."""
@@ -77,7 +81,7 @@ class Experiment(Built):
             folder.continued = [*earlier.continued, added]
         folder.open()
         folder.accept(0)
-        folder.log("start", recipe=self.name, seed=self.seed)
+        folder.log("start", recipe=self.name, seed=self.seed, device=device_name(self.device))
         if self.granularity == "none":
             self.progress.message(
                 "no checkpoints: the state of one of the plugins is not known; a kill starts the run again"
@@ -106,7 +110,7 @@ class Experiment(Built):
         self._restore_progress(state)
         if again:
             self.position = Position(len(self.stream) - 1, state["epochs"])
-        folder.log("resume", **vars(self.position))
+        folder.log("resume", **vars(self.position), device=device_name(self.device))
         self.progress.message(f"resuming at experience {self.position.experience + 1}, epoch {self.position.epoch + 1}")
 
     def _before_training(self, tasks: int) -> None:
@@ -135,11 +139,14 @@ class Experiment(Built):
         strategy = self.strategy
 
         def on_step() -> None:
-            self.curve.add(name, strategy.loss.item())
             self.progress.step()
             self._after_step(index)
 
-        strategy.on_step = on_step
+        def on_losses(losses: list[float]) -> None:
+            for loss in losses:
+                self.curve.add(name, loss)
+
+        strategy.on_step, strategy.on_losses = on_step, on_losses
         resume = None if state is None else (lambda: self._restore_training(state))
         strategy.train_experience(index, self.position.epoch, self.position.batch, resume)
         self.curve.flush(name)
@@ -176,6 +183,7 @@ class Experiment(Built):
         stopping = self.stop()
         due = stopping or done % self.interval == 0 or self.position.batch == 0
         if self.granularity == "step" and due and done < length * self.training.epochs:
+            self.strategy.read_losses()
             self._save()
         if stopping:
             raise _Stopped
@@ -214,7 +222,8 @@ class Experiment(Built):
         self._restore_progress(state)
         if self.position.experience != len(self.stream):
             raise ConfigError(f"{folder.path}: its saved state is not that of the finished run")
-        return [self._measure(j)[0] for j in range(len(self.stream))]
+        with matrix_products(self.training, self.device, self.progress.message):
+            return [self._measure(j)[0] for j in range(len(self.stream))]
 
     # results ------------------------------------------------------------------------------------------------------
 
@@ -228,7 +237,7 @@ class Experiment(Built):
             pictures, predictions = self.folder.path / PICTURES, self.measured.predictions
             write_strips(self.model, self.stream, predictions, pictures, self.strips)
             results["pictures"] = PICTURES
-        self.manager.save(self.folder.path / "model")
+        save_model(self.manager, self.folder.path / MODEL, model_tasks(self.manager, self.stream))
         write(self.folder.results, results)
         self.folder.log("done")
         return results

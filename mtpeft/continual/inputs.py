@@ -16,14 +16,15 @@ def tasks_of(stream: Stream | DenseStream, manager: TaskManager) -> dict[str, st
 
 def shapes_of(stream: Stream | DenseStream, manager: TaskManager) -> dict[str, tuple[int, ...]]:
     """{the manager's task: (C, H, W) of its images or (C, T, H, W) of its training clips}."""
-    tasks, shapes = tasks_of(stream, manager), {}
+    tasks = tasks_of(stream, manager)
+    shapes: dict[str, tuple[int, ...]] = {}
     for task in stream:
-        data = task.train
+        data, test = task.train, task.test
         if isinstance(data, Clips):
             size = data.dataset.transform.size
             shapes[tasks[task.name]] = (manager.anatomy.input_size[0], data.dataset.sampling.frames, size, size)
-        elif isinstance(data, LabelView):
-            shapes[tasks[task.name]] = tuple(data[0][0]["image"].shape)
+        elif isinstance(test, LabelView):
+            shapes[tasks[task.name]] = tuple(test[0][0]["image"].shape)
         else:
-            shapes[tasks[task.name]] = tuple(task.test.batch([0])[0].shape[1:])
+            shapes[tasks[task.name]] = tuple(test.batch([0])[0].shape[1:])
     return shapes

@@ -113,8 +113,8 @@ class _Steps:
     def __init__(self, built: Built, indices: Sequence[int]) -> None:
         self.built, self.indices, self.index = built, list(indices), indices[0]
         stream, strategy = built.stream, built.strategy
-        self.tasks = [stream[index].name for index in indices]
-        self.sizes = (2, 3)
+        self.tasks: Sequence[str] = [stream[index].name for index in indices]
+        self.sizes: tuple[int, int] = (2, 3)
         lengths = [-(-strategy.epoch_batches(i) // built.training.accumulate) for i in indices]
         self.steps: int | None = sum(lengths) * built.training.epochs
         self.epoch: int | None = sum(lengths)
@@ -129,7 +129,8 @@ class _Steps:
         strategy, parts = self.built.strategy, self.built.training.accumulate
         watching = _Watching(watches)
         label = self.index if self.built.stream.kind in TASK_KNOWN else 0
-        loader = TaskLoader([batch for batch in batches for _ in range(parts)], label)
+        read: Any = [batch for batch in batches for _ in range(parts)]
+        loader = TaskLoader(read, label)
         strategy.on_step, own = watching.leave, strategy._loader
         strategy._loader = lambda epoch, start=0: loader  # type: ignore[method-assign]
         strategy.plugins.insert(0, watching)

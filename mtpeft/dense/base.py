@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -82,6 +82,8 @@ class Kind(ABC):
     channels: int
     metrics: ClassVar[dict[str, Metric]]
     default_weight: ClassVar[float] = 1.0
+    #: what `build_kind` was given
+    options: Mapping[str, Any] = {}
 
     def __init__(self, metric: str | None = None) -> None:
         """`metric` names another main measure than the first."""
@@ -103,16 +105,22 @@ class Kind(ABC):
     def valid(self, label: torch.Tensor) -> torch.Tensor:
         """Which pixels count: label (n, ...) -> bool (n, H, W)."""
 
-    def loss(self, output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Mean loss over valid pixels: output (n, channels, H, W), label -> scalar; zero where no pixel is valid."""
+    def loss(self, output: torch.Tensor, label: torch.Tensor, pixels: int | None = None) -> torch.Tensor:
+        """Mean loss over valid pixels: output (n, channels, H, W), label -> scalar; zero where no pixel is valid.
+
+        `pixels` is the number of valid ones, where it is known: else it is read, for which a GPU is waited for.
+        """
         valid = self.valid(label)
-        if not bool(valid.any()):
+        if not (bool(valid.any()) if pixels is None else pixels):
             return output.sum() * 0
         return self.pixel_loss(output, label, valid)
 
     @abstractmethod
     def pixel_loss(self, output: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """The loss where at least one pixel is valid."""
+        """The loss where at least one pixel is valid.
+
+        `masked_mean` leaves the others out without a look at their number, for which a GPU would be waited for.
+        """
 
     @abstractmethod
     def measure(self) -> Measure:
@@ -139,6 +147,11 @@ class Kind(ABC):
     def histogram(self, label: np.ndarray, rows: int) -> np.ndarray:
         """How much of a label that passed `check` falls into each of `rows` rows; only valid pixels count."""
         return np.array([self.valid_pixels(label).sum()])
+
+    def values(self, output: torch.Tensor) -> np.ndarray:
+        """What an output (channels, H, W) says of every pixel, in the unit of labels: (H, W), or (H, W, channels)."""
+        found = output.detach().float().cpu().movedim(0, -1)
+        return (found[..., 0] if self.channels == 1 else found).numpy()
 
     @abstractmethod
     def check(self, label: np.ndarray, where: str) -> None:
@@ -170,7 +183,9 @@ def register_kind(name: str) -> Callable[[K], K]:
 def build_kind(name: str, **options: Any) -> Kind:
     """A kind by name. Raises `UnknownNameError` or, for options it does not take, `ConfigError`."""
     kind = KINDS.get(name)
-    return kind(**check_options(f"kind {name!r}", kind, options))
+    built = kind(**check_options(f"kind {name!r}", kind, options))
+    built.options = dict(options)
+    return built
 
 
 def check_shape(label: np.ndarray, where: str, depth: int | None = None) -> None:
@@ -180,6 +195,13 @@ def check_shape(label: np.ndarray, where: str, depth: int | None = None) -> None
         colours = label.ndim == 3 and label.shape[2] in (3, 4) and depth is None
         hint = "; store one number per pixel, not a colour" if colours else ""
         raise DataError(f"{where}: the label has shape {label.shape}, not {wanted}{hint}")
+
+
+def masked_mean(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The mean of values (n, H, W), or (n, C, H, W), over the valid pixels (n, H, W), of which there must be one."""
+    if values.ndim > valid.ndim:
+        values = values.mean(1)
+    return torch.where(valid, values, 0.0).sum() / valid.sum()
 
 
 def mean_or_none(total: torch.Tensor, count: torch.Tensor, scale: float = 1.0) -> float | None:

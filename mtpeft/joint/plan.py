@@ -60,15 +60,14 @@ class _Step:
     def __init__(self, experiment: JointExperiment) -> None:
         self.experiment = experiment
         settings, sampler = experiment.training, experiment.sampler
-        self.tasks = list(experiment.model.kinds)
+        self.tasks: Sequence[str] = list(experiment.model.kinds)
         own = sampler.name != "all"
         unit = len(self.tasks) if own else 1
-        self.sizes = (2 * unit, 3 * unit)
+        self.sizes: tuple[int, int] = (2 * unit, 3 * unit)
         self.steps: int | None = settings.steps
         self.epoch: int | None = -(-sum(sampler.sizes) // (settings.batch_size * settings.accumulate))
-        if own:
-            self._turns = [(sampler.sources[task], (task,)) for task in self.tasks]
-        else:
+        self._turns: list[tuple[int, tuple[str, ...]]] = [(sampler.sources[task], (task,)) for task in self.tasks]
+        if not own:
             self._turns = [(s, experiment.data.tasks_of(s)) for s in range(len(sampler.sizes))]
 
     def read(self, samples: int) -> Batch:
@@ -87,7 +86,7 @@ class _Step:
             parts = [{**batch, "labels": dict(batch["labels"])} for _ in range(experiment.training.accumulate)]
             with watch:
                 losses = model.train_step({"parts": parts}, experiment.optim_wrapper)
-            seen = Seen(tuple(batch["images"].shape), losses=dict(losses))
+            seen = Seen(tuple(batch["images"].shape), losses={task: float(loss) for task, loss in losses.items()})
         with torch.no_grad():
             shown = batches[-1]["images"][:1].to(experiment.device)
             outputs = model(shown, mode="predict")

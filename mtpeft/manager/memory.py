@@ -135,15 +135,17 @@ def _kept(
 
 @contextmanager
 def _training(manager: Managed) -> Iterator[None]:
-    """In training mode; mode, buffers and random numbers are put back."""
+    """In training mode, without a compiled graph; mode, buffers and random numbers are put back."""
     place = next(iter(manager.backbone.parameters())).device
     training, buffers = manager.training, [(b, b.clone()) for b in manager.buffers()]
+    compiled, manager.runtime.compiled = manager.runtime.compiled, None
     try:
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             manager.train()
             yield
     finally:
         manager.train(training)
+        manager.runtime.compiled = compiled
         for buffer, before in buffers:
             buffer.copy_(before)
 

@@ -22,6 +22,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 SCHEDULES = ("constant", "cosine", "linear", "poly")
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+PRODUCTS = ("highest", "high", "medium")
 #: keys of earlier versions, and what says the same
 RENAMED = {
     "learning_rate": "optimizer.lr",
@@ -46,8 +47,13 @@ class Training:
     zero along half a cosine, a line, or (1 - t)^`power` (poly, 0.9 by default). `clip` limits the gradient's norm. `amp`
     "bfloat16" or "float16" runs the forward pass of training in that precision. `log_every` steps make a point of the loss curve.
     `eval_every` evaluates between (0: only at the end): every so many steps of a joint run; every so many epochs the
-    current task of a continual one, for plugins such as early stopping. `workers` processes read the data; `threads` are
-    torch's (0: as they are).
+    current task of a continual one, for plugins such as early stopping. `workers` processes read the data.
+
+    What follows changes speed and memory, and results by rounding alone. `grad_checkpointing` keeps the inputs of the
+    backbone's blocks alone and runs them again in the backward pass. `compile` makes one graph of the backbone's forward
+    pass of training (torch.compile). `channels_last` lays out images and convolutions so. `matmul_precision` is that of
+    torch.set_float32_matmul_precision while the run goes. `threads` are torch's (0: what suits the machine, see
+    `mtpeft.runs.threads`).
     """
 
     batch_size: Count = 32
@@ -62,6 +68,10 @@ class Training:
     eval_batch_size: Count = 64
     workers: WholeNumber = 0
     threads: WholeNumber = 0
+    grad_checkpointing: bool = False
+    compile: bool = False
+    channels_last: bool = False
+    matmul_precision: Annotated[str, OneOf(PRODUCTS)] | None = None
     log_every: Count = 5
     eval_every: WholeNumber = 0
 
@@ -104,6 +114,9 @@ class Training:
 
     def build_optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An optimiser over named parameters in up to four groups: heads or not, with weight decay or not."""
+        parameters, more = list(parameters), {}
+        if self.amp == "float16" and not self.optimizer.get("foreach") and any(p.is_cuda for _, p in parameters):
+            more["fused"] = True  # the others wait for the scaler's word on whether to step
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in parameters:
             groups.setdefault((name.startswith("heads."), decays(name, parameter)), []).append(parameter)
@@ -118,17 +131,17 @@ class Training:
         if not packed:
             raise ConfigError("nothing is left to train: every task is frozen")
         try:
-            optimizer = self.optimizer_of(packed)
+            optimizer = self.optimizer_of(packed, **more)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"training.optimizer {self.optimizer}: {str(error).splitlines()[0]}") from None
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
         return optimizer
 
-    def optimizer_of(self, parameters: Any) -> torch.optim.Optimizer:
-        """The optimiser of plain parameters or groups."""
+    def optimizer_of(self, parameters: Any, **more: Any) -> torch.optim.Optimizer:
+        """The optimiser of plain parameters or groups, with `more` options than the recipe gives."""
         options = {k: v for k, v in self.optimizer.items() if k != "type"}
-        return OPTIMIZERS[self.optimizer["type"]](parameters, **options)
+        return OPTIMIZERS[self.optimizer["type"]](parameters, **{**more, **options})
 
     def set_rate(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
         """Learning rates for step `step` (from 0) of `total`: a function of the step alone, so there is no state to save."""
