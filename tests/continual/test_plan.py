@@ -208,6 +208,9 @@ def test_a_dry_run_has_as_many_videos_as_the_stream_keeps() -> None:
     }
     experiment = Built(make_recipe(stream=made_up(stream, 2)))
     assert len(experiment.stream[0].train) == 2 * 7
+    data = {"type": "motion", "frames": 2, "train_per_class": 9, "test_per_class": 3}
+    stream = Built(make_recipe(stream=made_up({**stream, "train_per_class": None, "data": data}, 2))).stream
+    assert (len(stream[0].train), len(stream[0].test)) == (2 * 9, 2 * 3)
 
 
 def test_tasks_of_listed_sizes(capsys: pytest.CaptureFixture[str]) -> None:

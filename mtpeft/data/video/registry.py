@@ -95,7 +95,8 @@ def build_video_dataset(
     check_options(f"data set {name!r}", source.listing, options, given=("split",), others=common, section="data")
     if generated:
         names = map(str, range(source.num_classes)) if source.names is None else source.names(options)
-        listing = generated_listing(tuple(names), generated)
+        kept = options.get("train_per_class" if split == "train" else "test_per_class", generated)
+        listing = generated_listing(tuple(names), min(generated, kept))
     else:
         listing = source.listing(split=split, **options)
     bad = {} if generated else missing_files(listing.records)
