@@ -14,6 +14,8 @@ import torch
 
 from mtpeft._version import __version__
 from mtpeft.backbones.fingerprint import fingerprint
+from mtpeft.data.images import Images
+from mtpeft.data.reading import decoder
 from mtpeft.data.video.clips import Clips
 from mtpeft.manager.counting import RULE, backbone_size
 from mtpeft.manager.memory import RULE as BYTE_RULE
@@ -37,6 +39,7 @@ def run_facts(experiment: Any) -> dict[str, Any]:
             "mean": list(config["mean"]),
             "std": list(config["std"]),
             "interpolation": config["interpolation"],
+            **_images(getattr(experiment, "stream", ())),
             **_video(getattr(experiment, "stream", ())),
         },
         "curves": {"train_loss": experiment.curve.points},
@@ -88,6 +91,18 @@ def memory_facts(
         },
         "rule": BYTE_RULE,
     }
+
+
+def _images(tasks: Iterable[Any]) -> dict[str, Any]:
+    """What became of the images of a stream, in training and in test, and what read their files; nothing without images."""
+    shown = [(task.train, task.test) for task in tasks if isinstance(task.train, Images) and task.train.text]
+    if not shown:
+        return {}
+    train, test = (
+        "; or ".join(dict.fromkeys(parts)) for parts in zip(*((a.text, b.text) for a, b in shown), strict=True)
+    )
+    read = any(images.files is not None for pair in shown for images in pair)
+    return {"images": {"train": train, "test": test, **({"decoder": decoder()} if read else {})}}
 
 
 def _video(tasks: Iterable[Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from mtpeft.report.layout import (
 from mtpeft.report.markup import baseline_key
 from mtpeft.report.memory import memory_card
 from mtpeft.report.pictures import of_groups, sentence
+from mtpeft.report.published import published_of_stream
 
 STRIPS_COMPARED = 2  # clips of each task on a page about several methods
 
@@ -54,6 +55,7 @@ def _stream(stream: Stream, number: int, plots: Plots, places: Mapping[int, Path
     """All sections about one stream."""
     cards = [
         card("Methods compared", _headline_note(stream), tables.headline_table(stream)),
+        published_of_stream(stream),
         _accuracy(stream, plots),
         _forgetting(stream, plots),
         _matrices(stream, plots),

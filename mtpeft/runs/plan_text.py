@@ -96,11 +96,12 @@ def _print_part(part: Plan, plan: Plan, show: Any) -> None:
     more = f"; {len(part['tasks'])} tasks like it" if alone and len(part["tasks"]) > 1 else ""
     name = first if alone else ", ".join(part["tasks"])
     show(f"{name}: input {shape}, {shape[0]} of a batch of {plan['batch_size']}{more}")
+    flops = f"{part['flops'] / 1e9:.4g} GFLOPs for one {one} forward"
     for task, output in part["outputs"].items():
-        prefix = "" if alone else f"{task}: "
-        loss = f"; loss {part['losses'][task]:.4f}" if task in part["losses"] else ""
-        show(f"{prefix}output {tuple(output)}{loss}", 2)
-    show(f"{part['flops'] / 1e9:.4g} GFLOPs for one {one} forward", 2)
+        told = [f"output {tuple(output)}", *([f"loss {part['losses'][task]:.4f}"] if task in part["losses"] else [])]
+        show("; ".join([*told, flops]) if alone else f"{task}: {'; '.join(told)}", 2)
+    if not alone:
+        show(flops, 2)
     memory = part["memory"]
     kept, gradients, state = (size_text(memory[key]) for key in ("activations", "gradients", "optimizer"))
     show(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,6 @@ from mtpeft.runs.recipe import load_recipe, recipe_names
 #: planned at every run of the tests, the others at night
 QUICK = ("continual/fashion_class_lae",)
 PLANNED = [name for name in recipe_names() if not name.startswith("pretrain/")]
-TINY = ["backbone.name=vit_mini_patch4_32", 'backbone.options={"depth": 2, "patch_size": 8}', "stream.data.size=32"]
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +21,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return tmp_path
+
+
+def tiny(recipe: dict[str, Any]) -> list[str]:
+    """The recipe on a backbone of two blocks that needs no download."""
+    options = {"depth": 2, "patch_size": 8, **recipe["backbone"].get("options", {})}
+    changes = ["backbone.name=vit_mini_patch4_32", f"backbone.options={options}"]
+    changes += ["stream.data.size=32"] if "size" in recipe["stream"].get("data", {}) else []
+    return changes + (["method.blocks=[0, 1]"] if "blocks" in recipe["method"] else [])
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PLANNED])
@@ -31,7 +39,7 @@ def test_every_recipe_is_planned(name: str, folder: Path, capsys: pytest.Capture
     """
     recipe = load_recipe(name)
     large = "rows" not in recipe and "mini" not in recipe["backbone"]["name"]
-    changes = [part for change in (TINY if large else []) for part in ("--set", change)]
+    changes = [part for change in (tiny(recipe) if large else []) for part in ("--set", change)]
     code = main(["plan", name, *changes, "--seconds", "0.01", "--json"])
     out, err = capsys.readouterr()
     assert not [file for file in folder.rglob("*") if file.is_file()]

@@ -83,7 +83,7 @@ def build_video_dataset(
 
     `augment` sets fields of `ClipTransform`; `flip` is off by default where the direction is the class. Missing files
     (and, with `check`, unreadable ones, remembered in the file `check_index`) are left out up to `max_bad_share`.
-    `generated` videos of noise of each class take the place of the files, which nothing looks for then: for dry runs.
+    `generated` videos of noise of each class take the place of the files, which nothing looks for then: for plans.
     Raises `UnknownNameError` for the name, `ConfigError` for a split or option it does not have, `DataError` when more
     files are bad or the annotations are.
     """
