@@ -59,7 +59,7 @@ def test_scenes_that_are_not_rendered_are_drawn(command: str, folder: Path, caps
         assert plan["steps"] == 600 and plan["parts"][0]["outputs"]["semseg"] == [2, 9, 64, 64]
     else:
         assert "scenes_adaptformer: a dry run with made-up data" in out and "semseg: output (2, 9, 64, 64)" in out
-        assert max(map(len, out.splitlines())) <= 80
+        assert all(len(line) <= 80 for line in out.splitlines() if str(folder) not in line)  # paths are not cut
     assert not [file for file in folder.rglob("*") if file.is_file()]
 
 
