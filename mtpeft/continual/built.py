@@ -45,6 +45,7 @@ class Built:
         given = read_input(top.section("input"), dense=stream.get("type") == DENSE)
         self.training = Training.read(top.section("training"))
         plugins = build_plugins(top.take("plugins", []))
+        self.plugins = [type(plugin).__name__ for plugin in plugins]
         self.continue_from = top.take("continue_from", None)
         baselines, single_task = top.take("baselines", None), top.take("single_task", None)
         strips, published = top.take("strips", None), top.take("published", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mtpeft.continual.experiment import Experiment
 from mtpeft.continual.summary import model_tasks
+from mtpeft.data.made_up import is_made_up
 from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read
 from mtpeft.report import print_summary, write_report
@@ -48,8 +49,8 @@ def run(recipe: dict[str, Any], out: Path | None = None, resume: bool = False, f
 
 def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = False) -> dict[str, Any] | None:
     """As `run`, without the summary; returns the results, those on disk when the run is complete already."""
-    if made_up(recipe.get("stream")):
-        raise ConfigError(f"recipe {recipe['name']}: data.generated makes up data, which is for --dry-run alone")
+    if is_made_up(recipe.get("stream")):
+        raise ConfigError(f"recipe {recipe['name']}: data.generated makes up data, which is for plans alone")
     folder = RunFolder(path, recipe, fresh)
     console.print(opening(recipe, path, folder.complete), soft_wrap=True)
     if folder.complete:
@@ -63,12 +64,6 @@ def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = F
     if not folder.report.is_file():
         write_report([results], folder.report)
     return results
-
-
-def made_up(value: Any) -> bool:
-    """Whether some data set of a stream is to be made up."""
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return (isinstance(value, Mapping) and "generated" in value) or any(made_up(part) for part in inner)
 
 
 def rows_of(recipe: dict[str, Any]) -> list[Row]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mtpeft.continual.built import Built
 from mtpeft.continual.growth import earlier_run
+from mtpeft.continual.inputs import shapes_of, tasks_of
 from mtpeft.continual.plugins import foreign, plugin_states, restore_plugins
 from mtpeft.continual.progress import Curve, Measured, Position
 from mtpeft.continual.strips import PICTURES, write_strips
@@ -20,7 +21,7 @@ from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
-from mtpeft.evaluation.run_facts import device_name, run_facts
+from mtpeft.evaluation.run_facts import device_name, memory_facts, run_facts
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.machine import described, matrix_products
 from mtpeft.runs.model_folder import MODEL, save_model
@@ -236,6 +237,8 @@ class Experiment(Built):
     def _finish(self) -> dict[str, Any]:
         found = {**self.folder.facts, **self.features.facts()}
         results = {**run_facts(self), **found, **summarise(self.manager, self.stream, self.measured)}
+        shapes, names = shapes_of(self.stream, self.manager), tasks_of(self.stream, self.manager)
+        results["memory"] = memory_facts(self, shapes, names)
         if self.strips:
             assert isinstance(self.stream, Stream)
             self.progress.stage("clip strips", 0)

@@ -62,7 +62,7 @@ def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
     """The data set that `config` describes: `type` is a registered name or `torchvision.NAME`, the rest its arguments.
 
     How a torchvision class gets its part is said in `mtpeft.data.torchvision_sources`. `generated` images of noise of each
-    class take the place of a published data set's files, which nothing looks for then: for dry runs.
+    class take the place of a published data set's files, which nothing looks for then: for plans.
     Raises `UnknownNameError` for the type, `ConfigError` for an argument it does not take, `DataError` when the data
     are missing or damaged.
     """

@@ -115,6 +115,23 @@ RESULTS: dict[str, Any] = {
         "trainable_per_task": MapOf(COUNT),
         "rule": TEXT,
     },
+    "memory?": {
+        "backbone": COUNT,
+        "optimizer": TEXT,
+        "precision": TEXT,
+        "per_task": MapOf(
+            {
+                "trained": COUNT,
+                "method": COUNT,
+                "head": COUNT,
+                "gradients": COUNT,
+                "optimizer": COUNT,
+                "activations": COUNT,
+                "fixed": INTEGER,
+            }
+        ),
+        "rule": TEXT,
+    },
     "frozen": {"fingerprint_before": TEXT, "fingerprint_after": TEXT, "unchanged": FLAG},
     "curves": {"train_loss": [{"task": TEXT, "step": POSITIVE, "loss": NUMBER}]},
     "environment": {"python": TEXT, "torch": TEXT, "timm": TEXT, "mtpeft": TEXT, "threads": POSITIVE, "device?": TEXT},

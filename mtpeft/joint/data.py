@@ -119,6 +119,12 @@ class JointData:
         """Training samples of each data set."""
         return [len(view) for view in self.train]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """(C, H, W) of the images of each task."""
+        first = {source: tuple(view[0]["image"].shape) for source, view in enumerate(self.train) if len(view)}
+        return {task: first[place.source] for task, place in self.places.items()}
+
     def samples(self, task: str, split: str) -> int:
         """Samples of the task's data set."""
         return len(self.views(split)[self.places[task].source])

@@ -12,7 +12,7 @@ from mtpeft.data.feature_cache import FeatureCache
 from mtpeft.data.validation import Validation
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
-from mtpeft.evaluation.run_facts import device_name, run_facts
+from mtpeft.evaluation.run_facts import device_name, memory_facts, run_facts
 from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.joint import evaluation
 from mtpeft.joint.conflict import gradient_conflict
@@ -244,6 +244,7 @@ class JointExperiment:
             **self.folder.facts,
             **cache_facts(self.features, sum(len(view) for view in self.data.all_views)),
             **summarise(self.model, self.data, self.history),
+            "memory": memory_facts(self, self.data.shapes),
             "single_task": self.single_task,
             "best": self.best,
             "gradient_conflict": conflict,

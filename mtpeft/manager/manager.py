@@ -24,6 +24,7 @@ from mtpeft.manager.checkpoint import save
 from mtpeft.manager.counting import Counts, count, render_table
 from mtpeft.manager.ensemble import ensembled
 from mtpeft.manager.features import apply_head, attention_over_time, check_images, extract, prepare, rows_of
+from mtpeft.manager.memory import Memory, measure_memory
 from mtpeft.manager.merging import merged_backbone
 from mtpeft.manager.weights import own_key, set_mode, trainable_parameters, trained_state, trained_state_by_task
 from mtpeft.options import check_options, shown
@@ -303,8 +304,16 @@ class TaskManager(nn.Module):
         return sum(p.numel() for _, p in self.trainable_parameters() if p not in skipped)
 
     def table(self, width: int = 80) -> str:
-        """A table of weights per task by kind, with the counting rule, in lines of up to `width` characters."""
+        """Tables of weights per task by kind, and of bytes in training, with their rules, in lines of up to `width` characters.
+
+        Tasks that are not alike are run on a few images each, to see what they keep for backward.
+        """
         return render_table(self, width)
+
+    def memory(self, task: str) -> Memory:
+        """Bytes that training `task` keeps: weights, gradients, AdamW's state, activations of each image of the model's size."""
+        self._check(task)
+        return measure_memory(self, [task])[task]
 
     def trainable_parameters(self, task: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that are trained; with `task`, those the task uses."""

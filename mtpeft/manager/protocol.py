@@ -49,6 +49,21 @@ class Managed(Protocol):
     def used_modules(self, task: str) -> list[nn.Module]:
         """The modules whose weights the task's output depends on."""
 
+    def __call__(self, images: torch.Tensor, task: str) -> Any:
+        """Outputs of one task."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Training mode, as of any module."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules, as of any module."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters, as of any module."""
+
+    def buffers(self) -> Iterator[torch.Tensor]:
+        """All buffers, as of any module."""
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All parameters, as of any module."""
 
