@@ -76,6 +76,13 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
         """B finished images, float (B, 3, H, W), and their labels, int64 (B,)."""
         return self.finish(self.raw_batch(indices)), self._labels[list(indices)]
 
+    def batch_rows(self, indices: Sequence[int], rows: range) -> tuple[Tensor, Tensor]:
+        """Rows of `batch(indices)`. Augmentation draws for a batch as a whole, so that all of it must be made."""
+        if self.transform is None or self.transform.augment is None:
+            return self.batch([indices[row] for row in rows])
+        images, labels = self.batch(indices)
+        return images[rows.start : rows.stop], labels[rows.start : rows.stop]
+
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.finish(self.raw(index)[None])[0], self.targets[index]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,11 @@ class ResumableLoader:
     before `start` is read, and the caller's generators are left as they were. `len()` counts the whole epoch's batches.
     A data set with a method `at_epoch(epoch)` is asked for its state in that epoch. One with `read_batch(indices)` and
     `received(batch)` reads in the workers and finishes in the caller's process; else batches are its `batch(indices)`, or
-    its items collated. With `join_single` a last batch of one item is joined to the one before.
+    its items collated. With `join_single` a last batch of one item is joined to the one before. `items` are those to
+    read, without it all.
+    With `rows`, a function of a batch's length, only these of its items are read, as they are in the whole batch; where
+    there are none the batch is None. Items whose random numbers are drawn for a batch as a whole need a method
+    `batch_rows(indices, rows)` for that.
     Raises `DataError` for a data set without images, `ConfigError` for a batch size or start that cannot be.
     """
 
@@ -35,6 +39,8 @@ class ResumableLoader:
         drop_last: bool = False,
         num_workers: int = 0,
         join_single: bool = False,
+        items: Sequence[int] | None = None,
+        rows: Callable[[int], range] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
@@ -43,15 +49,16 @@ class ResumableLoader:
         at_epoch: Callable[[int], Any] | None = getattr(dataset, "at_epoch", None)
         self.dataset = dataset if at_epoch is None else at_epoch(epoch)
         self.start = start
-        self.num_workers = num_workers
-        self._seed = _mix(seed, epoch)
-        order = list(range(len(dataset)))
+        self.num_workers, self.rows = num_workers, rows
+        self._seed = mix(seed, epoch)
+        order = list(range(len(dataset)) if items is None else items)
         if shuffle:
-            order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(self._seed)).tolist()
+            places = torch.randperm(len(order), generator=torch.Generator().manual_seed(self._seed)).tolist()
+            order = [order[place] for place in places]
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         if join_single and len(batches) > 1 and len(batches[-1]) == 1:
             batches[-2] += batches.pop()
-        if drop_last and len(batches[-1]) < batch_size:
+        if drop_last and batches and len(batches[-1]) < batch_size:
             batches.pop()
         if not 0 <= start <= len(batches):
             raise ConfigError(f"start is batch {start}, but the epoch has {len(batches)}")
@@ -61,8 +68,8 @@ class ResumableLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Any]:
-        remaining = [(_mix(self._seed, i), self._batches[i]) for i in range(self.start, len(self._batches))]
-        fetch = _Batches(self.dataset, remaining)
+        remaining = [(mix(self._seed, i), self._batches[i]) for i in range(self.start, len(self._batches))]
+        fetch = _Batches(self.dataset, remaining, self.rows)
         if not self.num_workers:
             return map(self._received, (fetch[i] for i in range(len(fetch))))
         # Its own generator: a DataLoader would else draw its workers' base seed from the caller's.
@@ -73,15 +80,17 @@ class ResumableLoader:
 
     def _received(self, batch: Any) -> Any:
         batch = received(batch)
-        return self.dataset.received(batch) if hasattr(self.dataset, "received") else batch
+        return self.dataset.received(batch) if batch is not None and hasattr(self.dataset, "received") else batch
 
 
 class _Batches(Dataset[Any]):
-    """Whole batches as items, each made under its own seed; an unreadable one is its error (see `sent`)."""
+    """Whole batches, or rows of them, as items, each made under its own seed; an unreadable one is its error (see `sent`)."""
 
-    def __init__(self, dataset: Any, batches: list[tuple[int, list[int]]]) -> None:
+    def __init__(
+        self, dataset: Any, batches: list[tuple[int, list[int]]], rows: Callable[[int], range] | None = None
+    ) -> None:
         self.dataset = dataset
-        self.batches = batches
+        self.batches, self.rows = batches, rows
         self._batch: Callable[[list[int]], Any] | None = getattr(dataset, "read_batch", getattr(dataset, "batch", None))
         self._items: Callable[[list[int]], list[Any]] | None = getattr(dataset, "__getitems__", None)
         self._collate: Callable[[list[Any]], Any] = getattr(dataset, "collate_fn", None) or default_collate
@@ -100,6 +109,13 @@ class _Batches(Dataset[Any]):
             generator.set_state(state)
 
     def _made(self, members: list[int]) -> Any:
+        if self.rows is not None:
+            rows = self.rows(len(members))
+            if not rows:
+                return None
+            if hasattr(self.dataset, "batch_rows"):
+                return self.dataset.batch_rows(members, rows)
+            members = [members[row] for row in rows]
         if self._batch is not None:
             return self._batch(members)
         items = self._items(members) if self._items is not None else [self.dataset[i] for i in members]
@@ -130,7 +146,7 @@ def received(value: Any) -> Any:
     return value
 
 
-def _mix(*numbers: int) -> int:
-    """One 63-bit seed out of several numbers, the same on every machine and Python."""
-    digest = hashlib.sha256("/".join(str(number) for number in numbers).encode()).digest()
+def mix(*parts: object) -> int:
+    """One 63-bit seed out of several numbers or words, the same on every machine and Python."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 
 from mtpeft.evaluation.results import read, write
-from mtpeft.joint.distributed import gather, rank, start, together
 from mtpeft.joint.experiment import JointExperiment
 from mtpeft.joint.separate import merge, separate_recipes
 from mtpeft.report import print_joint_summary, write_report
@@ -17,6 +16,7 @@ from mtpeft.runs.command import compare, conclude, finished_run, opening, print_
 from mtpeft.runs.comparison import comparison_rows
 from mtpeft.runs.console import interrupts, open_console, progress_bar
 from mtpeft.runs.device import usable_device
+from mtpeft.runs.distributed import first, rank, start, together
 from mtpeft.runs.folder import RunFolder
 
 Results = dict[str, Any]
@@ -58,14 +58,14 @@ def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = F
     if recipe.get("separate"):
         return _separate(recipe, path, console, fresh)
     folder = RunFolder(path, recipe, fresh) if rank() == 0 else None
-    complete = gather(folder is not None and folder.complete)[0]
+    complete = first(folder is not None and folder.complete)
     with progress_bar(console) as callbacks, interrupts() as stop:
         callbacks.message(opening(recipe, path, complete))
         if not complete:
             results = JointExperiment(recipe, callbacks).run(folder, lambda: bool(stop))
         else:
             results = None if folder is None else read(folder.results)
-    results = gather(results)[0]
+    results = first(results)
     _report(results, path)
     return results
 
@@ -108,7 +108,7 @@ def _separate(recipe: dict[str, Any], path: Path, console: Console, fresh: bool)
         if not folder.results.is_file():
             write(folder.results, merge(recipe, found, path))
         results = read(folder.results)
-    results = gather(results)[0]
+    results = first(results)
     _report(results, path)
     return results
 

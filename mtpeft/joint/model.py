@@ -10,13 +10,13 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
 
+from mtpeft.data.loader import mix
 from mtpeft.dense.kinds import Kind
 from mtpeft.errors import UnknownNameError
-from mtpeft.joint.distributed import rank, sum_gradients, sum_tensors, total
 from mtpeft.joint.optim import UpdateWrapper
-from mtpeft.joint.sampler import mix
 from mtpeft.joint.weighting import Weighting
 from mtpeft.manager.manager import TaskManager
+from mtpeft.runs.distributed import rank, sum_gradients, sum_tensors, total
 from mtpeft.runs.update import NonFiniteLossError
 
 #: {task: (rows (n,) into the batch, labels (n, ...))}

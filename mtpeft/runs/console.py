@@ -46,7 +46,7 @@ def progress_bar(console: Console) -> Iterator[Callbacks]:
 
 @contextmanager
 def interrupts() -> Iterator[list[bool]]:
-    """Ctrl-C asks for a stop after the running step, which saves the state; a second one stops at once."""
+    """Ctrl-C or SIGTERM asks for a stop after the running step, which saves the state; a second one stops at once."""
     asked: list[bool] = []
 
     def handler(number: int, frame: Any) -> None:
@@ -55,11 +55,12 @@ def interrupts() -> Iterator[list[bool]]:
         asked.append(True)
 
     try:
-        previous = signal.signal(signal.SIGINT, handler)
+        previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread: nothing can be caught here
         yield asked
         return
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, before in previous.items():
+            signal.signal(number, before)

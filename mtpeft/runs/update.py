@@ -25,7 +25,7 @@ class Update:
         """`training` gives precision and limit."""
         self.optimizer, self.device_type, self.dtype, self.clip = optimizer, device_type, training.dtype, training.clip
         self.scaler = torch.amp.GradScaler(device_type, enabled=self.dtype is torch.float16)
-        self._scaled = False
+        self._unscaled = False
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the forward pass."""
@@ -34,17 +34,21 @@ class Update:
     def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
         """Add the gradients of `loss`; they are scaled until `unscale` or `step`."""
         self.scaler.scale(loss).backward(**kwargs)
-        self._scaled = True
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """All that it updates."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def gradients(self) -> list[torch.Tensor]:
         """Those there are."""
-        return [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
     def unscale(self) -> None:
-        """Make the gradients those of the losses, for what looks at them before the step."""
-        if self._scaled and self.gradients():
+        """Make the gradients those of the losses, for what looks at them before the step. Those of other processes count."""
+        if not self._unscaled and self.gradients():
             self.scaler.unscale_(self.optimizer)
-        self._scaled = False
+            self._unscaled = True
 
     def step(self, **kwargs: Any) -> None:
         """One update. Raises `NonFiniteLossError`, before the weights are touched, when the gradient is not finite.
@@ -52,6 +56,7 @@ class Update:
         In float16 that is nothing unusual: the scaler leaves the step out and halves its scale.
         """
         self.unscale()
+        self._unscaled = False
         grads = self.gradients()
         if not grads:
             return
@@ -59,8 +64,7 @@ class Update:
         if not self.scaler.is_enabled() and not torch.isfinite(norm):
             raise NonFiniteLossError("the gradient is not finite although the losses are")
         if self.clip is not None and torch.isfinite(norm):
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         self.scaler.step(self.optimizer, **kwargs)
         self.scaler.update()
 
