@@ -27,8 +27,10 @@ with warnings.catch_warnings():
 #: [images, labels, ..., task labels], (B, ...) each; None where a process has no part of a batch
 Part = list[torch.Tensor] | None
 
-# Avalanche would deal out samples by a sampler of its own, with padding, in loaders that all processes must read alike.
+# Avalanche would deal out samples by a sampler of its own, with padding, in loaders that all processes must read alike, and
+# have no evaluation in processes but the first.
 _DistributedHelperCls.is_distributed = property(lambda self: False)
+_DistributedHelperCls.is_main_process = property(lambda self: True)
 
 
 def parts_of(batches: Iterable[list[torch.Tensor]], rows: Callable[[int], range]) -> Iterator[Part]:
