@@ -16,7 +16,7 @@ from mtpeft.report import print_summary, write_report
 from mtpeft.runs.command import compare, conclude, finished_run, opening, print_measured, run_path
 from mtpeft.runs.comparison import Row, comparison_rows, is_joint
 from mtpeft.runs.console import interrupts, open_console, progress_bar
-from mtpeft.runs.device import usable_device
+from mtpeft.runs.device import AUTO, usable_device
 from mtpeft.runs.distributed import first, rank, start, together
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.recipe import load_recipe
@@ -51,7 +51,7 @@ def run(recipe: dict[str, Any], out: Path | None = None, resume: bool = False, f
 @contextmanager
 def _processes(recipe: Mapping[str, Any]) -> Iterator[Console]:
     """All processes of torchrun together; the terminal, which the first one has."""
-    start(usable_device(recipe.get("device", "cpu"), recipe["name"]))
+    start(usable_device(recipe.get("device", AUTO), recipe["name"]))
     with together():
         yield open_console() if rank() == 0 else Console(quiet=True)
 

@@ -40,16 +40,15 @@ def parts_of(batches: Iterable[list[torch.Tensor]], rows: Callable[[int], range]
         yield [tensor[own.start : own.stop] for tensor in batch] if own else None
 
 
-def shares(parts: Sequence[Part], count: Callable[[torch.Tensor], int]) -> list[float]:
-    """What each part counts in its step: its share of the labels, by `count`, of all parts of all processes.
+def shares(parts: Sequence[Part], count: Callable[[torch.Tensor], int]) -> list[tuple[int, float]]:
+    """For each part of a step: its labels, by `count`, and what it counts, their share of those of all parts of all
+    processes.
 
-    Where there is no label, as no pixel of a dense task may have one, its share of the images.
+    Where there is no label, as no pixel of a dense task may have one, it counts by its images.
     """
-    if len(parts) == 1 and world() == 1:
-        return [1.0]
     numbers = [(0, 0) if part is None else (count(part[1]), len(part[1])) for part in parts]
     labels, images = total(torch.tensor(numbers, dtype=torch.float64).sum(0)).tolist()
-    return [own[0] / labels if labels else own[1] / images for own in numbers]
+    return [(own[0], own[0] / labels if labels else own[1] / images) for own in numbers]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,14 @@ import torch
 @dataclass(eq=False)
 class Selection:
     """The tasks of a batch: one, several with `index` (B,), the position in `tasks` of each sample's task, or several
-    for each sample alike (`each`; only where all methods serve them in one pass).
+    for each sample alike (`each`; only where all methods serve them in one pass). `rows` are the samples of each task, where
+    they are known: to find them in an `index` on a GPU its value has to be read.
     """
 
     tasks: tuple[str, ...]
     index: torch.Tensor | None = None
     each: bool = False
+    rows: Sequence[torch.Tensor] | None = None
 
 
 @dataclass(eq=False)
@@ -43,7 +45,8 @@ class Context:
 class Runtime:
     """Holds the context of the forward that is running; `default` serves calls of the backbone itself.
 
-    Copies and pickles start without a running forward.
+    `channels_last`: the backbone gets images laid out so. `compiled` runs it in training, where it is there
+    (`mtpeft.manager.compiled`). Copies and pickles start without a running forward, and without a compiled graph.
     """
 
     def __init__(self, default: str | None = None) -> None:
@@ -51,6 +54,8 @@ class Runtime:
         self.context: Context | None = None
         self.ensembling = False  # within a pass whose output is combined with those of others
         self.default = default
+        self.channels_last = False
+        self.compiled: Any = None
         self.reset()
 
     def set_default(self, task: str | None) -> None:
@@ -81,6 +86,7 @@ class Runtime:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Runtime:
         copied = memo[id(self)] = Runtime(self.default)
+        copied.channels_last = self.channels_last
         return copied
 
     def __reduce__(self) -> tuple[type[Runtime], tuple[str | None]]:

@@ -10,6 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mtpeft.runs.update import Recent
+
 
 @dataclass
 class LossCurve:
@@ -48,23 +50,33 @@ class RateHook(Hook):
 
 @HOOKS.register_module(force=True)
 class CurveHook(Hook):
-    """Keeps the loss curve, and gives its points to MMEngine's visualiser."""
+    """Keeps the loss curve, and gives its points to MMEngine's visualiser. Losses are read where a point is made."""
 
     priority = "NORMAL"
 
-    def __init__(self, curve: LossCurve, on_step: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, curve: LossCurve, recent: Recent, on_step: Callable[[dict[str, Any]], None]) -> None:
         """`on_step` is called after every step with the sampler's state from there on."""
-        self.curve, self.on_step = curve, on_step
+        self.curve, self.recent, self.on_step = curve, recent, on_step
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """One step."""
-        step, curve = batch_idx + 1, self.curve
-        if curve.add(step, outputs, last=step == runner.max_iters):
-            recent = {f"loss/{p['task']}": p["loss"] for p in curve.points if p["step"] == step}
+        step = batch_idx + 1
+        if step % self.curve.every == 0 or step == runner.max_iters:
+            self.read(step == runner.max_iters)
+            recent = {f"loss/{p['task']}": p["loss"] for p in self.curve.points if p["step"] == step}
             runner.visualizer.add_scalars(
                 {"rate": runner.optim_wrapper.optimizer.param_groups[0]["lr"], **recent}, step
             )
         self.on_step(data_batch["after"])
+
+    def read(self, last: bool = False) -> None:
+        """Add the losses of the steps since the last call to the curve; `last`: no step follows.
+
+        Raises `NonFiniteLossError`: nothing is measured or saved before this was called.
+        """
+        steps = self.recent.read()
+        for position, (step, losses) in enumerate(steps, 1):
+            self.curve.add(step, losses, last and position == len(steps))
 
 
 @HOOKS.register_module(force=True)
@@ -73,14 +85,15 @@ class EvaluateHook(Hook):
 
     priority = "LOW"
 
-    def __init__(self, evaluate: Callable[[int], dict[str, Any]], every: int) -> None:
-        """`evaluate(step)` gives an entry of the history; `every` 0: only after the last step."""
-        self.evaluate, self.every = evaluate, every
+    def __init__(self, evaluate: Callable[[int], dict[str, Any]], every: int, check: Callable[[], None]) -> None:
+        """`evaluate(step)` gives an entry of the history; `every` 0: only after the last step; `check()` comes first."""
+        self.evaluate, self.every, self.check = evaluate, every, check
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Evaluate where it is due."""
         step = batch_idx + 1
         if step == runner.max_iters or (self.every and step % self.every == 0):
+            self.check()
             entry = self.evaluate(step)
             scalars = {f"{t}/{m}": v for t, ms in entry["values"].items() for m, v in ms.items() if v is not None}
             runner.visualizer.add_scalars(scalars, step)
@@ -92,9 +105,11 @@ class StateHook(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, save: Callable[[int], None], stopping: Callable[[], bool], interval: int) -> None:
-        """`save(step)`; `stopping()`: whether to stop here."""
-        self.save, self.stopping, self.interval = save, stopping, interval
+    def __init__(
+        self, save: Callable[[int], None], stopping: Callable[[], bool], interval: int, check: Callable[[], None]
+    ) -> None:
+        """`save(step)` after `check()`; `stopping()`: whether to stop here."""
+        self.save, self.stopping, self.interval, self.check = save, stopping, interval, check
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save where it is due."""
@@ -102,6 +117,7 @@ class StateHook(Hook):
         due = step % self.interval == 0 or step == runner.max_iters
         stopping = self.stopping()
         if due or stopping:
+            self.check()
             self.save(step)
         if stopping and step < runner.max_iters:
             runner.train_loop.stop_training = True

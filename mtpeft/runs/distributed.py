@@ -37,30 +37,18 @@ class LostError(SharedError):
 def start(device: torch.device) -> None:
     """Join the process group of torchrun, if it started this process. Call before MMEngine's Runner sets up.
 
-    On GPUs every process of a machine takes one, in order: `device` is then "cuda" without a number. Raises `ConfigError`
-    where there are too few, and for a device that processes cannot share out.
+    Raises `ConfigError` for a device that is not this process's own, and for one that processes cannot share.
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
-    if device.type == "cuda":
-        _take_gpu(device)
-    elif device.type != "cpu":
+    if device.type == "cuda" and device.index not in (None, int(os.environ.get("LOCAL_RANK", "0"))):
+        raise ConfigError(f"device is {device} for all processes that torchrun started: device=cuda is a GPU for each")
+    if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device {device.type} is for one process: run without torchrun, or with device=cpu")
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     except ValueError as error:  # an address is missing
         raise ConfigError(f"RANK and WORLD_SIZE are set, but torchrun did not start this process: {error}") from None
-
-
-def _take_gpu(device: torch.device) -> None:
-    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if device.index is not None:
-        raise ConfigError(f"device is {device}, one GPU, but torchrun started several processes: device=cuda")
-    if number >= there:
-        raise ConfigError(
-            f"torchrun started more processes here than there are GPUs: --nproc-per-node {there}, or device=cpu"
-        )
-    torch.cuda.set_device(number)
 
 
 def rank() -> int:
