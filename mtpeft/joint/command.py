@@ -82,10 +82,11 @@ def evaluate(path: Path) -> int:
     folder, recipe, results = finished_run(path)
     if recipe.get("separate"):
         return max(evaluate(path / sub) for sub in separate_recipes(recipe))
-    values = JointExperiment(recipe).evaluate_final(folder)
-    for task in results["tasks"]:
-        print_measured(console, task, values[task["name"]][task["metric"]], results["main"][task["name"]], ".4g")
-    return 0 if values == results["final"] else 1
+    with together():
+        values = JointExperiment(recipe).evaluate_final(folder)
+        for task in results["tasks"]:
+            print_measured(console, task, values[task["name"]][task["metric"]], results["main"][task["name"]], ".4g")
+        return 0 if values == results["final"] else 1
 
 
 def _separate(recipe: dict[str, Any], path: Path, console: Console, fresh: bool) -> Results | None:
