@@ -29,15 +29,16 @@ from mtpeft.runs.state import State
 
 #: without dropout, whose random numbers differ between processes
 LORA = {"method": {"name": "lora", "rank": 4, "dropout": 0.0}}
-STREAM = {**make_recipe()["stream"], "num_tasks": 2, "train_per_class": 6}
+STREAM = {**make_recipe()["stream"], "num_tasks": 2, "train_per_class": 4, "test_per_class": 5}
 CLASS = {**STREAM, "type": "class_incremental"}
-TRAINING = {"epochs": 2, "batch_size": 7, "optimizer": {"type": "SGD", "lr": 0.05}, "schedule": "cosine"}
+TRAINING = {"epochs": 1, "batch_size": 7, "optimizer": {"type": "SGD", "lr": 0.05}, "schedule": "cosine"}
 TILES = str(Path(__file__).with_name("tiles.py"))
 
 
 def case(training: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """A run of two tasks of 30 images, 10 steps each; `changes` replace keys."""
-    return make_recipe(**{**LORA, "stream": STREAM, **changes}, training={**TRAINING, **(training or {})})
+    """A run of two tasks of 20 images, 3 steps each; `changes` replace keys."""
+    changes = {**LORA, "stream": STREAM, "checkpoint": {"interval": 1}, **changes}
+    return make_recipe(**changes, training={**TRAINING, **(training or {})})
 
 
 def dense(**data: Any) -> dict[str, Any]:
@@ -73,7 +74,7 @@ from mtpeft.continual.strategy import ContinualStrategy
 folder = pathlib.Path(sys.argv[1])
 steps, step = itertools.count(1), ContinualStrategy.optimizer_step
 def dying(self):
-    if next(steps) == 13:
+    if next(steps) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     step(self)
 if "DIES" in os.environ and os.environ["RANK"] == "1":
@@ -141,7 +142,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[int, str
     """The quick cases, one that a single process began, and one that fails, in two processes: folder and output."""
     folder = tmp_path_factory.mktemp("two")
     begun = case(name="begun")
-    train(begun, folder / "begun", kill_at=5)
+    train(begun, folder / "begun", kill_at=3)
     named = {name: {**recipe, "name": name} for name, recipe in CASES.items()}
     return folder, ended(start(folder, {**named, "begun": begun, "broken": {**dense(broken=True), "name": "broken"}}))
 
