@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,15 +41,26 @@ def parts_of(batches: Iterable[list[torch.Tensor]], rows: Callable[[int], range]
         yield [tensor[own.start : own.stop] for tensor in batch] if own else None
 
 
-def shares(parts: Sequence[Part], count: Callable[[torch.Tensor], int]) -> list[tuple[int, float]]:
-    """For each part of a step: its labels, by `count`, and what it counts, their share of those of all parts of all
-    processes.
+@dataclass(frozen=True)
+class Step:
+    """What the parts of this process count in a step of `number` parts in all processes.
 
-    Where there is no label, as no pixel of a dense task may have one, it counts by its images.
+    Of part k `labels[k]` are its labels; `weights[k]` is their share of those of the whole step, times `number`: about 1,
+    so that half precision has the numbers of a step of one batch. The sum over parts is to be divided by `number`.
+    Where there is no label, as no pixel of a dense task may have one, parts count by their images.
     """
-    numbers = [(0, 0) if part is None else (count(part[1]), len(part[1])) for part in parts]
-    labels, images = total(torch.tensor(numbers, dtype=torch.float64).sum(0)).tolist()
-    return [(own[0], own[0] / labels if labels else own[1] / images) for own in numbers]
+
+    labels: list[int]
+    weights: list[float]
+    number: int
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], count: Callable[[torch.Tensor], int]) -> Step:
+        """`count` gives the number of labels of a batch's target."""
+        own = [(0, 0, 0) if part is None else (count(part[1]), len(part[1]), 1) for part in parts]
+        labels, images, number = total(torch.tensor(own, dtype=torch.float64).sum(0)).tolist()
+        weights = [number * (o[0] / labels if labels else o[1] / images) for o in own]
+        return cls([o[0] for o in own], weights, int(number))
 
 
 @contextmanager
@@ -62,14 +74,18 @@ def own_numbers(device: torch.device, *place: int) -> Iterator[None]:
         yield
 
 
-def sum_step(parameters: Sequence[nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
-    """Sum the gradients over all processes; returns the sum of `loss`, a scalar."""
-    if world() == 1:
-        return loss
-    *gradients, summed = sum_tensors([*(p.grad for p in parameters), loss], [*parameters, loss])
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    return loss if summed is None else summed
+def sum_step(parameters: Sequence[nn.Parameter], loss: torch.Tensor, step: Step) -> torch.Tensor:
+    """Make gradients those of the whole step; returns its loss, out of the sum of those of this process's parts."""
+    if world() > 1:
+        *gradients, summed = sum_tensors([*(p.grad for p in parameters), loss], [*parameters, loss])
+        loss = loss if summed is None else summed
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+    if step.number > 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.div_(step.number)
+    return loss / step.number
 
 
 def statistics(model: nn.Module) -> list[torch.Tensor]:

@@ -14,7 +14,7 @@ from mtpeft.continual.benchmark import VALIDATION, TaskLoader, to_avalanche
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import Objective, Running, objectives_of
 from mtpeft.continual.plugins import check_plugins, seed_memories
-from mtpeft.continual.processes import Part, own_numbers, parts_of, shares, statistics, sum_step
+from mtpeft.continual.processes import Part, Step, own_numbers, parts_of, statistics, sum_step
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream, LabelView
 from mtpeft.data.loader import Readers, ResumableLoader, count_batches
@@ -230,10 +230,9 @@ class ContinualStrategy(SupervisedTemplate):
         while parts := list(itertools.islice(batches, self.training_settings.accumulate)):
             if self._stop_training:
                 break
-            losses: list[torch.Tensor] = []
-            for number, (self.mbatch, (self._labels, share)) in enumerate(
-                zip(parts, shares(parts, count), strict=True)
-            ):
+            step, losses = Step.of(parts, count), [self._make_empty_loss()]
+            for number, self.mbatch in enumerate(parts):
+                self._labels = step.labels[number]
                 if self.mbatch is not None:
                     self._unpack_minibatch()
                 if number == 0:
@@ -241,16 +240,16 @@ class ContinualStrategy(SupervisedTemplate):
                     self.optimizer.zero_grad()
                 if self.mbatch is not None:
                     with own_numbers(self.device, self.seed, index, self.clock.train_exp_iterations, number):
-                        losses.append(self._backward_part(share, **kwargs))
-            self._join(losses)
+                        losses.append(self._backward_part(step.weights[number], **kwargs))
+            self._join(losses, step)
             self._after_backward(**kwargs)
             self._before_update(**kwargs)
             self.optimizer_step()
             self._after_update(**kwargs)
             self._after_training_iteration(**kwargs)
 
-    def _backward_part(self, share: float, **kwargs: Any) -> torch.Tensor:
-        """Forward and backward of one batch, weighted by its share of the step; its part of the step's loss."""
+    def _backward_part(self, weight: float, **kwargs: Any) -> torch.Tensor:
+        """Forward and backward of one batch; its weighted loss."""
         self.loss = self._make_empty_loss()
         self._before_forward(**kwargs)
         with self.update.autocast():
@@ -259,14 +258,14 @@ class ContinualStrategy(SupervisedTemplate):
         self._after_forward(**kwargs)
         self.loss += self.criterion()
         self._before_backward(**kwargs)
-        if share != 1.0:
-            self.loss = self.loss * share
+        if weight != 1.0:
+            self.loss = self.loss * weight
         self.update.backward(self.loss)
         return self.loss.detach()
 
-    def _join(self, losses: Sequence[torch.Tensor]) -> None:
+    def _join(self, losses: Sequence[torch.Tensor], step: Step) -> None:
         """Gradients and loss of the whole step, out of those of its parts in all processes."""
-        self.loss = sum_step(self.update.parameters, sum(losses, self._make_empty_loss()))
+        self.loss = sum_step(self.update.parameters, torch.cat(losses).sum(), step)
         average_buffers(self._statistics)
         self.update.unscale()
 
