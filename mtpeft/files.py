@@ -42,6 +42,17 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
         ) from error
 
 
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise `MtpeftError` unless files can be written into a folder, which need not exist. Leaves nothing behind."""
+    place = Path(folder).absolute()
+    existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise MtpeftError(f"cannot write into {folder}: {existing}: {error.strerror or error}") from error
+
+
 def append(path: str | os.PathLike[str], data: bytes, at: int) -> None:
     """Put `data` behind the first `at` bytes of a file, which is made where it is missing, and fsync.
 

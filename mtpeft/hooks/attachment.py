@@ -57,7 +57,7 @@ class Attachment(nn.Module):
         selection = context.selection
         if key in self.taps:
             context.store[self, key] = inputs
-        cache = context.store if context.runs_once else {}
+        cache = context.cache if context.runs_once else {}
         if self in context.prepared:
             cache[self.weights] = context.prepared[self]
         if selection.rows is not None:

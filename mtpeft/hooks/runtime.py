@@ -27,7 +27,8 @@ class Context:
     """One forward: its selection and a store for values that pass between hooks.
 
     `runs_once` is False under gradient checkpointing: blocks that run again must compute all they did the first time.
-    `stages` asks for the features at the stage ends. `prepared` holds what weight sources made for this forward.
+    `stages` asks for the features at the stage ends. `prepared` holds what weight sources made for this forward, `cache` what
+    they keep from site to site.
     `frames`: the backbone's batch axis holds B clips of that many frames each, clip after clip. `temporal` asks for the
     attention over time. `grid` is the height and width of the token map where the forward stands (see `mtpeft.hooks.grid`).
     """
@@ -37,6 +38,7 @@ class Context:
     runs_once: bool = True
     stages: bool = False
     prepared: dict[Any, Any] = field(default_factory=dict)
+    cache: dict[Any, Any] = field(default_factory=dict)
     frames: int = 1
     temporal: bool = False
     grid: tuple[int, int] | None = None

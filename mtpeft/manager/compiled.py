@@ -26,14 +26,14 @@ class Compiled:
 
     def __init__(self, backbone: nn.Module, batch: int, message: Callable[[str], None]) -> None:
         """`message` is told in one line why nothing is compiled."""
-        self.backbone: Any = backbone
-        self.batch, self.message = batch, message
+        self.backbone, self.batch, self.message = backbone, batch, message
+        self.plain: Any = backbone.forward_features
         self.graph: Callable[..., Any] | None = None
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException  # slow to import
 
         self._failures = (TorchDynamoException, FailOnRecompileLimitHit)
         try:
-            self.graph = torch.compile(self.backbone.forward_features, fullgraph=True, dynamic=False, backend=BACKEND)
+            self.graph = torch.compile(self.plain, fullgraph=True, dynamic=False, backend=BACKEND)
         except RuntimeError as error:  # a Python or a system without it
             self._give_up(error)
 
@@ -44,7 +44,7 @@ class Compiled:
                 return self.graph(images)
             except self._failures as error:
                 self._give_up(error)
-        return self.backbone.forward_features(images)
+        return self.plain(images)
 
     def filled(self, images: torch.Tensor, selection: Selection) -> tuple[torch.Tensor, Selection]:
         """The batch, images or clips, filled up to a multiple of `batch` by copies of the first one."""
@@ -62,5 +62,6 @@ class Compiled:
 
     def _give_up(self, error: object) -> None:
         self.graph = None
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
         self.message(f"training.compile: the run goes on without a compiled graph: {reason[:200]}")

@@ -22,8 +22,8 @@ def usable_device(name: Any, recipe: str) -> torch.device:
         device = torch.device(best() if name == AUTO else name)
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"recipe {recipe}: device is {name!r}: {str(error).splitlines()[0]}") from None
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if device.type in there and not there[device.type]():
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, True):
         raise ConfigError(f"recipe {recipe}: device is {name!r}, but torch sees no GPU here; use device=cpu")
     if device.type == "cuda":
         device = _own_gpu(device, recipe)

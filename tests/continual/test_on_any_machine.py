@@ -18,7 +18,8 @@ from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.state import State
 
-STREAM = {**make_recipe()["stream"], "num_tasks": 3, "train_per_class": 10}  # 20 images a task
+STREAM = {**make_recipe()["stream"], "num_tasks": 5, "train_per_class": 10}  # 20 images a task
+TWO = {**STREAM, "num_tasks": 2}  # 50 images a task
 CLASS = {**STREAM, "type": "class_incremental"}
 TRAINING = {"epochs": 2, "batch_size": 8, "optimizer": {"type": "AdamW", "lr": 0.003}, "log_every": 100}
 LORA = {"method": {"name": "lora", "rank": 4, "dropout": 0.0}}
@@ -125,7 +126,7 @@ def compare(first: Any, second: Any) -> None:
     "case", [{**OWN, "stream": STREAM}, {**LORA, "stream": CLASS}], ids=["per task", "growing head"]
 )
 def test_one_graph_for_all_tasks_and_batches(case: dict[str, Any], graphs: list[Any], tmp_path: Path) -> None:
-    """Three tasks, each with a last batch of half the size; a killed run ends the same."""
+    """Five tasks, each with a last batch of half the size; a killed run ends the same."""
     recipe = make_recipe(**case, training={**TRAINING, "compile": True, "log_every": 2})
     _, results = train(recipe, tmp_path / "compiled")
     assert len(graphs) == 1 and results is not None
@@ -144,7 +145,7 @@ def test_a_graph_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     torch._dynamo.reset()
     monkeypatch.setattr(compiled, "BACKEND", backend)
-    recipe = make_recipe(**LORA, stream={**STREAM, "num_tasks": 2}, training={**TRAINING, "epochs": 1, "compile": True})
+    recipe = make_recipe(**LORA, stream=TWO, training={**TRAINING, "epochs": 1, "compile": True})
     told: list[str] = []
     results = Experiment(recipe, Progress(message=told.append)).run(RunFolder(tmp_path / "run", recipe))
     found = [line for line in told if "compile" in line]
@@ -160,7 +161,7 @@ def test_a_graph_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.parametrize("key", ["grad_checkpointing", "channels_last"])
 def test_speed_and_memory_keys_act_and_change_rounding_alone(key: str, tmp_path: Path) -> None:
     """Blocks run again in the backward pass; images reach the backbone in that layout. A folder may go on with or without."""
-    recipe = make_recipe(**LORA, stream={**STREAM, "num_tasks": 2}, training={**TRAINING, "epochs": 1, key: True})
+    recipe = make_recipe(**LORA, stream=TWO, training={**TRAINING, "epochs": 1, key: True})
     experiment = Experiment(recipe)
     blocks, layouts = [], []
     experiment.manager.backbone.blocks[1].register_forward_pre_hook(lambda module, args: blocks.append(module.training))
@@ -168,7 +169,7 @@ def test_speed_and_memory_keys_act_and_change_rounding_alone(key: str, tmp_path:
         lambda module, args: layouts.append(args[0].is_contiguous(memory_format=torch.channels_last))
     )
     experiment.strategy.train_experience(0)
-    assert len(blocks) == 3 * (2 if key == "grad_checkpointing" else 1)
+    assert len(blocks) == 7 * (2 if key == "grad_checkpointing" else 1)
     assert all(layouts) == (key == "channels_last")
     assert train(recipe, tmp_path / "run", kill_at=2)[1] is None
     del recipe["training"][key]
@@ -186,7 +187,7 @@ def test_speed_and_memory_keys_act_and_change_rounding_alone(key: str, tmp_path:
         ),
         ({"method": "lst", "training": {**TRAINING, "grad_checkpointing": True}}, "has no effect: no gradient passes"),
         ({"training": {**TRAINING, "matmul_precision": "low"}}, "training.matmul_precision is 'low', expected one of"),
-        ({"training": {**TRAINING, "compile": "yes"}}, "training.compile is 'yes', expected true or false"),
+        ({"training": {**TRAINING, "compile": "yes"}}, "training.compile is 'yes', expected True or False"),
     ],
 )
 def test_what_would_do_nothing_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -197,9 +198,7 @@ def test_what_would_do_nothing_is_refused(changes: dict[str, Any], message: str)
 
 def test_products_are_as_they_were_after_the_run(tmp_path: Path) -> None:
     """In the run they have the precision asked for; where that changes nothing, a line says so."""
-    recipe = make_recipe(
-        stream={**STREAM, "num_tasks": 2}, training={**TRAINING, "epochs": 1, "matmul_precision": "high"}
-    )
+    recipe = make_recipe(stream=TWO, training={**TRAINING, "epochs": 1, "matmul_precision": "high"})
     told: list[str] = []
     seen: list[str] = []
     before = torch.get_float32_matmul_precision()
@@ -211,7 +210,7 @@ def test_products_are_as_they_were_after_the_run(tmp_path: Path) -> None:
 
 def test_the_device_is_said_and_stored(tmp_path: Path) -> None:
     """A recipe without one takes what is there; a folder goes on on another, and its results do not tell the two apart."""
-    recipe = make_recipe(stream={**STREAM, "num_tasks": 2}, training=TRAINING)
+    recipe = make_recipe(stream=TWO, training=TRAINING)
     told: list[str] = []
     results = Experiment(recipe, Progress(message=told.append)).run(RunFolder(tmp_path / "whole", recipe))
     device = Experiment(recipe).device.type
@@ -227,7 +226,7 @@ def test_the_device_is_said_and_stored(tmp_path: Path) -> None:
 def test_workers_live_as_long_as_the_task(tmp_path: Path) -> None:
     """The same processes read both epochs of a task, and give what this process reads."""
     pids: list[set[int]] = []
-    recipe = make_recipe(stream={**STREAM, "num_tasks": 2}, training={**TRAINING, "workers": 1})
+    recipe = make_recipe(stream=TWO, training={**TRAINING, "workers": 1})
     experiment = Experiment(recipe)
 
     def step() -> None:
@@ -237,7 +236,7 @@ def test_workers_live_as_long_as_the_task(tmp_path: Path) -> None:
 
     experiment.progress.step = step
     results = experiment.run(RunFolder(tmp_path / "run", recipe))
-    assert len(pids) == 12 and all(found == pids[0] for found in pids[:6]) and pids[0] != pids[6]
+    assert len(pids) == 28 and all(found == pids[0] for found in pids[:14]) and pids[0] != pids[14]
     assert experiment.strategy._readers is None
     recipe["training"]["workers"] = 0
     assert results is not None and results["curves"] == train(recipe, tmp_path / "here")[1]["curves"]
