@@ -39,7 +39,7 @@ def _recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything, train one step (on made-up clips), print shapes, counts and FLOPs; no run folder",
+        help="build everything, train one step (on made-up data), print shapes, counts and FLOPs; no run folder",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from mtpeft.continual.built import Built
 from mtpeft.continual.command import made_up, rows_of
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream
+from mtpeft.data.sources import dataset_options
 from mtpeft.data.video.clips import is_video
 from mtpeft.manager.flops import forward_flops
 from mtpeft.options import Section
@@ -26,7 +28,8 @@ SAMPLES = 2
 def dry_run(recipe: dict[str, Any]) -> int:
     """Print, for a recipe or every row of a comparison, shapes, trained weights, a step's loss, and FLOPs.
 
-    Noise stands for the clips of video data sets, random weights for pre-trained ones; images are read as in a run.
+    Noise stands for the clips of video data sets, and for published images that are not there, random weights for
+    pre-trained ones; other images are read as in a run.
     Raises as a run does for a recipe that cannot be.
     """
     console = open_console()
@@ -55,11 +58,12 @@ def _batch_size(training: Mapping[str, Any]) -> int:
 
 
 def _made_up(value: Any, per_class: int) -> Any:
-    """`value` with `generated` in every mapping that names a video data set."""
+    """`value` with `generated` in every mapping that names a video data set, or one of images whose folder is not there."""
     if not isinstance(value, Mapping):
         return value
     changed = {key: _made_up(inner, per_class) for key, inner in value.items()}
-    return {**changed, "generated": per_class} if is_video(value) else changed
+    absent = "generated" in dataset_options(str(value.get("type"))) and not Path(str(value.get("root"))).is_dir()
+    return {**changed, "generated": per_class} if is_video(value) or absent else changed
 
 
 def _per_class(value: Any) -> Iterator[int]:
@@ -75,8 +79,8 @@ def _describe(recipe: Mapping[str, Any], experiment: Built, console: Console) ->
         print_text(console, text)
 
     size = " x ".join(map(str, experiment.manager.anatomy.input_size))
-    clips = "made-up clips and " if made_up(experiment.recipe["stream"]) else ""
-    show(f"{experiment.name}: a dry run with {clips}random weights, without a run folder")
+    data = "made-up data and " if made_up(experiment.recipe["stream"]) else ""
+    show(f"{experiment.name}: a dry run with {data}random weights, without a run folder")
     show(f"backbone: {experiment.backbone_name}, frames or images of {size}")
     batch = _batch_size(recipe.get("training", {}))
     show(f"stream: {experiment.stream.kind}, {len(experiment.stream)} task(s)")

@@ -263,7 +263,7 @@ class ContinualStrategy(SupervisedTemplate):
         self.update.backward(self.loss)
         return self.loss.detach()
 
-    def _join(self, losses: Sequence[torch.Tensor], step: Step) -> None:
+    def _join(self, losses: list[torch.Tensor], step: Step) -> None:
         """Gradients and loss of the whole step, out of those of its parts in all processes."""
         self.loss = sum_step(self.update.parameters, torch.cat(losses).sum(), step)
         average_buffers(self._statistics)
@@ -276,6 +276,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _unpack_minibatch(self) -> None:
         """To the device, which is not waited for; which task a sample is of stays known here."""
+        assert self.mbatch is not None
         inputs, *rest, task_labels = self.mbatch
         self.mbatch = [*(x.to(self.device, non_blocking=True) for x in (inputs, *rest)), task_labels.cpu()]
 

@@ -9,7 +9,8 @@ no NaN (an entry that was not evaluated is null). Version 1, T tasks in the orde
     seed         seed of the run
     recipe       the full resolved recipe: nested plain types, no file paths
     backbone     name (timm), fingerprint (SHA-256 of the frozen weights)
-    input        size, mean, std, interpolation: what the images are turned into; of clips also video: decoder, sampling,
+    input        size, mean, std, interpolation: what the images are turned into; of images also images: train and test (in
+                 words), decoder; of clips also video: decoder, sampling,
                  frames, skipped, readers (what read how many files)
     scenario     "task_incremental", "class_incremental", "domain_incremental" or "dense_incremental"
     tasks        T x {name, metric, unit, higher_is_better, classes, train_samples, test_samples, validation_samples?}

@@ -12,6 +12,8 @@ import torch
 
 from mtpeft._version import __version__
 from mtpeft.backbones.fingerprint import fingerprint
+from mtpeft.data.images import Images
+from mtpeft.data.reading import decoder
 from mtpeft.data.video.clips import Clips
 from mtpeft.manager.counting import RULE, backbone_size
 
@@ -33,6 +35,7 @@ def run_facts(experiment: Any) -> dict[str, Any]:
             "mean": list(config["mean"]),
             "std": list(config["std"]),
             "interpolation": config["interpolation"],
+            **_images(getattr(experiment, "stream", ())),
             **_video(getattr(experiment, "stream", ())),
         },
         "curves": {"train_loss": experiment.curve.points},
@@ -55,6 +58,18 @@ def run_facts(experiment: Any) -> dict[str, Any]:
 def device_name(device: torch.device) -> str:
     """What is said of a device: its kind, of a CUDA device the card's name too."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def _images(tasks: Iterable[Any]) -> dict[str, Any]:
+    """What became of the images of a stream, in training and in test, and what read their files; nothing without images."""
+    shown = [(task.train, task.test) for task in tasks if isinstance(task.train, Images) and task.train.text]
+    if not shown:
+        return {}
+    train, test = (
+        "; or ".join(dict.fromkeys(parts)) for parts in zip(*((a.text, b.text) for a, b in shown), strict=True)
+    )
+    read = any(images.files is not None for pair in shown for images in pair)
+    return {"images": {"train": train, "test": test, **({"decoder": decoder()} if read else {})}}
 
 
 def _video(tasks: Iterable[Any]) -> dict[str, Any]:

@@ -77,6 +77,7 @@ RESULTS: dict[str, Any] = {
         "mean": [NUMBER],
         "std": [NUMBER],
         "interpolation": TEXT,
+        "images?": {"train": TEXT, "test": TEXT, "decoder?": TEXT},
         "video?": {"decoder": TEXT, "sampling": TEXT, "frames": POSITIVE, "skipped?": COUNT, "readers?": MapOf(COUNT)},
     },
     "scenario": one_of("task_incremental", "class_incremental", "domain_incremental", "dense_incremental"),

@@ -44,12 +44,13 @@ def from_peft(folder: str | Path, backbone: str | nn.Module, *, task: str = "def
     _check(config, folder)
     model: Any = create_backbone(backbone) if isinstance(backbone, str) else backbone
     products = _products(tensors, folder)
-    sites = _sites(Anatomy(model), products, folder)
+    anatomy = Anatomy(model)
+    sites = _sites(anatomy, products, folder)
     scales = {path: _scale(config, path, a.shape[0]) for path, (a, _) in products.items()}
     rank = max(a.shape[0] for a, _ in products.values())
     common = len(set(scales.values())) == 1
     kinds = sorted({site.kind for site in sites.values()})
-    left_out = {s.path for s in Anatomy(model).sites if s.kind in kinds} - products.keys()
+    left_out = {s.path for s in anatomy.sites if s.kind in kinds} - products.keys()
     manager = attach(
         model,
         "lora",

@@ -7,8 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import timm
-
 from mtpeft.data.validation import Validation
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
@@ -32,9 +30,11 @@ from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
 from mtpeft.runs.distributed import any_of, average_buffers, first, rank, start, world
 from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.input import data_config, read_input
 from mtpeft.runs.machine import described, fit, matrix_products
 from mtpeft.runs.model_folder import BEST, MODEL, ModelTasks, save_model
 from mtpeft.runs.progress import Progress
+from mtpeft.runs.published import check_published
 from mtpeft.runs.setup import Setup
 from mtpeft.runs.threads import set_threads
 from mtpeft.runs.update import NonFiniteLossError, Update
@@ -57,11 +57,12 @@ class JointExperiment:
         backbone = BackboneSection.read(top.section("backbone"))
         method, sharing = top.take("method"), top.take("sharing", None)
         data, transforms = top.section("data").values, top.section("transforms")
+        given = read_input(top.section("input"), dense=True)
         tasks, head = top.take("tasks"), top.take("head", None)
         self.training = Training.read(top.section("training"))
         validation = Validation.of(top.take("validation", None), self.name, "validation")
         sampler, weighting = top.section("sampler").values, top.section("weighting").values
-        self.reference = top.take("single_task", None)
+        self.reference, published = top.take("single_task", None), top.take("published", None)
         self.visualizer = top.take("visualizer", [])
         self.pictures = top.take("pictures", 3, WholeNumber)
         self.conflict_batches = top.take("gradient_conflict", 4, WholeNumber)
@@ -69,10 +70,11 @@ class JointExperiment:
         set_threads(self.training.threads, self.training.workers)
         resolve_methods(method, sharing)
         sections = self._sections(tasks, head)
+        check_published(published, ["delta", *sections], self.name)
         self.single_task = single_task_values(self.reference, list(sections))
         setup.seed_all()
         model, self.backbone_name = backbone.create(), backbone.name
-        self.data_config = timm.data.resolve_model_data_config(model)
+        self.data_config = data_config(model, given)
         views = {split: transforms.take(split, []) for split in ("train", "val")}
         transforms.finish()
         mean, std = self.data_config["mean"], self.data_config["std"]

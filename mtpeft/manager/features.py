@@ -156,7 +156,7 @@ def fitting_size(manager: Managed, size: tuple[int, int]) -> tuple[int, int]:
     """The height and width nearest to `size` that the backbone takes, as far as its patch embedding tells: `size` itself,
     the only one it takes, or the nearest multiples of its patches."""
     stem: Any = getattr(manager.backbone, "patch_embed", None)
-    own = tuple(manager.anatomy.input_size[1:])
+    own = (manager.anatomy.input_size[1], manager.anatomy.input_size[2])
     if size == own or getattr(stem, "img_size", None) is None:
         return size
     if getattr(stem, "strict_img_size", False):

@@ -25,6 +25,7 @@ from mtpeft.report.layout import (
 )
 from mtpeft.report.markup import baseline_key
 from mtpeft.report.pictures import of_groups, sentence
+from mtpeft.report.published import published_of_stream
 
 STRIPS_COMPARED = 2  # clips of each task on a page about several methods
 
@@ -53,6 +54,7 @@ def _stream(stream: Stream, number: int, plots: Plots, places: Mapping[int, Path
     """All sections about one stream."""
     cards = [
         card("Methods compared", _headline_note(stream), tables.headline_table(stream)),
+        published_of_stream(stream),
         _accuracy(stream, plots),
         _forgetting(stream, plots),
         _matrices(stream, plots),

@@ -27,6 +27,7 @@ from mtpeft.report.layout import (
 )
 from mtpeft.report.markup import baseline_key, escape
 from mtpeft.report.pictures import of_groups
+from mtpeft.report.published import published_of_joint
 
 CASES_ALONE, CASES_COMPARED = 4, 2  # cases of each kind on a page about one method, and about several
 DEFINITIONS = (
@@ -67,6 +68,7 @@ def _comparison(runs: JointRuns, number: int, plots: Plots, places: dict[int, Pa
     skipped = joint.skipped_table(runs)
     cards = [
         card("Methods compared", _headline_note(runs), joint.headline_table(runs)),
+        published_of_joint(runs),
         _delta(runs, plots),
         _curves(runs, plots),
         _weights(runs, plots),

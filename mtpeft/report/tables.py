@@ -242,15 +242,18 @@ def frozen_table(stream: Comparison) -> str:
 
 
 def environment_table(stream: Comparison) -> str:
-    """Versions, and what the images are turned into; of clips also what read them."""
+    """Versions, and what images are turned into, in training and in test, and what read them."""
     rows = []
     clips = any("video" in run["input"] for _, run in stream.runs)
     machine = list(dict.fromkeys(name for _, run in stream.runs for name in run["environment"]))
+    images = any("images" in run["input"] for _, run in stream.runs)
     for group, run in stream.runs:
         video = run["input"].get("video", {})
         readers = "; ".join(f"{reader}: {files}" for reader, files in video.get("readers", {}).items())
         shown = {**video, "readers": readers or video.get("decoder", MISSING)}
         read = [str(shown.get(name, MISSING)) for name in ("readers", "sampling", "frames", "skipped")] if clips else []
+        if images:
+            read += [run["input"].get("images", {}).get(name, MISSING) for name in ("train", "test", "decoder")]
         size = run["input"]["size"]
         channels = [", ".join(f"{v:g}" for v in run["input"][name]) for name in ("mean", "std")]
         cells = [run["backbone"]["name"], str(size), *channels, run["input"]["interpolation"], *read]
@@ -268,6 +271,7 @@ def environment_table(stream: Comparison) -> str:
         "Std",
         "Interpolation",
         *(["Decoder: files", "Sampling", "Frames", "Unreadable files"] if clips else []),
+        *(["Training images", "Test images", "Pictures read by"] if images else []),
     ]
     head = ["Run", *inputs, *(name.capitalize() for name in machine)]
     return table(f"{stream.title}: input and environment", head, rows, text_columns=len(head))

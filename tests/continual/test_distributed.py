@@ -102,11 +102,13 @@ def start(folder: Path, recipes: dict[str, dict[str, Any]], **environment: str) 
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr; a process that hangs is killed, and fails."""
+    """Exit code, stdout and stderr; one that hangs is ended, with the processes it started, and fails."""
     try:
         out, err = process.communicate(timeout=900)
-    finally:
-        process.kill()
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait(timeout=90)  # torchrun kills its processes 30 seconds after it has asked them to end
+        raise
     return process.returncode, out, err
 
 
