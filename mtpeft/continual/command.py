@@ -62,20 +62,11 @@ def _processes(recipe: Mapping[str, Any]) -> Iterator[Console]:
 def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = False) -> dict[str, Any] | None:
     """As `run`, without the summary; returns the results, those on disk when the run is complete already."""
     if made_up(recipe.get("stream")):
-<<<<<<< HEAD
-        raise ConfigError(f"recipe {recipe['name']}: data.generated makes up clips, which is for --dry-run alone")
+        raise ConfigError(f"recipe {recipe['name']}: data.generated makes up data, which is for --dry-run alone")
     folder = RunFolder(path, recipe, fresh, writes=rank() == 0)
     complete = first(folder.complete)
     console.print(opening(recipe, path, complete), soft_wrap=True)
     if not complete:
-=======
-        raise ConfigError(f"recipe {recipe['name']}: data.generated makes up data, which is for --dry-run alone")
-    folder = RunFolder(path, recipe, fresh)
-    console.print(opening(recipe, path, folder.complete), soft_wrap=True)
-    if folder.complete:
-        results = read(folder.results)
-    else:
->>>>>>> main
         with progress_bar(console) as callbacks, interrupts() as stop:
             results = Experiment(recipe, callbacks).run(folder, lambda: bool(stop))
     else:
