@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from mtpeft.cli.arguments import Commands
+from mtpeft.cli.arguments import Commands, one_process
 from mtpeft.errors import ConfigError
 
 
@@ -54,7 +53,7 @@ def _train(options: argparse.Namespace) -> int:
     if recipe.parent.name == "pretrain":  # the folder of a recipe is its engine
         from mtpeft.pretraining.command import main as pretrain
 
-        _one_process("pretraining")
+        one_process("pretraining")
         changes = ["--set", *options.set] if options.set else []
         return pretrain([str(recipe), *changes])
     values = load_recipe(str(recipe), options.set)
@@ -77,7 +76,6 @@ def _dry_run(options: argparse.Namespace) -> int:
 def _continual(options: argparse.Namespace) -> int:
     from mtpeft.runs.recipe import load_recipe
 
-    _one_process("a continual run")
     recipe = load_recipe(options.recipe, options.set)
     if options.dry_run:
         from mtpeft.continual.command import rows_of
@@ -89,13 +87,7 @@ def _continual(options: argparse.Namespace) -> int:
     return run(recipe, options.out, resume=options.resume, fresh=options.fresh)
 
 
-def _one_process(what: str) -> None:
-    if (number := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ConfigError(f"{what} is one process's work, torchrun started {number}: run the command without torchrun")
-
-
 def _demo(options: argparse.Namespace) -> int:
-    _one_process("the demo")
     from mtpeft.continual.command import demo
 
     return demo(options.out, options.set)

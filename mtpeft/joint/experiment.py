@@ -17,7 +17,6 @@ from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.joint import evaluation
 from mtpeft.joint.conflict import gradient_conflict
 from mtpeft.joint.data import JointData, build_loader
-from mtpeft.joint.distributed import average_buffers, gather, rank, start, world
 from mtpeft.joint.hooks import CurveHook, EvaluateHook, LossCurve, RateHook, StateHook
 from mtpeft.joint.loop import build_runner
 from mtpeft.joint.model import JointModel
@@ -31,6 +30,7 @@ from mtpeft.manager.attach import resolve_methods
 from mtpeft.options import NotNegative, Section, WholeNumber, check_options
 from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
+from mtpeft.runs.distributed import any_of, average_buffers, first, rank, start, world
 from mtpeft.runs.feature_cache import CacheSection, cache_facts, fill, precision_of
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.input import data_config, read_input
@@ -117,7 +117,7 @@ class JointExperiment:
         self.folder, self.stop = folder, stop
         self.progress.message(described(self.device))
         saved = None if folder is None or folder.fresh else folder.state.read()
-        state = gather(saved)[0]
+        state = first(saved)
         if state is None:
             self.data.check_first()
         else:
@@ -189,11 +189,9 @@ class JointExperiment:
         kept = "there is no checkpoint yet" if state is None else f"the checkpoint of step {state['step']} is kept"
         return f"{error}; {kept}: lower training.optimizer.lr or set training.clip"
 
-    def stopping(self, due: bool) -> bool:
-        """Whether to stop after this step. Several processes agree where a checkpoint is due only."""
-        if world() == 1:
-            return self.stop()
-        return due and any(gather(self.stop()))
+    def stopping(self) -> bool:
+        """Whether to stop after this step: all processes, when one of them is asked to."""
+        return any_of(self.stop())
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Evaluate on the test part; an entry of the history.
@@ -201,7 +199,7 @@ class JointExperiment:
         Where there are validation data, those held out of the training part, keeps the weights with the best delta on them.
         """
         self.progress.message(f"step {step}: evaluating")
-        average_buffers(self.model)
+        average_buffers(self.model.buffers())
         values = evaluation.evaluate(self.model, self.data, self.training.eval_batch_size, self.device)
         delta = evaluation.delta(self.model, values, self.single_task)
         entry = {"step": step, "values": values, "delta": delta}
