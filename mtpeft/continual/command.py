@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mtpeft.continual.experiment import Experiment
 from mtpeft.continual.summary import model_tasks
+from mtpeft.data.made_up import is_made_up
 from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read
 from mtpeft.report import print_summary, write_report
@@ -61,8 +62,8 @@ def _processes(recipe: Mapping[str, Any]) -> Iterator[Console]:
 
 def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = False) -> dict[str, Any] | None:
     """As `run`, without the summary; returns the results, those on disk when the run is complete already."""
-    if made_up(recipe.get("stream")):
-        raise ConfigError(f"recipe {recipe['name']}: data.generated makes up data, which is for --dry-run alone")
+    if is_made_up(recipe.get("stream")):
+        raise ConfigError(f"recipe {recipe['name']}: data.generated makes up data, which is for plans alone")
     folder = RunFolder(path, recipe, fresh, writes=rank() == 0)
     complete = first(folder.complete)
     console.print(opening(recipe, path, complete), soft_wrap=True)
@@ -74,12 +75,6 @@ def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = F
     if results is not None and not folder.report.is_file():
         write_report([results], folder.report)
     return first(results)
-
-
-def made_up(value: Any) -> bool:
-    """Whether some data set of a stream is to be made up."""
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return (isinstance(value, Mapping) and "generated" in value) or any(made_up(part) for part in inner)
 
 
 def rows_of(recipe: dict[str, Any]) -> list[Row]:

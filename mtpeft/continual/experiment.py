@@ -9,6 +9,7 @@ import numpy as np
 
 from mtpeft.continual.built import Built
 from mtpeft.continual.growth import earlier_run
+from mtpeft.continual.inputs import shapes_of, tasks_of
 from mtpeft.continual.plugins import foreign, plugin_states, restore_plugins
 from mtpeft.continual.progress import Curve, Measured, Position
 from mtpeft.continual.strips import PICTURES, write_strips
@@ -20,7 +21,7 @@ from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
-from mtpeft.evaluation.run_facts import device_name, run_facts
+from mtpeft.evaluation.run_facts import device_name, memory_facts, run_facts
 from mtpeft.runs.device import AUTO, usable_device
 from mtpeft.runs.distributed import any_of, first, gather, start
 from mtpeft.runs.folder import RunFolder
@@ -92,6 +93,7 @@ class Experiment(Built):
             self.progress.message(
                 "no checkpoints: the state of one of the plugins is not known; a kill starts the run again"
             )
+        self._fill()
         self._before_training(0 if earlier is None else earlier.tasks)
         if earlier is not None:
             fresh, samples = self.measured, [len(task.test) for task in stream]
@@ -117,7 +119,13 @@ class Experiment(Built):
         if again:
             self.position = Position(len(self.stream) - 1, state["epochs"])
         folder.log("resume", **vars(self.position), device=device_name(self.device))
+        self._fill()
         self.progress.message(f"resuming at experience {self.position.experience + 1}, epoch {self.position.epoch + 1}")
+
+    def _fill(self) -> None:
+        """Compute the rows of the feature cache that are missing."""
+        if (filled := self.features.fill(self.progress, self.training.workers)) is not None:
+            self.folder.log("features", **filled)
 
     def _before_training(self, tasks: int) -> None:
         """Measure what there is to measure before; of the untrained model on all but the first `tasks`."""
@@ -235,7 +243,10 @@ class Experiment(Built):
     # results ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> dict[str, Any]:
-        results = {**run_facts(self), **self.folder.facts, **summarise(self.manager, self.stream, self.measured)}
+        found = {**self.folder.facts, **self.features.facts()}
+        results = {**run_facts(self), **found, **summarise(self.manager, self.stream, self.measured)}
+        shapes, names = shapes_of(self.stream, self.manager), tasks_of(self.stream, self.manager)
+        results["memory"] = memory_facts(self, shapes, names)
         if self.strips:
             assert isinstance(self.stream, Stream)
             self.progress.stage("clip strips", 0)

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from mtpeft.data.made_up import is_made_up
+from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read, write
 from mtpeft.joint.experiment import JointExperiment
 from mtpeft.joint.separate import merge, separate_recipes
@@ -57,6 +59,8 @@ def _show(results: Sequence[Results], console: Console) -> None:
 
 def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = False) -> Results | None:
     """As `run`, without the summary; returns the results, those on disk when the run is complete already."""
+    if is_made_up([recipe.get("data"), recipe.get("tasks")]):
+        raise ConfigError(f"recipe {recipe['name']}: data.generated makes up data, which is for plans alone")
     if recipe.get("separate"):
         return _separate(recipe, path, console, fresh)
     folder = RunFolder(path, recipe, fresh) if rank() == 0 else None

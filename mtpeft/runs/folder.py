@@ -87,8 +87,8 @@ class RunFolder:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What results.json says of changes: nothing without any; those of the device do not matter to results."""
-        lines = [line for line in self.continued if line["key"] != "device"]
+        """What results.json says of changes: nothing without any; those of device and cache do not matter to results."""
+        lines = [line for line in self.continued if line["key"].split(".")[0] not in ("device", "cache")]
         return {"continued": lines} if lines else {}
 
     def _write(self) -> None:

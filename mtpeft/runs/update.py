@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -69,15 +69,15 @@ class Update:
 
     def __init__(self, optimizer: torch.optim.Optimizer, device_type: str, training: Training) -> None:
         """`training` gives precision and limit."""
-        self.optimizer, self.device_type, self.dtype, self.clip = optimizer, device_type, training.dtype, training.clip
-        self.scaler = torch.amp.GradScaler(device_type, enabled=self.dtype is torch.float16)
+        self.optimizer, self.device_type, self.training, self.clip = optimizer, device_type, training, training.clip
+        self.scaler = torch.amp.GradScaler(device_type, enabled=training.dtype is torch.float16)
         #: of the last step's gradient, where one that is not finite is a mistake
         self.norm: torch.Tensor | None = None
         self._unscaled = False
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the forward pass."""
-        return nullcontext() if self.dtype is None else torch.autocast(self.device_type, dtype=self.dtype)
+        return self.training.autocast(self.device_type)
 
     def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
         """Add the gradients of `loss`; they are scaled until `unscale` or `step`."""
