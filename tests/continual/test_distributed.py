@@ -48,19 +48,18 @@ def dense(**data: Any) -> dict[str, Any]:
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "augmented, two batches a step": case({"accumulate": 2, "clip": 1.0}, augment={"flip": True, "crop_padding": 2}),
-    "ewc, class-incremental": case(stream=CLASS, plugins=[{"type": "EWCPlugin", "ewc_lambda": 100.0}]),
-    "dense, missing labels": dense(),
+    "augmented_accumulate": case({"accumulate": 2, "clip": 1.0}, augment={"flip": True, "crop_padding": 2}),
+    "ewc_class": case(stream=CLASS, plugins=[{"type": "EWCPlugin", "ewc_lambda": 100.0}]),
+    "dense_missing": dense(),
     "replay": case(stream=CLASS, plugins=[{"type": "ReplayPlugin", "mem_size": 6}]),
 }
 SLOW: dict[str, dict[str, Any]] = {
-    "a-gem": case(plugins=[{"type": "AGEMPlugin", "patterns_per_experience": 4, "sample_size": 4}]),
-    "early stopping": case(
+    "a_gem": case(plugins=[{"type": "AGEMPlugin", "patterns_per_experience": 4, "sample_size": 4}]),
+    "early_stopping": case(
         {"eval_every": 1, "epochs": 4},
         stream={**CLASS, "validation": {"share": 0.25}},
         plugins=[{"type": "EarlyStoppingPlugin", "patience": 1}],
     ),
-    "float16": case({"amp": "float16"}),
     "lae": case(sharing="averaged", stream=CLASS, plugins=[{"type": "LAE", "momentum": 0.9, "frozen_epochs": 1}]),
     "lwf": case(stream=CLASS, plugins=[{"type": "LwFPlugin", "alpha": 1.0, "temperature": 2.0}]),
     "mas": case(plugins=[{"type": "MASPlugin", "lambda_reg": 1.0}]),
