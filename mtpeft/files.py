@@ -42,6 +42,15 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
         ) from error
 
 
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise `MtpeftError` unless `folder`, which need not be there yet, can be made and written into."""
+    found = Path(folder).absolute()
+    while not found.exists() and found != found.parent:
+        found = found.parent
+    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
+        raise MtpeftError(f"cannot write {folder}: {found} is no folder that can be written into; give another --out")
+
+
 def append(path: str | os.PathLike[str], data: bytes, at: int) -> None:
     """Put `data` behind the first `at` bytes of a file, which is made where it is missing, and fsync.
 

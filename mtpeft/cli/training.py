@@ -52,7 +52,7 @@ def _train(options: argparse.Namespace) -> int:
         from mtpeft.pretraining.command import main as pretrain
 
         _refuse_dry_run(options, "pretrain")
-        _one_process("pretraining")
+        one_process("pretraining")
         changes = ["--set", *options.set] if options.set else []
         return pretrain([str(recipe), *changes])
     values = load_recipe(str(recipe), options.set)
@@ -72,7 +72,7 @@ def _refuse_dry_run(options: argparse.Namespace, engine: str) -> None:
 def _continual(options: argparse.Namespace) -> int:
     from mtpeft.runs.recipe import load_recipe
 
-    _one_process("a continual run")
+    one_process("a continual run")
     recipe = load_recipe(options.recipe, options.set)
     if options.dry_run:
         if options.out or options.resume or options.fresh:
@@ -85,13 +85,14 @@ def _continual(options: argparse.Namespace) -> int:
     return run(recipe, options.out, resume=options.resume, fresh=options.fresh)
 
 
-def _one_process(what: str) -> None:
+def one_process(what: str) -> None:
+    """`ConfigError` under torchrun with several processes."""
     if (number := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise ConfigError(f"{what} is one process's work, torchrun started {number}: run the command without torchrun")
 
 
 def _demo(options: argparse.Namespace) -> int:
-    _one_process("the demo")
+    one_process("the demo")
     from mtpeft.continual.command import demo
 
     return demo(options.out, options.set)

@@ -52,7 +52,7 @@ def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = F
     if folder.complete:
         results = read(folder.results)
     else:
-        with progress_bar(console) as callbacks, interrupts() as stop:
+        with folder.session(), progress_bar(console) as callbacks, interrupts() as stop:
             found = Experiment(recipe, callbacks).run(folder, lambda: bool(stop))
         if found is None:
             return None

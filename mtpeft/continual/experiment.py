@@ -47,7 +47,7 @@ class Experiment(Built):
         its last experience goes on, with a new optimiser. The schedule is that of the new number of epochs.
         """
         self.folder, self.stop = folder, stop
-        state = None if folder.fresh else folder.state.read()
+        state = folder.saved()
         if state is None:
             self._start()
         else:

@@ -106,7 +106,7 @@ class JointExperiment:
         `folder` is None in the processes that do not write; they get None.
         """
         self.folder, self.stop = folder, stop
-        saved = None if folder is None or folder.fresh else folder.state.read()
+        saved = None if folder is None else folder.saved()
         state = gather(saved)[0]
         if state is None:
             self.data.check_first()
