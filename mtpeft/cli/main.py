@@ -7,17 +7,17 @@ import sys
 from collections.abc import Sequence
 
 from mtpeft._version import __version__
-from mtpeft.cli import catalogue, checks, results, sweep, training
+from mtpeft.cli import catalogue, checks, completion, results, runs, sweep, training
 from mtpeft.cli.voice import first_speaks
 from mtpeft.errors import MtpeftError
 
 #: the files of commands, in the order of the help
-FILES = (catalogue, training, sweep, results, checks)
+FILES = (catalogue, training, sweep, runs, results, checks, completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 (checks failed), 2 (a mistake in the input), 130 (interrupted)."""
-    parser = _parser()
+    parser = build_parser()
     options = parser.parse_args(arguments)
     with first_speaks():
         return _run(options)
@@ -36,7 +36,8 @@ def _run(options: argparse.Namespace) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="mtpeft", description="Continual and multi-task learning with parameter-efficient fine-tuning for vision."
     )

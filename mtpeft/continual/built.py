@@ -20,6 +20,7 @@ from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.manager.attach import resolve_methods
 from mtpeft.options import Section
 from mtpeft.runs.backbone import BackboneSection
+from mtpeft.runs.logs import Logs, check_visualizer
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.setup import Setup
 
@@ -41,6 +42,7 @@ class Built:
         self.continue_from = top.take("continue_from", None)
         baselines, single_task = top.take("baselines", None), top.take("single_task", None)
         strips = top.take("strips", None)
+        self.logs = Logs(check_visualizer(top.take("visualizer", []), self.name), recipe)
         top.finish()
         if self.training.threads:
             torch.set_num_threads(self.training.threads)

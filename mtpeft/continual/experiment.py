@@ -48,19 +48,21 @@ class Experiment(Built):
         """
         self.folder, self.stop = folder, stop
         state = folder.saved()
-        if state is None:
-            self._start()
-        else:
-            self._resume(state)
         try:
+            if state is None:
+                self._start()
+            else:
+                self._resume(state)
             for index in range(self.position.experience, len(self.stream)):
                 self._train_experience(index, state)
                 state = None
                 if self.stop():
                     return None
+            return self._finish()
         except _Stopped:
             return None
-        return self._finish()
+        finally:
+            self.logs.close()
 
     def _start(self) -> None:
         """From the beginning, or from the end of the run that tasks are added to."""
@@ -76,6 +78,7 @@ class Experiment(Built):
             folder.continued = [*earlier.continued, added]
         folder.open()
         folder.accept(0)
+        self.logs.open(folder.path)
         folder.log("start", recipe=self.name, seed=self.seed)
         if self.granularity == "none":
             self.progress.message(
@@ -102,6 +105,8 @@ class Experiment(Built):
         for line in folder.told:
             self.progress.message(line)
         folder.accept(state["curve"]["step"])
+        self.logs.restore(state.get("logs"))
+        self.logs.open(folder.path)
         self._restore_progress(state)
         if again:
             self.position = Position(len(self.stream) - 1, state["epochs"])
@@ -134,14 +139,16 @@ class Experiment(Built):
         strategy = self.strategy
 
         def on_step() -> None:
-            self.curve.add(name, strategy.loss.item())
+            if self.curve.add(name, strategy.loss.item()):
+                self._log_loss(name)
             self.progress.step()
             self._after_step(index)
 
         strategy.on_step = on_step
         resume = None if state is None else (lambda: self._restore_training(state))
         strategy.train_experience(index, self.position.epoch, self.position.batch, resume)
-        self.curve.flush(name)
+        if self.curve.flush(name):
+            self._log_loss(name)
         self._report_files(task)
         if not self.manager.own_weights and not self.manager.backbone_unchanged():
             raise MtpeftError(f"the frozen backbone changed while task {name!r} was trained; results are not written")
@@ -151,6 +158,11 @@ class Experiment(Built):
             "task", task=name, row=[None if np.isnan(v) else round(v, 4) for v in self.measured.matrix.row(index)]
         )
         self._save()
+
+    def _log_loss(self, name: str) -> None:
+        """The newest point of the loss curve, and the learning rate of its step."""
+        rate = self.strategy.optimizer.param_groups[0]["lr"]
+        self.logs.add({"rate": rate, f"loss/{name}": self.curve.points[-1]["loss"]}, self.curve.step)
 
     def _report_files(self, task: Any) -> None:
         """Tell of training files that others stood for, as they could not be read, and of those another decoder read."""
@@ -191,6 +203,8 @@ class Experiment(Built):
                 matrix.set(i, j, source, len(self.stream[j].test))
             else:
                 matrix.set(i, j, *self._measure(j))
+        measured = zip(matrix.tasks, matrix.to_dict()["values"][i], strict=True)
+        self.logs.add({f"{task.name}/{task.metric}": value for task, value in measured}, self.curve.step)
 
     @property
     def carried(self) -> bool:
@@ -225,6 +239,7 @@ class Experiment(Built):
             pictures, predictions = self.folder.path / PICTURES, self.measured.predictions
             write_strips(self.model, self.stream, predictions, pictures, self.strips)
             results["pictures"] = PICTURES
+        self.logs.send()
         self.manager.save(self.folder.path / "model")
         write(self.folder.results, results)
         self.folder.log("done")
@@ -249,11 +264,15 @@ class Experiment(Built):
                 **self.measured.state(self._rows()),
                 "skipped": {t.name: list(t.train.skipped) for t in self.stream if isinstance(t.train, Clips)},
                 "readers": {name: tally.readers for name, tally in self._tallies().items()},
+                "logs": self.logs.state(),
                 "curve": {"every": self.curve.every, "pending": self.curve.pending, "step": self.curve.step},
                 "points": Parts("points", {t: self.curve.of(t) for t in self._names()}, partial=True),
             },
         )
         self._saved = True
+        self.logs.send()
+        place = {"step": self.curve.step, "tasks": len(self.stream), "epochs": self.training.epochs}
+        self.folder.log("checkpoint", **vars(self.position), **place)
 
     def _names(self) -> list[str]:
         """The tasks whose own state may have changed since it was saved last: all, until all were saved once."""

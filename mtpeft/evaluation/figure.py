@@ -34,12 +34,9 @@ DELTA = "multi-task delta"
 
 def figure_of(results: Mapping[str, Any]) -> Figure | None:
     """The mean over the tasks at the end where all are measured alike, else the multi-task delta; None without either."""
-    tasks = results["tasks"]
-    if results["kind"] == "joint":
-        values, delta = [results["main"][task["name"]] for task in tasks], results["delta"]
-    else:
-        values = results["matrix"]["values"][-1]
-        delta = measures_of(results).get("multi_task_delta", {}).get("value")
+    tasks, values = results["tasks"], list(task_values(results).values())
+    joint = results["kind"] == "joint"
+    delta = results["delta"] if joint else measures_of(results).get("multi_task_delta", {}).get("value")
     if len({(task["metric"], task["unit"], task["higher_is_better"]) for task in tasks}) == 1:
         if any(value is None for value in values):
             return None
@@ -47,6 +44,14 @@ def figure_of(results: Mapping[str, Any]) -> Figure | None:
         title = f"average {task['metric']}" if len(tasks) > 1 else task["metric"]
         return Figure(title, task["unit"], task["higher_is_better"], statistics.fmean(values))
     return None if delta is None else Figure(DELTA, "%", True, delta)
+
+
+def task_values(results: Mapping[str, Any]) -> dict[str, float | None]:
+    """The main metric of each task at the end."""
+    if results["kind"] == "joint":
+        return {task["name"]: results["main"][task["name"]] for task in results["tasks"]}
+    names = [task["name"] for task in results["tasks"]]
+    return dict(zip(names, results["matrix"]["values"][-1], strict=True))
 
 
 def trained_weights(results: Mapping[str, Any]) -> int:

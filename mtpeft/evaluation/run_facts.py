@@ -26,7 +26,7 @@ def run_facts(experiment: Any) -> dict[str, Any]:
     return {
         "name": experiment.name,
         "seed": experiment.seed,
-        "recipe": {k: v for k, v in experiment.recipe.items() if k not in ("device", "continue_from")},
+        "recipe": {k: v for k, v in experiment.recipe.items() if k not in ("device", "continue_from", "visualizer")},
         "backbone": {"name": experiment.backbone_name, "fingerprint": manager.fingerprint},
         "input": {
             "size": list(config["input_size"][1:]),

@@ -33,6 +33,7 @@ from mtpeft.options import NotNegative, Section, WholeNumber, check_options
 from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
 from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.logs import Logs, check_visualizer
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.setup import Setup
 from mtpeft.runs.update import NonFiniteLossError, Update
@@ -60,7 +61,7 @@ class JointExperiment:
         validation = Validation.of(top.take("validation", None), self.name, "validation")
         sampler, weighting = top.section("sampler").values, top.section("weighting").values
         self.reference = top.take("single_task", None)
-        self.visualizer = top.take("visualizer", [])
+        self.logs = Logs(check_visualizer(top.take("visualizer", []), self.name), recipe)
         self.pictures = top.take("pictures", 3, WholeNumber)
         self.conflict_batches = top.take("gradient_conflict", 4, WholeNumber)
         top.finish()
@@ -118,6 +119,7 @@ class JointExperiment:
                 self.progress.message(line)
             folder.accept(self.model.step)
             folder.log("start" if state is None else "resume", recipe=self.name, seed=self.seed, step=self.model.step)
+            self.logs.open(folder.path)
         if state is not None:
             self.progress.message(f"resuming at step {self.model.step + 1} of {self.training.steps}")
         if self.model.needs_two and not self.manager.single_pass:
@@ -132,6 +134,8 @@ class JointExperiment:
                 self._train(begun)
             except NonFiniteLossError as error:
                 raise NonFiniteLossError(self._explain(error)) from None
+            finally:
+                self.logs.close()
         if self.model.step < self.training.steps:
             return None
         return self._finish() if rank() == 0 else None
@@ -139,8 +143,8 @@ class JointExperiment:
     def _train(self, begun: int) -> None:
         hooks = [
             RateHook(lambda optimizer, step: self.training.set_rate(optimizer, step, self.training.steps)),
-            CurveHook(self.curve, self._after_step),
-            EvaluateHook(self.evaluate, self.training.eval_every),
+            CurveHook(self.curve, self._after_step, self.logs.add),
+            EvaluateHook(self.evaluate, self.training.eval_every, self.logs.add),
             StateHook(self.save, self.stopping, self.interval),
         ]
         with TemporaryDirectory() as nowhere:  # for the processes that do not write
@@ -152,7 +156,6 @@ class JointExperiment:
                 steps=self.training.steps,
                 start=begun,
                 work_dir=Path(nowhere) if self.folder is None else self.folder.path / "mmengine",
-                visualizer=self.visualizer if self.folder is not None else [],
                 seed=self.seed,
             )
             runner.train()
@@ -241,9 +244,11 @@ class JointExperiment:
             "history": self.history,
             "best": self.best,
             "skipped": self.model.skipped,
+            "logs": self.logs.state(),
         }
         self.folder.state.write(state)
-        self.folder.log("checkpoint", step=step)
+        self.logs.send()
+        self.folder.log("checkpoint", step=step, steps=self.training.steps)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `save` wrote."""
@@ -254,6 +259,7 @@ class JointExperiment:
         self.sampler.state = self.sampled = state["sampler"]
         self.curve = LossCurve(**{**state["curve"], "every": self.training.log_every})
         self.history, self.best, self.model.skipped = state["history"], state["best"], state["skipped"]
+        self.logs.restore(state.get("logs"))
 
     def evaluate_final(self, folder: RunFolder) -> evaluation.Values:
         """The final values, measured again on the state a finished run left."""

@@ -10,6 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+#: takes scalars by name, and the step they are of
+Log = Callable[[dict[str, float | None], int], None]
+
 
 @dataclass
 class LossCurve:
@@ -48,22 +51,20 @@ class RateHook(Hook):
 
 @HOOKS.register_module(force=True)
 class CurveHook(Hook):
-    """Keeps the loss curve, and gives its points to MMEngine's visualiser."""
+    """Keeps the loss curve, and logs its points."""
 
     priority = "NORMAL"
 
-    def __init__(self, curve: LossCurve, on_step: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, curve: LossCurve, on_step: Callable[[dict[str, Any]], None], log: Log) -> None:
         """`on_step` is called after every step with the sampler's state from there on."""
-        self.curve, self.on_step = curve, on_step
+        self.curve, self.on_step, self.log = curve, on_step, log
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """One step."""
         step, curve = batch_idx + 1, self.curve
         if curve.add(step, outputs, last=step == runner.max_iters):
             recent = {f"loss/{p['task']}": p["loss"] for p in curve.points if p["step"] == step}
-            runner.visualizer.add_scalars(
-                {"rate": runner.optim_wrapper.optimizer.param_groups[0]["lr"], **recent}, step
-            )
+            self.log({"rate": runner.optim_wrapper.optimizer.param_groups[0]["lr"], **recent}, step)
         self.on_step(data_batch["after"])
 
 
@@ -73,17 +74,16 @@ class EvaluateHook(Hook):
 
     priority = "LOW"
 
-    def __init__(self, evaluate: Callable[[int], dict[str, Any]], every: int) -> None:
+    def __init__(self, evaluate: Callable[[int], dict[str, Any]], every: int, log: Log) -> None:
         """`evaluate(step)` gives an entry of the history; `every` 0: only after the last step."""
-        self.evaluate, self.every = evaluate, every
+        self.evaluate, self.every, self.log = evaluate, every, log
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Evaluate where it is due."""
         step = batch_idx + 1
         if step == runner.max_iters or (self.every and step % self.every == 0):
             entry = self.evaluate(step)
-            scalars = {f"{t}/{m}": v for t, ms in entry["values"].items() for m, v in ms.items() if v is not None}
-            runner.visualizer.add_scalars(scalars, step)
+            self.log({f"{t}/{m}": v for t, ms in entry["values"].items() for m, v in ms.items()}, step)
 
 
 @HOOKS.register_module(force=True)

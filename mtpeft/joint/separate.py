@@ -41,7 +41,7 @@ def merge(recipe: Mapping[str, Any], found: Mapping[str, Results], path: Path) -
     return {
         **runs[0],
         "name": recipe["name"],
-        "recipe": {k: v for k, v in recipe.items() if k != "device"},
+        "recipe": {k: v for k, v in recipe.items() if k not in ("device", "visualizer")},
         "tasks": [task for run in runs for task in run["tasks"]],
         "final": _union(run["final"] for run in runs),
         "main": main,

@@ -15,13 +15,10 @@ from typing import Any
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.runs.changes import LENGTHS, Change, allowed
 from mtpeft.runs.config_file import CONFIG, read_config, read_recipe, write_config
-from mtpeft.runs.lock import Lock
+from mtpeft.runs.lock import TRAINING, Lock
 from mtpeft.runs.state import State
 
-__all__ = ["LOCK", "RunFolder", "default_folder", "one_line", "read_recipe"]
-
-LOCK = "checkpoints/lock"
-"""Held by the process that trains."""
+__all__ = ["RunFolder", "default_folder", "one_line", "read_recipe"]
 
 
 class RunFolder:
@@ -68,7 +65,7 @@ class RunFolder:
 
     def _claim(self) -> None:
         if self._lock is None:
-            self._lock = Lock(self.path / LOCK, str(self.path))
+            self._lock = Lock(self.path / TRAINING, str(self.path))
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -119,8 +116,8 @@ class RunFolder:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What results.json says of changes: nothing without any; those of the device do not matter to results."""
-        lines = [line for line in self.continued if line["key"] != "device"]
+        """What results.json says of changes: nothing without any; those of the device and of logs do not matter to results."""
+        lines = [line for line in self.continued if line["key"] not in ("device", "visualizer")]
         return {"continued": lines} if lines else {}
 
     def _write(self) -> None:

@@ -17,6 +17,8 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
+#: in a run folder, held by the process that trains
+TRAINING = "checkpoints/lock"
 #: seconds to wait: a process that was killed, or its workers, may take a moment to go
 PATIENCE = 20.0
 
@@ -24,23 +26,25 @@ PATIENCE = 20.0
 class Lock:
     """A lock held from the constructor to `release`, or to the end of the process."""
 
-    def __init__(self, file: Path, what: str, patience: float = PATIENCE) -> None:
-        """Raises `ConfigError` when another process still holds it after `patience` seconds; `what` is meant in messages."""
+    def __init__(self, file: Path, what: str) -> None:
+        """Raises `ConfigError` when another process still holds it after `PATIENCE` seconds; `what` is meant in messages."""
+        self._handle: int | None = None
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise MtpeftError(f"cannot write {file}: {error.strerror or error}") from None
-        until = time.monotonic() + patience
+        until = time.monotonic() + PATIENCE
         while not self._taken():
             if time.monotonic() > until:
-                os.close(self._handle)
+                self.release()
                 raise ConfigError(f"{what} is being written by another process; wait for it, or give another --out")
             time.sleep(0.2)
 
     def _taken(self) -> bool:
         if fcntl is None:
             return True
+        assert self._handle is not None
         try:
             fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -49,7 +53,12 @@ class Lock:
 
     def release(self) -> None:
         """Give it back."""
-        os.close(self._handle)
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.release()
 
 
 def locked(file: Path) -> bool:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from mtpeft.errors import CheckpointError, DataError, MtpeftError
-from mtpeft.evaluation.figure import figure_of, trained_weights
+from mtpeft.evaluation.figure import figure_of, task_values, trained_weights
 from mtpeft.evaluation.results import read as read_results
 from mtpeft.evaluation.schema import ENTRY, FLAG, INTEGER, PLAIN, TEXT, Leaf, MapOf, check, one_of
 from mtpeft.files import seal, unseal, write_atomic
@@ -87,7 +87,7 @@ class Outcomes:
     def _read(self, trial: Trial) -> dict[str, Any]:
         results = read_results(self.path / trial.folder / "results.json")
         figure = figure_of(results)
-        found = {"value": None, "tasks": _ends(results), "weights": trained_weights(results)}
+        found = {"value": None, "tasks": task_values(results), "weights": trained_weights(results)}
         if figure is not None:
             kind = {"title": figure.title, "unit": figure.unit, "higher_is_better": figure.higher_is_better}
             self.figure = self.figure or kind
@@ -159,11 +159,3 @@ def read_sweep(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, DataError) as error:
         raise CheckpointError(f"{file} is damaged: {error}; the command of the sweep writes it again") from None
     return content
-
-
-def _ends(results: Mapping[str, Any]) -> dict[str, float | None]:
-    """The metric of each task at the end."""
-    if results["kind"] == "joint":
-        return dict(results["main"])
-    names = [task["name"] for task in results["tasks"]]
-    return dict(zip(names, results["matrix"]["values"][-1], strict=True))
