@@ -42,8 +42,12 @@ def _ls(options: argparse.Namespace) -> int:
     if not found:
         console.print(f"no run below {folder}", highlight=False, soft_wrap=True)
         return 0
-    head = ["run", "state", "recipe", "seed", "figure", "duration"]
-    rows = [[r.folder, _state(r), r.recipe, _text(r.seed), _figure(r), _duration(r.seconds)] for r in found]
+    titles = {run.figure.title for run in found if run.figure is not None}
+    head = ["run", "state", "recipe", "seed", titles.pop() if len(titles) == 1 else "figure", "duration"]
+    rows = [
+        [r.folder, _state(r), r.recipe, _text(r.seed), _figure(r, "figure" in head), _duration(r.seconds)]
+        for r in found
+    ]
     print_table(console, head, rows, transposable=False)
     for run in found:
         if run.state in ("failed", "damaged"):
@@ -61,12 +65,13 @@ def _text(value: Any) -> str:
     return MISSING if value is None else str(value)
 
 
-def _figure(run: Overview) -> str:
+def _figure(run: Overview, titled: bool) -> str:
     from mtpeft.report.numbers import MISSING, number
 
     if run.figure is None:
         return MISSING
-    return f"{run.figure.title} {number(run.figure.value, run.figure.unit)} {run.figure.unit}".strip()
+    title = f"{run.figure.title} " if titled else ""
+    return f"{title}{number(run.figure.value, run.figure.unit)} {run.figure.unit}".strip()
 
 
 def _duration(seconds: float | None) -> str:
@@ -88,7 +93,9 @@ def _diff(options: argparse.Namespace) -> int:
     folders = (options.first, options.second)
     console = open_console()
     keys = differing(*(read_recipe(folder) for folder in folders))
-    head = ["key", *map(str, folders)]
+    names = [folder.resolve().name for folder in folders]
+    names = names if names[0] != names[1] else list(map(str, folders))
+    head = ["key", *names]
     if keys:
         rows = [[key, *("not given" if value is ... else str(value) for value in values)] for key, *values in keys]
         print_table(console, head, rows, transposable=False)
@@ -96,7 +103,7 @@ def _diff(options: argparse.Namespace) -> int:
         console.print("the recipes are the same", highlight=False)
     figures = _figures(folders)
     if figures:
-        print_table(console, ["figure", *map(str, folders), "difference"], figures, transposable=False)
+        print_table(console, ["figure", *names, "difference"], figures, transposable=False)
     return 0
 
 

@@ -13,7 +13,11 @@ from mtpeft.evaluation.figure import DELTA, Figure, figure_of, task_values, trad
 def test_tasks_measured_alike_have_a_mean():
     results = make_results("lora", 0)
     figure = figure_of(results)
-    assert figure is not None and (figure.title, figure.unit, figure.higher_is_better) == ("average accuracy", "%", True)
+    assert figure is not None and (figure.title, figure.unit, figure.higher_is_better) == (
+        "average accuracy",
+        "%",
+        True,
+    )
     assert figure.value == pytest.approx(sum(results["matrix"]["values"][-1]) / len(results["tasks"]))
     assert list(task_values(results)) == [task["name"] for task in results["tasks"]]
     assert figure.share == pytest.approx(figure.value / 100)
