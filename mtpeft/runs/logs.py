@@ -41,15 +41,14 @@ def check_visualizer(given: Any, recipe: str) -> list[dict[str, Any]]:
         )
     if not given:
         return []
-    from mmengine.registry import VISBACKENDS
-
+    registry = _registry()
     for number, one in enumerate(given):
         where, kind = f"recipe {recipe}: visualizer[{number}]", one["type"]
-        if kind not in VISBACKENDS.module_dict:
-            raise UnknownNameError("backend", kind, VISBACKENDS.module_dict, where)
+        if kind not in registry.module_dict:
+            raise UnknownNameError("backend", kind, registry.module_dict, where)
         if [other["type"] for other in given].count(kind) > 1:
             raise ConfigError(f"{where}: {kind} is given twice")
-        known = set(options_of(VISBACKENDS.get(kind))) - {"save_dir"}
+        known = set(options_of(registry.get(kind))) - {"save_dir"}
         for key in one:
             if key != "type" and key not in known:
                 raise ConfigError(f"{where}: {kind} takes no option {key!r}.{nearest(str(key), known)}")
@@ -122,10 +121,15 @@ class Logs:
         self._backends = []
 
 
+def _registry() -> Any:
+    """MMEngine's backends by name."""
+    from mmengine.visualization.vis_backend import VISBACKENDS  # where they register themselves
+
+    return VISBACKENDS
+
+
 def _start(options: Mapping[str, Any], place: Path, recipe: Mapping[str, Any]) -> Any:
     """A backend, started in the folder `place`; the recipe is logged the first time."""
-    from mmengine.registry import VISBACKENDS
-
     options, first = dict(options), not place.is_dir()
     kept, kind = place / "run.json", options["type"]
     known = json.loads(kept.read_text())["id"] if kept.is_file() else None
@@ -137,7 +141,7 @@ def _start(options: Mapping[str, Any], place: Path, recipe: Mapping[str, Any]) -
         os.environ["MLFLOW_RUN_ID"] = known  # the run that its next start goes on with
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        backend = VISBACKENDS.build({**options, "save_dir": str(place)})
+        backend = _registry().build({**options, "save_dir": str(place)})
         tool = backend.experiment  # a backend starts when it is used
         if kind == "MLflowVisBackend":
             known = (tool.active_run() or tool.start_run()).info.run_id

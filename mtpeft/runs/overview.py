@@ -84,12 +84,12 @@ def _events(file: Path) -> Iterator[dict[str, Any]]:
 
 def _seconds(events: list[dict[str, Any]]) -> float | None:
     """From the first to the last event of every session."""
-    total, begun = 0.0, None
-    for event, after in zip(events, [*events[1:], None], strict=True):
-        begun = event["time"] if event["event"] in ("start", "resume") or begun is None else begun
-        if after is None or after["event"] in ("start", "resume"):
-            total, begun = total + event["time"] - begun, None
-    return round(total, 1) if events else None
+    sessions: list[list[float]] = []
+    for event in events:
+        if event["event"] in ("start", "resume") or not sessions:
+            sessions.append([])
+        sessions[-1].append(event["time"])
+    return round(sum(times[-1] - times[0] for times in sessions), 1) if events else None
 
 
 def _position(events: list[dict[str, Any]]) -> str:
