@@ -7,10 +7,11 @@ imported for that.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mtpeft.cli.arguments import Commands
@@ -55,21 +56,19 @@ def add(commands: Commands) -> None:
     )
     completion.add_argument("shell", choices=[*SCRIPTS, "words"], metavar="SHELL", help="bash, zsh or fish")
     completion.add_argument("line", nargs="?", default="", help=argparse.SUPPRESS)
-    completion.set_defaults(run=_completion)
+    completion.set_defaults(run=functools.partial(_completion, commands))
 
 
-def _completion(options: argparse.Namespace) -> int:
+def _completion(commands: Commands, options: argparse.Namespace) -> int:
     if options.shell != "words":
         print(SCRIPTS[options.shell], end="")
         return 0
-    from mtpeft.cli.main import build_parser
-
-    found = words(build_parser(), options.line)
+    found = words(commands.choices, options.line)
     print("\n".join(found))
     return 0 if found else 1
 
 
-def words(parser: argparse.ArgumentParser, line: str) -> list[str]:
+def words(commands: Mapping[str, argparse.ArgumentParser], line: str) -> list[str]:
     """What the last word of a line that begins with `mtpeft` can become; nothing where a file's name is as good."""
     try:
         given = shlex.split(line)
@@ -77,10 +76,9 @@ def words(parser: argparse.ArgumentParser, line: str) -> list[str]:
         return []
     current = "" if not line or line[-1].isspace() else given.pop()
     given = given[1:]
-    top = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     if not given:
-        return _matching([*top.choices, *_options(parser)], current)
-    command = top.choices.get(given[0])
+        return _matching([*commands, "--help", "--version"], current)
+    command = commands.get(given[0])
     if command is None:
         return []
     before = next((a for a in command._actions if given[-1] in a.option_strings and a.nargs != 0), None)

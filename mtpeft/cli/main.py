@@ -17,7 +17,7 @@ FILES = (catalogue, training, sweep, runs, results, checks, completion)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 (checks failed), 2 (a mistake in the input), 130 (interrupted)."""
-    parser = build_parser()
+    parser = _parser()
     options = parser.parse_args(arguments)
     with first_speaks():
         return _run(options)
@@ -36,8 +36,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mtpeft", description="Continual and multi-task learning with parameter-efficient fine-tuning for vision."
     )
