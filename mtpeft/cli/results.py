@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mtpeft.cli.arguments import Commands
+from mtpeft.cli.arguments import TRUST, Commands
 
 
 def add(commands: Commands) -> None:
     """The parsers of this file's commands."""
     evaluate = commands.add_parser("evaluate", help="evaluate the final model of a run again and compare")
     evaluate.add_argument("folder", type=Path, metavar="RUN")
+    evaluate.add_argument("--trust-imports", action="store_true", help=TRUST)
     evaluate.set_defaults(run=_evaluate)
 
     report = commands.add_parser("report", help="one page for a run, or for several side by side")
@@ -26,10 +27,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     if "tasks" in read_recipe(options.folder):
         from mtpeft.joint.command import evaluate as evaluate_joint
 
-        return evaluate_joint(options.folder)
+        return evaluate_joint(options.folder, options.trust_imports)
     from mtpeft.continual.command import evaluate
 
-    return evaluate(options.folder)
+    return evaluate(options.folder, options.trust_imports)
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from mtpeft.continual.experiment import Experiment
+from mtpeft.continual.summary import model_tasks
 from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read
 from mtpeft.report import print_summary, write_report
@@ -16,6 +17,8 @@ from mtpeft.runs.command import compare, conclude, finished_run, opening, print_
 from mtpeft.runs.comparison import Row, comparison_rows, is_joint
 from mtpeft.runs.console import interrupts, open_console, progress_bar
 from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.loading import nothing_unpickled
+from mtpeft.runs.model_folder import MODEL, TASKS
 from mtpeft.runs.recipe import load_recipe
 
 #: the demo: each against the others on the same tasks, known and not known at test time
@@ -91,11 +94,15 @@ def _compare(rows: Sequence[Row], path: Path, console: Console, fresh: bool = Fa
     return compare(rows, path, console, one, write_report, print_summary, fresh)
 
 
-def evaluate(path: Path) -> int:
+def evaluate(path: Path, trust_imports: bool = False) -> int:
     """Evaluate the final state of a run on all its tasks; 1 when the numbers are not those of results.json."""
     console = open_console()
-    folder, recipe, results = finished_run(path)
-    row, stored = Experiment(recipe).evaluate_final(folder), results["matrix"]["values"][-1]
+    folder, recipe, results = finished_run(path, trust_imports)
+    with nothing_unpickled():
+        experiment = Experiment(recipe)
+    row, stored = experiment.evaluate_final(folder), results["matrix"]["values"][-1]
+    if not (path / MODEL / TASKS).is_file():  # a run of an earlier version
+        model_tasks(experiment.manager, experiment.stream).write(path / MODEL)
     for task, new, old in zip(results["tasks"], row, stored, strict=True):
         print_measured(console, task, new, old, ".2f")
     return 0 if row == stored else 1

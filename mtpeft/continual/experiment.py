@@ -12,7 +12,7 @@ from mtpeft.continual.growth import earlier_run
 from mtpeft.continual.plugins import foreign, plugin_states, restore_plugins
 from mtpeft.continual.progress import Curve, Measured, Position
 from mtpeft.continual.strips import PICTURES, write_strips
-from mtpeft.continual.summary import summarise
+from mtpeft.continual.summary import model_tasks, summarise
 from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.data.video.clips import Clips
 from mtpeft.data.video.dataset import SkipTally
@@ -22,6 +22,7 @@ from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
 from mtpeft.evaluation.run_facts import run_facts
 from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.model_folder import MODEL, save_model
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.randomness import random_state, set_random_state
 from mtpeft.runs.state import Parts
@@ -240,7 +241,7 @@ class Experiment(Built):
             write_strips(self.model, self.stream, predictions, pictures, self.strips)
             results["pictures"] = PICTURES
         self.logs.send()
-        self.manager.save(self.folder.path / "model")
+        save_model(self.manager, self.folder.path / MODEL, model_tasks(self.manager, self.stream))
         write(self.folder.results, results)
         self.folder.log("done")
         return results

@@ -7,7 +7,6 @@ otherwise keep 0.7 GB per task).
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from torch import nn
 
 from mtpeft.data.streams import TASK_KNOWN
 from mtpeft.errors import ConfigError
+from mtpeft.manager.ensemble import mean_of_views
 from mtpeft.manager.manager import TaskManager
 
 with warnings.catch_warnings():
@@ -84,8 +84,7 @@ class ContinualModel(MultiTaskModule):
         return _assemble(list(outputs.values()), x.shape[0])
 
     def _mean_of_views(self, x: torch.Tensor, task_labels: torch.Tensor | int | None) -> torch.Tensor:
-        views = torch.stack([self(view, task_labels).log_softmax(-1) for view in x.unbind(1)])
-        return views.logsumexp(0) - math.log(len(views))
+        return mean_of_views([self(view, task_labels) for view in x.unbind(1)])
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True

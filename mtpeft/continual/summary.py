@@ -11,6 +11,7 @@ from mtpeft.data.streams import Stream
 from mtpeft.evaluation.measures import compute_measures
 from mtpeft.evaluation.run_facts import parameter_facts
 from mtpeft.manager.manager import TaskManager
+from mtpeft.runs.model_folder import ModelTask, ModelTasks
 
 
 def summarise(manager: TaskManager, stream: Stream | DenseStream, measured: Measured) -> dict[str, Any]:
@@ -45,6 +46,17 @@ def summarise(manager: TaskManager, stream: Stream | DenseStream, measured: Meas
         "parameters": {**parameter_facts(manager), "trainable_per_task": _per_task(manager, stream)},
         **found,
     }
+
+
+def model_tasks(manager: TaskManager, stream: Stream | DenseStream) -> ModelTasks:
+    """What the outputs of the model mean, kept beside its weights."""
+    if isinstance(stream, DenseStream):
+        dense = [ModelTask.of_kind(task.name, task.kind, task.class_names, task.test.view) for task in stream]
+        return ModelTasks(stream.kind, tuple(dense))
+    name = dict(zip(stream.class_order, stream.class_names, strict=True))
+    common = manager.tasks[0] if stream.kind == "domain_incremental" else None
+    found = [ModelTask.of_classes(task, [name[k] for k in task.classes], common or task.name) for task in stream]
+    return ModelTasks(stream.kind, tuple(found))
 
 
 def _per_task(manager: TaskManager, stream: Stream | DenseStream) -> dict[str, int]:

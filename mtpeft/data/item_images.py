@@ -40,7 +40,8 @@ class ItemImages(Images):
         self._indices = list(range(len(self.targets)))
         self._corruption: Corruption | None = None
         self._files = read_files(base)
-        self._top = None if transform is None else self._white()
+        #: what white is where its pictures are floats, 1 or 255
+        self.white = None if transform is None else self._find_white()
 
     @property
     def files(self) -> list[str] | None:
@@ -87,7 +88,7 @@ class ItemImages(Images):
             if item.ndim != 3 or item.shape[0] not in (1, 3):
                 raise DataError(f"{where} has shape {tuple(item.shape)}, expected (1 or 3, H, W)")
             return item
-        pixels = item_pixels(item, where, self._top)
+        pixels = item_pixels(item, where, self.white)
         if isinstance(pixels, Image.Image):
             return self.transform.image(pixels)
         if tuple(pixels.shape[-2:]) != self.transform.size:
@@ -95,7 +96,7 @@ class ItemImages(Images):
             raise DataError(f"{where} is {sides(pixels)}, but the backbone takes {wanted}; resize it")
         return pixels
 
-    def _white(self) -> float | None:
+    def _find_white(self) -> float | None:
         """What white is in a data set of floats: 1 or 255, from a few images; None for other types."""
         step = max(1, len(self) // 8)
         found: float | None = None

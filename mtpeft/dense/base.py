@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -82,6 +82,8 @@ class Kind(ABC):
     channels: int
     metrics: ClassVar[dict[str, Metric]]
     default_weight: ClassVar[float] = 1.0
+    #: what `build_kind` was given
+    options: Mapping[str, Any] = {}
 
     def __init__(self, metric: str | None = None) -> None:
         """`metric` names another main measure than the first."""
@@ -140,6 +142,11 @@ class Kind(ABC):
         """How much of a label that passed `check` falls into each of `rows` rows; only valid pixels count."""
         return np.array([self.valid_pixels(label).sum()])
 
+    def values(self, output: torch.Tensor) -> np.ndarray:
+        """What an output (channels, H, W) says of every pixel, in the unit of labels: (H, W), or (H, W, channels)."""
+        found = output.detach().float().cpu().movedim(0, -1)
+        return (found[..., 0] if self.channels == 1 else found).numpy()
+
     @abstractmethod
     def check(self, label: np.ndarray, where: str) -> None:
         """Raise `DataError` that names `where` and the value when a label, channels last, has a value out of range."""
@@ -170,7 +177,9 @@ def register_kind(name: str) -> Callable[[K], K]:
 def build_kind(name: str, **options: Any) -> Kind:
     """A kind by name. Raises `UnknownNameError` or, for options it does not take, `ConfigError`."""
     kind = KINDS.get(name)
-    return kind(**check_options(f"kind {name!r}", kind, options))
+    built = kind(**check_options(f"kind {name!r}", kind, options))
+    built.options = dict(options)
+    return built
 
 
 def check_shape(label: np.ndarray, where: str, depth: int | None = None) -> None:

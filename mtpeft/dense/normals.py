@@ -138,6 +138,10 @@ class Normals(Kind):
             found = f"the normal at row {row}, column {column} has length {length[row, column]:.4g}"
             raise DataError(f"{where}: {found}; it must be 1, or 0 where invalid")
 
+    def values(self, output: torch.Tensor) -> np.ndarray:
+        """Unit vectors: float32 (H, W, 3)."""
+        return normalize(output.detach().float().cpu(), dim=0).movedim(0, -1).numpy()
+
     def picture(self, sample: torch.Tensor, reference: torch.Tensor | None = None) -> np.ndarray:
         """Red, green and blue grow with x, y and z."""
         vectors = normalize(sample.float().cpu(), dim=0).movedim(0, -1)

@@ -92,6 +92,10 @@ class Binary(ClassKind):
         """0 and 1, which have no names."""
         return ("0", "1")
 
+    def values(self, output: torch.Tensor) -> np.ndarray:
+        """The probability of 1: float32 (H, W)."""
+        return output[0].detach().float().sigmoid().cpu().numpy()
+
     def picture(self, sample: torch.Tensor, reference: torch.Tensor | None = None) -> np.ndarray:
         """White where 1; of an output the probability as brightness. Ignored pixels are black, the rest at least gray."""
         if sample.ndim == 3:

@@ -68,6 +68,10 @@ class SemanticSegmentation(ClassKind):
         """Sums of areas."""
         return IoU(self.channels)
 
+    def values(self, output: torch.Tensor) -> np.ndarray:
+        """The class with the largest score: uint8 (H, W)."""
+        return output.argmax(0).cpu().numpy().astype(np.uint8)
+
     def picture(self, sample: torch.Tensor, reference: torch.Tensor | None = None) -> np.ndarray:
         """A colour per class; of an output the best class, at every pixel."""
         classes = (sample.argmax(0) if sample.ndim == 3 else sample).cpu().numpy().astype(np.int64)

@@ -12,7 +12,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any, NoReturn
@@ -86,6 +86,7 @@ def build(config: dict[str, Any]) -> nn.Module:
     name = str(config.get("type", "")).removeprefix("mmseg.")
     if name not in models.module_dict:
         raise UnknownNameError("type", name, models.module_dict, "mmsegmentation module")
+    _check_types({**config, "type": name})
     try:
         with warnings.catch_warnings():
             # mmseg's own decode heads call the function it deprecates
@@ -96,6 +97,31 @@ def build(config: dict[str, Any]) -> nn.Module:
     if hasattr(module, "init_weights"):
         _initialise(module)
     return module
+
+
+def _check_types(config: Any) -> None:
+    """Raise `UnknownNameError` for a `type` inside a config that is not registered.
+
+    MMEngine would import what it names, and call it: "os.system" is such a name.
+    """
+    if isinstance(config, (list, tuple)):
+        for part in config:
+            _check_types(part)
+    if not isinstance(config, Mapping):
+        return
+    for part in config.values():
+        _check_types(part)
+    if isinstance(name := config.get("type"), str):
+        known = _registered()
+        if name.removeprefix("mmseg.").removeprefix("mmengine.") not in known:
+            raise UnknownNameError("type", name, known, "config of an mmsegmentation module")
+
+
+def _registered() -> set[str]:
+    """Names of modules, initialisers and samplers that configs may name."""
+    registries = [mmseg(place).MODELS for place in ("mmseg.registry", "mmengine.registry")]
+    registries += [mmseg("mmengine.registry").WEIGHT_INITIALIZERS, mmseg("mmseg.registry").TASK_UTILS]
+    return {name for registry in registries for name in registry.module_dict}
 
 
 def reason(error: BaseException) -> str:

@@ -19,6 +19,8 @@ from mtpeft.runs.comparison import comparison_rows
 from mtpeft.runs.console import interrupts, open_console, progress_bar
 from mtpeft.runs.device import usable_device
 from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.loading import nothing_unpickled
+from mtpeft.runs.model_folder import MODEL, TASKS
 
 Results = dict[str, Any]
 
@@ -78,13 +80,17 @@ def _report(results: Results | None, path: Path) -> None:
         write_report([results], path / "report.html", [path])
 
 
-def evaluate(path: Path) -> int:
+def evaluate(path: Path, trust_imports: bool = False) -> int:
     """Evaluate the final state of a run on all its tasks; 1 when the numbers are not those of results.json."""
     console = open_console()
-    folder, recipe, results = finished_run(path)
+    folder, recipe, results = finished_run(path, trust_imports)
     if recipe.get("separate"):
-        return max(evaluate(path / sub) for sub in separate_recipes(recipe))
-    values = JointExperiment(recipe).evaluate_final(folder)
+        return max(evaluate(path / sub, trust_imports) for sub in separate_recipes(recipe))
+    with nothing_unpickled():
+        experiment = JointExperiment(recipe)
+    values = experiment.evaluate_final(folder)
+    if not (path / MODEL / TASKS).is_file():  # a run of an earlier version
+        experiment.model_tasks.write(path / MODEL)
     for task in results["tasks"]:
         print_measured(console, task, values[task["name"]][task["metric"]], results["main"][task["name"]], ".4g")
     return 0 if values == results["final"] else 1

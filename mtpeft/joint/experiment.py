@@ -25,7 +25,7 @@ from mtpeft.joint.model import JointModel
 from mtpeft.joint.optim import UpdateWrapper
 from mtpeft.joint.pictures import FOLDER, write_pictures
 from mtpeft.joint.sampler import TaskSampler
-from mtpeft.joint.summary import summarise
+from mtpeft.joint.summary import model_tasks, summarise
 from mtpeft.joint.training import Training
 from mtpeft.joint.weighting import build_weighting
 from mtpeft.manager.attach import resolve_methods
@@ -34,6 +34,7 @@ from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.logs import Logs, check_visualizer
+from mtpeft.runs.model_folder import BEST, MODEL, ModelTasks, save_model
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.setup import Setup
 from mtpeft.runs.update import NonFiniteLossError, Update
@@ -195,11 +196,16 @@ class JointExperiment:
             self.folder.log("evaluate", step=step, main=main, delta=delta)
         return entry
 
+    @property
+    def model_tasks(self) -> ModelTasks:
+        """What the outputs of the model mean, kept beside its weights."""
+        return model_tasks(self.data)
+
     def _keep_best(self, step: int, delta: float | None) -> float | None:
         if delta is not None and (self.best is None or delta > self.best["delta"]):
             self.best = {"step": step, "delta": delta}
             if self.folder is not None:
-                self.manager.save(self.folder.path / "best")
+                save_model(self.manager, self.folder.path / BEST, self.model_tasks)
         return delta
 
     def _finish(self) -> dict[str, Any]:
@@ -214,7 +220,7 @@ class JointExperiment:
         if self.conflict_batches:
             size = self.training.batch_size
             conflict = gradient_conflict(self.model, self.data, size, self.conflict_batches, self.device)
-        self.manager.save(self.folder.path / "model")
+        save_model(self.manager, self.folder.path / MODEL, self.model_tasks)
         results = {
             **run_facts(self),
             **self.folder.facts,

@@ -12,6 +12,7 @@ from mtpeft.joint.evaluation import main_values
 from mtpeft.joint.model import JointModel
 from mtpeft.manager.flops import count_flops
 from mtpeft.manager.manager import TaskManager
+from mtpeft.runs.model_folder import JOINT, ModelTask, ModelTasks
 
 
 def summarise(model: JointModel, data: JointData, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -41,6 +42,13 @@ def summarise(model: JointModel, data: JointData, history: Sequence[dict[str, An
         "flops": count_flops(model.manager),
         "skipped": model.skipped,
     }
+
+
+def model_tasks(data: JointData) -> ModelTasks:
+    """What the outputs of the model mean, kept beside its weights."""
+    views = {task: data.val[place.source] for task, place in data.places.items()}
+    found = [ModelTask.of_kind(t, kind, data.infos[t].classes, views[t]) for t, kind in data.kinds.items()]
+    return ModelTasks(JOINT, tuple(found))
 
 
 def _parameters(manager: TaskManager) -> dict[str, Any]:

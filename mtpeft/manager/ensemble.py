@@ -1,14 +1,20 @@
-"""Predictions of weight sources that have several members: one pass for each, combined by the source's rule."""
+"""Predictions out of several: of weight sources with several members, a pass for each, and of several views of a clip."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
 
 from mtpeft.manager.protocol import Managed
+
+
+def mean_of_views(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Scores (B, classes) of the same clips in several views -> the logarithm of the mean of their probabilities."""
+    return torch.stack([output.log_softmax(-1) for output in outputs]).logsumexp(0) - math.log(len(outputs))
 
 
 def ensembled(manager: Managed, run: Callable[[], Any]) -> Any:

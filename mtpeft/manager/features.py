@@ -133,6 +133,21 @@ def check_images(manager: Managed, images: torch.Tensor) -> None:
         )
 
 
+def fitting_size(manager: Managed, size: tuple[int, int]) -> tuple[int, int]:
+    """The height and width nearest to `size` that the backbone takes, as far as its patch embedding tells: `size` itself,
+    the only one it takes, or the nearest multiples of its patches."""
+    stem: Any = getattr(manager.backbone, "patch_embed", None)
+    own = tuple(manager.anatomy.input_size[1:])
+    if size == own or getattr(stem, "img_size", None) is None:
+        return size
+    if getattr(stem, "strict_img_size", False):
+        return own
+    if getattr(stem, "dynamic_img_pad", False):
+        return size
+    rows, columns = getattr(stem, "patch_size", (1, 1))
+    return max(1, round(size[0] / rows)) * rows, max(1, round(size[1] / columns)) * columns
+
+
 def frames_of(images: torch.Tensor) -> int:
     """Frames of each clip (B, C, T, H, W); 1 for images."""
     return images.shape[2] if images.ndim == 5 else 1

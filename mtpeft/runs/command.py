@@ -12,6 +12,7 @@ from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read
 from mtpeft.runs.comparison import Row, run_rows
 from mtpeft.runs.folder import RunFolder, default_folder, read_recipe
+from mtpeft.runs.loading import check_trust
 
 Results = dict[str, Any]
 
@@ -69,9 +70,13 @@ def _check_rows(rows: Sequence[Row], path: Path) -> None:
             )
 
 
-def finished_run(path: Path) -> tuple[RunFolder, dict[str, Any], Results]:
-    """Folder, recipe and results of a run to be evaluated again; `ConfigError` when it has not finished."""
+def finished_run(path: Path, trust_imports: bool = False) -> tuple[RunFolder, dict[str, Any], Results]:
+    """Folder, recipe and results of a run to be evaluated again; `ConfigError` when it has not finished.
+
+    `trust_imports`: its recipe may import modules.
+    """
     recipe = read_recipe(path)
+    check_trust(recipe, path, trust_imports)
     folder = RunFolder(path, recipe)
     if not folder.results.is_file():
         raise ConfigError(f"{path} is not complete: it has no results.json; run its recipe to the end first")

@@ -156,12 +156,27 @@ def call_mixed(
             cache[name, id(template)] = weights
         return weights
 
+    weights = {name: gathered(name) for name in sources[0]}
+    return call_each(template, weights, key, inputs, split)
+
+
+def call_each(
+    template: Bank,
+    weights: dict[str, torch.Tensor],
+    key: str,
+    inputs: Sequence[torch.Tensor],
+    split: Sequence[torch.Tensor],
+) -> Tensors:
+    """Site `key` of `template` with weights of each sample's own: `weights` have a leading axis (B, ...).
+
+    `split` are the `inputs` with an axis of B of its own in front.
+    """
+
     def one(weights: dict[str, torch.Tensor], *xs: torch.Tensor) -> Tensors:
         if torch.compiler.is_compiling():
             return functional_call(template, weights, (key, *xs), tie_weights=False)
         return template.call_with(weights, key, *xs)
 
-    weights = {name: gathered(name) for name in sources[0]}
     call = vmap(one, randomness="different")
     if template.factored(key):
         left, right = call(weights, split[0])

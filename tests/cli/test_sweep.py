@@ -44,7 +44,7 @@ BAD = [
     (["--set", "stream.data.type=Digit"], "Digit"),
     (["--set", "rows=['fashion_lora']"], "is a comparison of rows"),
     (["--orders", "2", "--set", "stream.type=domain_incremental"], "--orders is for streams"),
-    (["--out", "FILE/sweep"], "is no folder that can be written into"),
+    (["--out", "FILE/sweep"], "cannot write into"),
 ]
 
 

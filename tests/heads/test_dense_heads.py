@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from mtpeft.backbones.stages import Scales, Stage
 from mtpeft.errors import ConfigError, UnknownNameError
-from mtpeft.heads import HEADS
+from mtpeft.heads import HEADS, mmlab
 from mtpeft.heads.build import head_options
 
 SMALL = {"embed_dim": 16}
@@ -199,3 +200,18 @@ def test_mmseg_is_imported_when_needed_and_its_absence_names_the_extra():
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "mtpeft[dense]" in done.stdout
+
+
+def test_a_config_names_registered_modules_alone(tmp_path: Path) -> None:
+    """MMEngine would import anything else by its name and call it."""
+    file = tmp_path / "executed"
+    inner = {"type": "pathlib.Path.touch", "self": str(file)}
+    for config in (
+        {"type": "FCNHead", "norm_cfg": {"type": "os.system", "command": f"touch {file}"}},
+        {"type": "FCNHead", "loss_decode": [{"type": "mmseg.CrossEntropyLoss"}, inner]},
+        {"type": "FCNHead", "sampler": {"type": "subprocess.Popen", "args": ["touch", str(file)]}},
+        {"type": "FCNHead", "init_cfg": {"type": "Normal", "override": {"type": "builtins.exec", "name": "x"}}},
+    ):
+        with pytest.raises(UnknownNameError, match=r"unknown type '[a-z]+\."):
+            mmlab.build({"in_channels": 8, "channels": 8, "num_classes": 2, **config})
+    assert not file.exists()

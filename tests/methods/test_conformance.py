@@ -91,7 +91,14 @@ def test_all_methods_load_in_a_new_process() -> None:
     check_new_process([Case(name, home(name)) for name in NAMES])
 
 
-@pytest.mark.parametrize("name", ["lora", "adaptformer", "vpt_deep", "aim", "st_adapter"])
+COMPILED = [
+    "lora",
+    "vpt_deep",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("adaptformer", "aim", "st_adapter")),
+]
+
+
+@pytest.mark.parametrize("name", COMPILED)
 def test_compiles_to_one_graph(name: str) -> None:
     check_compile(Case(name, "vit"))
 
@@ -134,7 +141,11 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "anatomy", "options"), OPTIONS, ids=[f"{n}-{a}-{i}" for i, (n, a, _) in enumerate(OPTIONS)]
+    ("name", "anatomy", "options"),
+    [  # every second in `make test`
+        pytest.param(*row, id=f"{row[0]}-{row[1]}-{i}", marks=pytest.mark.slow if i % 2 else ())
+        for i, row in enumerate(OPTIONS)
+    ],
 )
 def test_method_conforms_under_its_options(name: str, anatomy: str, options: dict) -> None:
     case = Case(name, anatomy, options)

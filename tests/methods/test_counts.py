@@ -113,6 +113,7 @@ def test_trained_weights_of_four_tasks_on_swin(
 AIM_ON_SWIN_B = 2 * 3_504_832 + 1_752_416 + 8 * 128
 
 
+@pytest.mark.slow
 def test_swin_b_as_in_the_authors_code() -> None:
     """AIM: half of the blocks attend over time, the norm stays frozen. SSF: 22 d per block, none in patch merging."""
     swin_b = timm.create_model("swin_base_patch4_window7_224", pretrained=False, num_classes=0)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mtpeft.data.dense.sample import DenseDataset, Sample, label_source
-from mtpeft.data.dense.transforms import Transform
+from mtpeft.data.dense.transforms import Compose
 from mtpeft.dense.kinds import KINDS, Kind
 from mtpeft.errors import DataError
 
@@ -28,7 +28,7 @@ class DenseView(Dataset[dict[str, Any]]):
     def __init__(
         self,
         dataset: DenseDataset,
-        transforms: Transform | None,
+        transforms: Compose | None,
         seed: int,
         mean: Sequence[float],
         std: Sequence[float],
@@ -42,6 +42,7 @@ class DenseView(Dataset[dict[str, Any]]):
         self.dataset, self.transforms, self.seed = dataset, transforms, seed
         self.kinds = {task: info.kind for task, info in dataset.tasks.items() if tasks is None or task in tasks}
         self.epoch = 0
+        self.mean, self.std = tuple(mean), tuple(std)
         self._mean = torch.tensor(mean, dtype=torch.float32)[:, None, None]
         self._std = torch.tensor(std, dtype=torch.float32)[:, None, None]
         self._layouts = {task: KINDS.get(kind, f"task {task!r}").layout for task, kind in self.kinds.items()}

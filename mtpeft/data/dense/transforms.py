@@ -101,6 +101,17 @@ class Crop:
         }
         return Sample(_window(sample.image, offset, target, 0), labels, sample.name)
 
+    def fitting(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The height and width to which a larger picture shrinks to lie within; `size` itself where it does."""
+        factor = min(1.0, *(t / s for t, s in zip(_two("crop", self.size), size, strict=True)))
+        return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
+
+    def padded(self, sample: Sample) -> tuple[Sample, tuple[int, int]]:
+        """An image without labels that lies within, in the middle of `size`, and the place of its corner there."""
+        target = np.array(_two("crop", self.size))
+        top, left = (int(n) for n in (target - sample.image.shape[:2]) // 2)
+        return Sample(_window(sample.image, np.array((-top, -left)), target, 0), {}, sample.name), (top, left)
+
 
 @dataclass(frozen=True)
 class Resize:
@@ -156,8 +167,9 @@ for _name, _transform in (
 class Compose:
     """Several transforms one after the other."""
 
-    def __init__(self, transforms: Sequence[Transform]) -> None:
-        self.transforms = tuple(transforms)
+    def __init__(self, transforms: Sequence[Transform], configs: Sequence[Mapping[str, Any]] = ()) -> None:
+        """`configs` are what they were built from."""
+        self.transforms, self.configs = tuple(transforms), [dict(config) for config in configs]
 
     def __call__(self, sample: Sample, kinds: Kinds, rng: np.random.Generator) -> Sample:
         """Apply all."""
@@ -180,7 +192,7 @@ def build_transforms(configs: Sequence[Mapping[str, Any]]) -> Compose:
         factory = TRANSFORMS.get(str(name), f"transform {position}")
         check_options(f"transform {name!r}", factory, options)
         built.append(factory(**options))
-    return Compose(built)
+    return Compose(built, configs)
 
 
 def _kind(kinds: Kinds, task: str) -> type[Kind]:

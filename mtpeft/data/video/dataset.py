@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -163,8 +162,7 @@ class VideoDataset(Dataset[VideoSample]):
         if self.train:
             return self.transform.train(self._frames(record, functools.partial(self.sampling.train, rng=rng)), rng)
         frames = self._frames(record, functools.partial(self.sampling.test, views=self.views))
-        views = frames.reshape(self.views, -1, *frames.shape[1:])
-        return torch.cat([self.transform.test(view, self.crops) for view in views])
+        return self.transform.test(frames, self.crops, self.views)
 
     def _frames(self, record: VideoRecord, choose: Callable[[int], Array]) -> Array:
         if record.path in self.bad:

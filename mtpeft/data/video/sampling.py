@@ -5,8 +5,9 @@ A video with too few frames is padded by one of two rules: "repeat" its last fra
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -106,6 +107,12 @@ def build_sampling(name: str, frames: int, stride: int = 4, pad: str = "repeat")
     if name == "dense":
         return DenseSampling(frames, stride, pad)
     raise ConfigError(f"data.sampling is {name!r}, expected 'segment' or 'dense'")
+
+
+def describe_sampling(sampling: Sampling) -> dict[str, Any]:
+    """What `build_sampling` takes to build it again."""
+    assert isinstance(sampling, (SegmentSampling, DenseSampling))
+    return {"name": "segment" if isinstance(sampling, SegmentSampling) else "dense", **dataclasses.asdict(sampling)}
 
 
 def _padded(indices: Array, num_frames: int, pad: str) -> Array:

@@ -64,10 +64,12 @@ class ClipTransform:
             clip = _coloured(clip.float(), *factors.tolist())
         return self._normalised(clip)
 
-    def test(self, frames: np.ndarray, crops: int = 1) -> Tensor:
-        """`crops` clips, centred or spread over the longer side: (crops, 3, T, size, size)."""
+    def test(self, frames: np.ndarray, crops: int = 1, views: int = 1) -> Tensor:
+        """Of the frames of `views` clips, one after the other, `crops` each, centred or spread over the longer side:
+        (views x crops, 3, T, size, size)."""
         boxes = view_boxes(frames.shape[1], frames.shape[2], crops, self.crop_ratio)
-        return torch.stack([self._normalised(self._resized(frames, box)) for box in boxes])
+        clips = frames.reshape(views, -1, *frames.shape[1:])
+        return torch.stack([self._normalised(self._resized(clip, box)) for clip in clips for box in boxes])
 
     def _resized(self, frames: np.ndarray, box: Box) -> Tensor:
         """uint8 (T, 3, size, size), bilinear with antialiasing."""
