@@ -39,7 +39,9 @@ def add(commands: Commands) -> None:
     sweep.add_argument("--out", type=Path, help="the folder of the sweep (default: runs/NAME-sweep)")
     sweep.add_argument("--parallel", type=_count, metavar="N", help="runs at a time (default: as many as fit)")
     sweep.add_argument("--cpus", type=_count, default=1, metavar="N", help="CPU threads of a run (default: 1)")
-    sweep.add_argument("--gpus", type=_share, default=0.0, metavar="N", help="GPUs of a run, 0.5 say (default: 0)")
+    sweep.add_argument(
+        "--gpus", type=_share, default=0.0, metavar="N", help="GPUs of a run, 0.5 say (default: 0, on the CPU)"
+    )
     sweep.add_argument("--address", help="a Ray cluster: ray://HOST:PORT, or auto (default: this machine)")
     sweep.set_defaults(run=_sweep)
 
@@ -74,6 +76,8 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ConfigError(f"recipe {options.recipe} pre-trains a backbone; a sweep is of continual or joint recipes")
     recipe = load_recipe(options.recipe, options.set)
     plan = plan_sweep(recipe, options.grid, options.seeds, options.orders, options.select is not None)
+    if str(recipe.get("device", "")).startswith("cuda") and not options.gpus:
+        raise ConfigError(f"recipe {plan.name} trains on device={recipe['device']}: give each run --gpus 1, or a share")
     path = options.out or Path(os.environ.get("MTPEFT_RUNS", "runs")) / f"{plan.name}-sweep"
     check_installed()
     waiting = [trial.recipe for part in ("test", "validation") for trial in unfinished(plan.trials(part), path)]

@@ -206,18 +206,26 @@ def scatter_chart(sweep: Sweep) -> Chart | None:
         )
     if not traces:
         return None
-    x = {"title": {"text": f"{WEIGHTS} (logarithmic scale)"}, "type": "log", "dtick": 1}
+    x = {"title": {"text": f"{WEIGHTS} (logarithmic scale)"}, "type": "log"}
     return chart_of(f"{sweep.title} against {WEIGHTS}", traces, x, {"title": {"text": plain(sweep.title)}}, height=360)
 
 
 def _formulas(sweep: Sweep) -> str:
-    rows = [
-        ("Mean ± deviation", "x̄ = 1/n · Σ x, s = √(Σ (x − x̄)² / (n − 1)); no deviation of one run"),
-        (_capital(sweep.title), "of one run: the mean over its tasks at the end, or its multi-task delta"),
-        ("Trained weights P", "all that training changes, heads not counted"),
-        ("PPT", "M · exp(−log₁₀(P / 10⁷ + 1)), M the accuracy from 0 to 1 (Xin et al. 2024, V-PETL Bench)"),
+    items = [
+        ("Mean ± deviation", "x̄ = 1/n · Σ x, s = √(Σ (x − x̄)² / (n − 1))", "One run has no deviation."),
+        (
+            _capital(sweep.title),
+            "1/T · Σ_j R_j",
+            "R_j is the metric on task j at the end; a multi-task delta is as in its run.",
+        ),
+        (_capital(WEIGHTS), "P", "All that training changes, heads not counted."),
+        ("PPT", "M · exp(−log₁₀(P / 10⁷ + 1))", "M is the accuracy from 0 to 1. Xin et al. 2024, V-PETL Bench."),
     ]
-    return table("how each number is computed", ["Number", "Formula"], rows, text_columns=2)
+    terms = (
+        f'<dt>{escape(name)}</dt><dd><code>{escape(formula)}</code><br><span class="note">{escape(note)}</span></dd>'
+        for name, formula, note in items
+    )
+    return f'<dl class="formulas">{"".join(terms)}</dl>'
 
 
 def _recipe(content: Mapping[str, Any]) -> str:

@@ -137,8 +137,10 @@ def _start(options: Mapping[str, Any], place: Path, recipe: Mapping[str, Any]) -
         known = known or uuid.uuid4().hex
         asked = options.get("init_kwargs") or {}
         options["init_kwargs"] = {"id": known, "resume": "allow", "config": dict(recipe), **asked}
-    if kind == "MLflowVisBackend" and known is not None:
-        os.environ["MLFLOW_RUN_ID"] = known  # the run that its next start goes on with
+    if kind == "MLflowVisBackend":
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # where it logs to without a tracking_uri
+        if known is not None:
+            os.environ["MLFLOW_RUN_ID"] = known  # the run that its next start goes on with
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         backend = _registry().build({**options, "save_dir": str(place)})

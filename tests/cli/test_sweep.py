@@ -44,6 +44,7 @@ BAD = [
     (["--set", "stream.data.type=Digit"], "Digit"),
     (["--set", "rows=['fashion_lora']"], "is a comparison of rows"),
     (["--orders", "2", "--set", "stream.type=domain_incremental"], "--orders is for streams"),
+    (["--set", "device=cuda"], "give each run --gpus 1"),
     (["--out", "FILE/sweep"], "cannot write into"),
 ]
 

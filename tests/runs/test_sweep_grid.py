@@ -89,7 +89,7 @@ def test_settings_are_chosen_in_runs_that_do_not_measure_the_test_part():
     own = {**RECIPE, "stream": {**RECIPE["stream"], "validation": {"share": 0.2}}}
     plan = plan_sweep(own, ["method=lora,ssf"], select=True)
     assert plan.select == {"share": 0.2}
-    joint = {"name": "j", "tasks": {}, "method": "lora"}
+    joint = {"name": "j", "tasks": {"a": {}}, "method": "lora"}
     held = plan_sweep(joint, [], select=True).trials("validation")[0]
     assert held.recipe["validation"]["instead_of_test"]
 
@@ -106,6 +106,14 @@ def test_settings_are_chosen_in_runs_that_do_not_measure_the_test_part():
         ({"tasks": {}}, {"grid": [], "orders": 2}, "--orders is for streams that split"),
         ({"stream": {"type": "class_incremental", "order": [1, 0]}}, {"grid": [], "orders": 2}, "fixes the order"),
         ({}, {"grid": ["x=a/b,a b"]}, "would be run in the folder"),
+        ({"seed": "a"}, {"grid": []}, "seed"),
+        ({"stream": 5}, {"grid": [], "orders": 2}, "stream must be a mapping"),
+        ({"stream": {"validation": 5}}, {"grid": [], "select": True}, "stream.validation must be a mapping"),
+        (
+            {"stream": {"validation": {"share": 0.1, "instead_of_test": True}}},
+            {"grid": []},
+            "leave out instead_of_test",
+        ),
     ],
 )
 def test_wrong_sweeps(changes, arguments, message):

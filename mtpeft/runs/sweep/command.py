@@ -73,7 +73,8 @@ def _run(
     if not open_trials:
         return {}
     with open_ray(address, resources) as ray, interrupts() as stop, progress_bar(console) as progress:
-        progress.stage(text, len(open_trials))
+        if console.is_terminal:
+            progress.stage(text, len(open_trials))
 
         def told(trial: Trial, reason: str | None) -> None:
             progress.step()

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mtpeft.data.validation import Validation
 from mtpeft.errors import ConfigError
+from mtpeft.options import Section, WholeNumber
 from mtpeft.runs.comparison import is_joint
 from mtpeft.runs.recipe import set_key
 from mtpeft.runs.sweep.grid import METHOD, Axis, combinations, folder_name, shown
@@ -76,13 +78,15 @@ def plan_sweep(
     if "rows" in recipe:
         raise ConfigError(f"recipe {name} is a comparison of rows; sweep a recipe of one run (those of the rows, say)")
     axes = tuple(Axis.parse(text) for text in grid)
+    top = Section(recipe, name)
     if orders is not None:
-        _check_ordered(recipe, name)
+        _check_ordered(top)
     for key, option in (("seed", "--seeds"), ("stream.order_seed", "--orders")):
         if any(axis.key == key for axis in axes):
             raise ConfigError(f"--grid {key}: give {option} instead, whose runs belong together")
-    held = _held_out(recipe) if select else None
-    first = recipe.get("seed", 0)
+    held = _held_out(top)
+    held = held if select else None
+    first = top.take("seed", 0, WholeNumber)
     settings = []
     for values in combinations(axes):
         changed = _changed(recipe, values)
@@ -117,9 +121,15 @@ def _method(recipe: Mapping[str, Any]) -> str:
     return " + ".join(str(one["name"]) if isinstance(one, Mapping) and "name" in one else str(one) for one in several)
 
 
-def _held_out(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    section = recipe if is_joint(recipe) else recipe.get("stream", {})
-    given = section.get("validation")
+def _held_out(top: Section) -> dict[str, Any]:
+    """The validation data of a recipe, else a share of the training part."""
+    joint = is_joint(top.values)
+    given = (top if joint else top.section("stream")).take("validation", None)
+    found = Validation.of(given, top.recipe, "validation" if joint else "stream.validation")
+    if found is not None and found.instead_of_test:
+        raise ConfigError(
+            f"recipe {top.recipe}: leave out instead_of_test: a sweep sets it itself, with --select validation"
+        )
     return dict(SHARE if given is None else given)
 
 
@@ -131,14 +141,14 @@ def _measured_on(recipe: dict[str, Any], held: Mapping[str, Any]) -> dict[str, A
     return {**recipe, "stream": {**recipe["stream"], "validation": validation}}
 
 
-def _check_ordered(recipe: Mapping[str, Any], name: str) -> None:
-    stream = recipe.get("stream", {})
-    if is_joint(recipe) or stream.get("type") not in ORDERED or "tasks" in stream:
+def _check_ordered(top: Section) -> None:
+    stream = {} if is_joint(top.values) else top.section("stream").values
+    if stream.get("type") not in ORDERED or "tasks" in stream:
         raise ConfigError(
-            f"recipe {name}: --orders is for streams that split the classes of one data set ({', '.join(ORDERED)})"
+            f"recipe {top.recipe}: --orders is for streams that split the classes of one data set ({', '.join(ORDERED)})"
         )
     if stream.get("order") is not None:
-        raise ConfigError(f"recipe {name}: stream.order fixes the order of the classes; leave out --orders")
+        raise ConfigError(f"recipe {top.recipe}: stream.order fixes the order of the classes; leave out --orders")
 
 
 def _check_names(settings: Sequence[Setting]) -> None:

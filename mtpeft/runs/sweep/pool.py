@@ -53,7 +53,7 @@ def open_ray(address: str | None, resources: Resources) -> Iterator[Any]:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # `_work` does it
     local = {"include_dashboard": False, "object_store_memory": STORE} if address is None else {"address": address}
     with contextlib.redirect_stdout(sys.stderr):  # what Ray says of dead workers is no output of ours
         try:
@@ -100,7 +100,7 @@ def run_trials(
         while waiting and not stopping and len(running) < (resources.parallel or len(trials)):
             trial = waiting.pop(0)
             starts[trial.folder] += 1
-            running[work.remote(train, trial.recipe, path / trial.folder, resources.cpus, os.getcwd())] = trial
+            running[work.remote(train, trial.recipe, path / trial.folder, resources, os.getcwd())] = trial
         for reference in ray.wait(list(running), num_returns=1, timeout=0.5)[0]:
             trial = running.pop(reference)
             reason = _outcome(ray, reference)
@@ -136,14 +136,16 @@ def _outcome(ray: Any, reference: Any) -> str | None:
     return reason
 
 
-def _work(train: Train, recipe: dict[str, Any], folder: Path, threads: int, here: str) -> str | None:
+def _work(train: Train, recipe: dict[str, Any], folder: Path, resources: Resources, here: str) -> str | None:
     """One run, in a worker process; why it failed, None where it finished."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["OMP_NUM_THREADS"] = str(resources.cpus)
+    if not resources.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if os.path.isdir(here):  # paths in a recipe are seen from where the command was given
         os.chdir(here)
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(resources.cpus)
     try:
         return STOPPED if train(recipe, folder) is None else None
     except Exception as error:  # the others go on; its log has the traceback
