@@ -10,6 +10,7 @@ from mtpeft._version import __version__
 from mtpeft.cli import catalogue, checks, completion, export, predict, results, runs, sweep, training
 from mtpeft.cli.voice import first_speaks
 from mtpeft.errors import MtpeftError
+from mtpeft.runs.threads import wait_asleep
 
 #: the files of commands, in the order of the help
 FILES = (catalogue, training, sweep, runs, results, predict, export, checks, completion)
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 (checks failed), 2 (a mistake in the input), 130 (interrupted)."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    wait_asleep()
     with first_speaks():
         return _run(options)
 

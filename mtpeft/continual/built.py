@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import timm
-import torch
 
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import objectives_of
@@ -21,8 +20,10 @@ from mtpeft.manager.attach import resolve_methods
 from mtpeft.options import Section
 from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.logs import Logs, check_visualizer
+from mtpeft.runs.machine import fit
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.setup import Setup
+from mtpeft.runs.threads import set_threads
 
 
 class Built:
@@ -44,8 +45,7 @@ class Built:
         strips = top.take("strips", None)
         self.logs = Logs(check_visualizer(top.take("visualizer", []), self.name), recipe)
         top.finish()
-        if self.training.threads:
-            torch.set_num_threads(self.training.threads)
+        set_threads(self.training.threads, self.training.workers)
         resolve_methods(method, sharing)
         setup.seed_all()
         model, self.backbone_name = backbone.create(), backbone.name
@@ -60,6 +60,7 @@ class Built:
         heads = [(objective.metric.name, objective.head) for objective in objectives]
         self.model = ContinualModel(self.manager, self.stream.kind, heads)
         self.model.to(self.device)
+        fit(self.manager, self.training, self.training.batch_size, self.progress.message)
         self.strategy = ContinualStrategy(
             model=self.model,
             stream=self.stream,

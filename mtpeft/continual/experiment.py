@@ -20,8 +20,9 @@ from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
-from mtpeft.evaluation.run_facts import run_facts
+from mtpeft.evaluation.run_facts import device_name, run_facts
 from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.machine import described, matrix_products
 from mtpeft.runs.model_folder import MODEL, save_model
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.randomness import random_state, set_random_state
@@ -48,18 +49,20 @@ class Experiment(Built):
         its last experience goes on, with a new optimiser. The schedule is that of the new number of epochs.
         """
         self.folder, self.stop = folder, stop
+        self.progress.message(described(self.device))
         state = folder.saved()
         try:
             if state is None:
                 self._start()
             else:
                 self._resume(state)
-            for index in range(self.position.experience, len(self.stream)):
-                self._train_experience(index, state)
-                state = None
-                if self.stop():
-                    return None
-            return self._finish()
+            with matrix_products(self.training, self.device, self.progress.message):
+                for index in range(self.position.experience, len(self.stream)):
+                    self._train_experience(index, state)
+                    state = None
+                    if self.stop():
+                        return None
+                return self._finish()
         except _Stopped:
             return None
         finally:
@@ -80,7 +83,7 @@ class Experiment(Built):
         folder.open()
         folder.accept(0)
         self.logs.open(folder.path)
-        folder.log("start", recipe=self.name, seed=self.seed)
+        folder.log("start", recipe=self.name, seed=self.seed, device=device_name(self.device))
         if self.granularity == "none":
             self.progress.message(
                 "no checkpoints: the state of one of the plugins is not known; a kill starts the run again"
@@ -111,7 +114,7 @@ class Experiment(Built):
         self._restore_progress(state)
         if again:
             self.position = Position(len(self.stream) - 1, state["epochs"])
-        folder.log("resume", **vars(self.position))
+        folder.log("resume", **vars(self.position), device=device_name(self.device))
         self.progress.message(f"resuming at experience {self.position.experience + 1}, epoch {self.position.epoch + 1}")
 
     def _before_training(self, tasks: int) -> None:
@@ -140,12 +143,15 @@ class Experiment(Built):
         strategy = self.strategy
 
         def on_step() -> None:
-            if self.curve.add(name, strategy.loss.item()):
-                self._log_loss(name)
             self.progress.step()
             self._after_step(index)
 
-        strategy.on_step = on_step
+        def on_losses(losses: list[float]) -> None:
+            for loss in losses:
+                if self.curve.add(name, loss):
+                    self._log_loss(name)
+
+        strategy.on_step, strategy.on_losses = on_step, on_losses
         resume = None if state is None else (lambda: self._restore_training(state))
         strategy.train_experience(index, self.position.epoch, self.position.batch, resume)
         if self.curve.flush(name):
@@ -188,6 +194,7 @@ class Experiment(Built):
         stopping = self.stop()
         due = stopping or done % self.interval == 0 or self.position.batch == 0
         if self.granularity == "step" and due and done < length * self.training.epochs:
+            self.strategy.read_losses()
             self._save()
         if stopping:
             raise _Stopped
@@ -228,7 +235,8 @@ class Experiment(Built):
         self._restore_progress(state)
         if self.position.experience != len(self.stream):
             raise ConfigError(f"{folder.path}: its saved state is not that of the finished run")
-        return [self._measure(j)[0] for j in range(len(self.stream))]
+        with matrix_products(self.training, self.device, self.progress.message):
+            return [self._measure(j)[0] for j in range(len(self.stream))]
 
     # results ------------------------------------------------------------------------------------------------------
 

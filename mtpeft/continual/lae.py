@@ -65,9 +65,10 @@ class LAEPlugin(SupervisedPlugin):
 
     @torch.no_grad()
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Accumulation, after every optimiser step."""
-        for source in self._sources(strategy):
-            source.accumulate(self.momentum)
+        """Accumulation, after every optimiser step, from the second task on."""
+        if strategy.experience.current_experience > 0:
+            for source in self._sources(strategy):
+                source.accumulate(self.momentum)
 
     def _sources(self, strategy: Any) -> list[Averaged]:
         return [a.weights for a in strategy.model.manager.methods if isinstance(a.weights, Averaged)]

@@ -79,7 +79,7 @@ class ContinualModel(MultiTaskModule):
         if len(labels) == 1 or not self.task_known:
             return self.manager(x, self.task_of(labels[0]))
         assert isinstance(task_labels, torch.Tensor)
-        index = torch.bucketize(task_labels, torch.tensor(labels, device=task_labels.device)).to(x.device)
+        index = torch.bucketize(task_labels, torch.tensor(labels, device=task_labels.device))
         outputs = self.manager.forward_indexed(x, [self.task_of(label) for label in labels], index)
         return _assemble(list(outputs.values()), x.shape[0])
 

@@ -38,8 +38,8 @@ class Objective(Protocol):
     def head(self) -> Mapping[str, Any]:
         """The arguments of `TaskManager.add_task` that choose it."""
 
-    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """A batch's loss, a scalar: a mean over `count`."""
+    def loss(self, output: torch.Tensor, target: torch.Tensor, count: int | None = None) -> torch.Tensor:
+        """A batch's loss, a scalar: a mean over `count`, which is read from the target where it is not given."""
 
     def count(self, target: torch.Tensor) -> int:
         """How many labels a batch's loss is the mean of."""
@@ -79,7 +79,7 @@ class Classification:
         if task.head is not None:
             self.head = {**self.head, "head": dict(task.head)}
 
-    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def loss(self, output: torch.Tensor, target: torch.Tensor, count: int | None = None) -> torch.Tensor:
         """output (B, classes), target (B,)."""
         return F.cross_entropy(output, target)
 
@@ -122,9 +122,9 @@ class Dense:
         self.head: Mapping[str, Any] = {"head": dict(task.head)}
         self.metric = TaskMetric(task.name, kind.metric, kind.unit, kind.higher_is_better)
 
-    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def loss(self, output: torch.Tensor, target: torch.Tensor, count: int | None = None) -> torch.Tensor:
         """Mean over valid pixels times the task's weight; output (B, channels, H, W)."""
-        return self.task.weight * self.task.kind.loss(output.float(), target)
+        return self.task.weight * self.task.kind.loss(output.float(), target, count)
 
     def count(self, target: torch.Tensor) -> int:
         """Pixels with a valid label."""

@@ -12,15 +12,15 @@ from torch import nn
 
 from mtpeft.continual.benchmark import VALIDATION, TaskLoader, to_avalanche
 from mtpeft.continual.model import ContinualModel
-from mtpeft.continual.objectives import Running, objectives_of
+from mtpeft.continual.objectives import Objective, Running, objectives_of
 from mtpeft.continual.plugins import check_plugins, seed_memories
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream, LabelView
-from mtpeft.data.loader import ResumableLoader, count_batches
+from mtpeft.data.loader import Readers, ResumableLoader, count_batches
 from mtpeft.data.streams import TASK_KNOWN, Stream, StreamTask
 from mtpeft.errors import ConfigError, DataError
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
-from mtpeft.runs.update import NonFiniteLossError, Update
+from mtpeft.runs.update import NonFiniteLossError, Recent, Update
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -85,6 +85,12 @@ class ContinualStrategy(SupervisedTemplate):
         self.first_batch = 0
         #: called after every optimiser step
         self.on_step: Callable[[], None] = lambda: None
+        #: called with the losses of the steps since the last call, at the latest after `log_every`
+        self.on_losses: Callable[[list[float]], None] = lambda losses: None
+        self.recent = Recent()
+        self._readers: Readers | None = None
+        self._pin = self.device.type == "cuda"
+        self._labels = 0  # of the batch at hand
         self.on_resume: Callable[[], None] | None = None
         self._needs_gradients = any(isinstance(p, SynapticIntelligencePlugin) for p in self.plugins)
         self._stop_training = False
@@ -127,6 +133,9 @@ class ContinualStrategy(SupervisedTemplate):
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Our own loader for the epoch to come; a plugin may put another in its place."""
+        workers = self.training_settings.workers
+        data = self.stream[self.experience.current_experience].train
+        self._readers = Readers(data, workers, self._pin) if workers else None
         self.dataloader = self._loader(self.first_epoch, self.first_batch)
 
     @property
@@ -144,8 +153,9 @@ class ContinualStrategy(SupervisedTemplate):
             seed=self.seed * 1_000_003 + index,
             epoch=epoch,
             start=start * settings.accumulate,
-            num_workers=settings.workers,
             join_single=self.needs_two[index],
+            readers=self._readers,
+            pin=self._pin,
         )
         return TaskLoader(loader, index if self.stream.kind in TASK_KNOWN else 0)
 
@@ -208,11 +218,12 @@ class ContinualStrategy(SupervisedTemplate):
             shares: list[float] = []
             losses: list[torch.Tensor] = []
             for self.mbatch in parts:
+                self._labels = self._objective.count(self.mb_y)
                 self._unpack_minibatch()
                 if not shares:
                     self._before_training_iteration(**kwargs)
                     self.optimizer.zero_grad()
-                shares.append(1.0 if len(parts) == 1 else float(self._labels()))
+                shares.append(1.0 if len(parts) == 1 else float(self._labels))
                 losses.append(self._backward_part(shares, **kwargs))
             self._join(shares, losses)
             self._after_backward(**kwargs)
@@ -246,9 +257,15 @@ class ContinualStrategy(SupervisedTemplate):
             gradient.mul_(first / total)
         self.loss = sum((c / total * loss for c, loss in zip(counts, losses, strict=True)), torch.zeros_like(losses[0]))
 
-    def _labels(self) -> int:
-        """How many labels the loss of the batch at hand is a mean of."""
-        return self.objectives[self.experience.current_experience].count(self.mb_y)
+    @property
+    def _objective(self) -> Objective:
+        """That of the experience at hand."""
+        return self.objectives[self.experience.current_experience]
+
+    def _unpack_minibatch(self) -> None:
+        """To the device, which is not waited for; which task a sample is of stays known here."""
+        inputs, *rest, task_labels = self.mbatch
+        self.mbatch = [*(x.to(self.device, non_blocking=True) for x in (inputs, *rest)), task_labels.cpu()]
 
     def _before_training_iteration(self, **kwargs: Any) -> None:
         total = self.train_epochs * self.steps_per_epoch
@@ -257,7 +274,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _experience_loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """What plugins such as EWC know as the criterion: the loss of the experience at hand."""
-        return self.objectives[self.experience.current_experience].loss(output, target)
+        return self._objective.loss(output, target)
 
     @property
     def _is_local(self) -> bool:
@@ -265,30 +282,39 @@ class ContinualStrategy(SupervisedTemplate):
 
     def criterion(self) -> torch.Tensor:
         """The experience's own; local cross-entropy is over the current experience's classes only."""
+        if self.is_training and not self._is_local:
+            return self._objective.loss(self.mb_output, self.mb_y, self._labels)
         if not self._is_local:
             return super().criterion()
         model: Any = self.model
         own = model.manager.head(model.manager.tasks[-1]).classes(self.stream[self.experience.current_experience].name)
-        if self.mb_y.min() < own.start:
+        if not isinstance(self.dataloader, TaskLoader) and self.mb_y.min() < own.start:  # ours has no earlier class
             raise ConfigError("local_cross_entropy cannot be used with a memory of earlier classes; use cross_entropy")
         return self._criterion(self.mb_output[:, own.start : own.stop], self.mb_y - own.start)
 
     def optimizer_step(self) -> None:
-        """Clip, check, step. A local loss leaves earlier classes alone, weight decay included."""
+        """Clip and step. A local loss leaves earlier classes alone, weight decay included."""
         if self._is_local:
             model: Any = self.model
             for name in model.manager.tasks[:-1]:
                 for parameter in model.manager.head(name).part(name).parameters():
                     parameter.grad = None
+        self.update.step()
+        self.recent.add(self.clock.train_exp_iterations + 1, {"": self.loss}, self.update.norm)
+
+    def read_losses(self) -> None:
+        """Give `on_losses` the losses of the steps since it was called last.
+
+        Raises `NonFiniteLossError` for a step whose loss or gradient was not finite: call it before anything is kept.
+        """
         try:
-            if not torch.isfinite(self.loss.detach()):
-                raise NonFiniteLossError(f"the loss is {self.loss.item()}")
-            self.update.step()
+            losses = [read[""] for _, read in self.recent.read()]
         except NonFiniteLossError as error:
             name = self.stream[self.experience.current_experience].name
             raise NonFiniteLossError(
-                f"task {name!r}: {error}; lower the learning rate or set training.clip (the last checkpoint is kept)"
+                f"task {name!r}, {error}; lower the learning rate or set training.clip (the last checkpoint is kept)"
             ) from None
+        self.on_losses(losses)
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
         if self._needs_gradients:  # SI reads a gradient of every parameter, also of those this batch did not use
@@ -296,7 +322,14 @@ class ContinualStrategy(SupervisedTemplate):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
         super()._after_training_iteration(**kwargs)
+        if self.clock.train_exp_iterations % self.training_settings.log_every == 0:
+            self.read_losses()
         self.on_step()
+
+    def _after_training_exp(self, **kwargs: Any) -> None:
+        self._readers = None
+        self.read_losses()
+        super()._after_training_exp(**kwargs)
 
     # evaluation ---------------------------------------------------------------------------------------------------
 
@@ -322,8 +355,8 @@ class ContinualStrategy(SupervisedTemplate):
         elif part == VALIDATION:
             assert isinstance(task, StreamTask) and task.validation is not None
             data = task.validation.plain()
-        workers = self.training_settings.workers
-        loader = ResumableLoader(data, self.eval_mb_size, seed=0, epoch=0, shuffle=False, num_workers=workers)
+        workers, size = self.training_settings.workers, self.eval_mb_size
+        loader = ResumableLoader(data, size, seed=0, epoch=0, shuffle=False, num_workers=workers, pin=self._pin)
         self.dataloader = TaskLoader(loader, label)
 
     def _after_eval_iteration(self, **kwargs: Any) -> None:

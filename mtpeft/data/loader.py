@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -20,7 +20,8 @@ class ResumableLoader:
     before `start` is read, and the caller's generators are left as they were. `len()` counts the whole epoch's batches.
     A data set with a method `at_epoch(epoch)` is asked for its state in that epoch. One with `read_batch(indices)` and
     `received(batch)` reads in the workers and finishes in the caller's process; else batches are its `batch(indices)`, or
-    its items collated. With `join_single` a last batch of one item is joined to the one before.
+    its items collated. With `join_single` a last batch of one item is joined to the one before. `readers` are processes that
+    outlive the epoch, in place of `num_workers` new ones. With `pin` batches lie in pinned memory, for CUDA.
     Raises `DataError` for a data set without images, `ConfigError` for a batch size or start that cannot be.
     """
 
@@ -35,15 +36,15 @@ class ResumableLoader:
         drop_last: bool = False,
         num_workers: int = 0,
         join_single: bool = False,
+        readers: Readers | None = None,
+        pin: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
         if not len(dataset):
             raise DataError(f"{getattr(dataset, 'name', type(dataset).__name__)}: no image in it")
-        at_epoch: Callable[[int], Any] | None = getattr(dataset, "at_epoch", None)
-        self.dataset = dataset if at_epoch is None else at_epoch(epoch)
-        self.start = start
-        self.num_workers = num_workers
+        self.dataset, self.epoch, self.start = dataset, epoch, start
+        self.num_workers, self.readers, self.pin = num_workers, readers, pin
         self._seed = _mix(seed, epoch)
         order = list(range(len(dataset)))
         if shuffle:
@@ -61,49 +62,84 @@ class ResumableLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Any]:
-        remaining = [(_mix(self._seed, i), self._batches[i]) for i in range(self.start, len(self._batches))]
-        fetch = _Batches(self.dataset, remaining)
-        if not self.num_workers:
-            return map(self._received, (fetch[i] for i in range(len(fetch))))
-        # Its own generator: a DataLoader would else draw its workers' base seed from the caller's.
-        workers = DataLoader(
-            fetch, batch_size=None, num_workers=self.num_workers, generator=torch.Generator().manual_seed(self._seed)
-        )
-        return map(self._received, iter(workers))
+        order = range(self.start, len(self._batches))
+        plans = [Plan(self.epoch, _mix(self._seed, i), self._batches[i]) for i in order]
+        if self.readers is not None:
+            return map(self._received, self.readers.read(plans))
+        return map(self._received, _loader(self.dataset, plans, self.num_workers, self.pin))
 
     def _received(self, batch: Any) -> Any:
         batch = received(batch)
         return self.dataset.received(batch) if hasattr(self.dataset, "received") else batch
 
 
+class Plan(NamedTuple):
+    """A batch to be read: its epoch, the seed of what is drawn for it, its items."""
+
+    epoch: int
+    seed: int
+    members: list[int]
+
+
+class Readers:
+    """Processes that read one data set for many epochs, one after the other. They end with this object."""
+
+    def __init__(self, dataset: Any, num_workers: int, pin: bool = False) -> None:
+        """`num_workers` is 1 or more; they start with the first epoch."""
+        self._plans: list[Plan] = []
+        self._loader = _loader(dataset, self._plans, num_workers, pin, persistent_workers=True)
+
+    def read(self, plans: Sequence[Plan]) -> Iterator[Any]:
+        """The batches of an epoch; what is left of the one before is dropped."""
+        self._plans[:] = plans
+        return iter(self._loader)
+
+
+def _loader(dataset: Any, plans: list[Plan], num_workers: int, pin: bool, **options: Any) -> DataLoader[Any]:
+    # Its own generator: a DataLoader would else draw its workers' base seed from the caller's.
+    return DataLoader(
+        _Batches(dataset),
+        batch_size=None,
+        sampler=plans,
+        num_workers=num_workers,
+        pin_memory=pin,
+        generator=torch.Generator().manual_seed(0),
+        collate_fn=_as_it_is,
+        **options,
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 class _Batches(Dataset[Any]):
     """Whole batches as items, each made under its own seed; an unreadable one is its error (see `sent`)."""
 
-    def __init__(self, dataset: Any, batches: list[tuple[int, list[int]]]) -> None:
-        self.dataset = dataset
-        self.batches = batches
-        self._batch: Callable[[list[int]], Any] | None = getattr(dataset, "read_batch", getattr(dataset, "batch", None))
-        self._items: Callable[[list[int]], list[Any]] | None = getattr(dataset, "__getitems__", None)
-        self._collate: Callable[[list[Any]], Any] = getattr(dataset, "collate_fn", None) or default_collate
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = self._now = dataset
+        self._epoch: int | None = None
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Any:
-        seed, members = self.batches[index]
+    def __getitem__(self, plan: Plan) -> Any:
+        if self._epoch != plan.epoch and hasattr(self.dataset, "at_epoch"):
+            self._now, self._epoch = self.dataset.at_epoch(plan.epoch), plan.epoch
         generator = torch.default_generator  # the CPU's; torch.random.fork_rng does the same at fifty times the cost
         state = generator.get_state()
-        generator.manual_seed(seed)
+        generator.manual_seed(plan.seed)
         try:
-            return sent(lambda: self._made(members))
+            return sent(lambda: self._made(plan.members))
         finally:
             generator.set_state(state)
 
     def _made(self, members: list[int]) -> Any:
-        if self._batch is not None:
-            return self._batch(members)
-        items = self._items(members) if self._items is not None else [self.dataset[i] for i in members]
-        return self._collate(items)
+        data = self._now
+        whole: Callable[[list[int]], Any] | None = getattr(data, "read_batch", getattr(data, "batch", None))
+        if whole is not None:
+            return whole(members)
+        several: Callable[[list[int]], list[Any]] | None = getattr(data, "__getitems__", None)
+        items = several(members) if several is not None else [data[i] for i in members]
+        collate: Callable[[list[Any]], Any] = getattr(data, "collate_fn", None) or default_collate
+        return collate(items)
 
 
 def count_batches(items: int, batch_size: int, join_single: bool = False) -> int:

@@ -105,16 +105,22 @@ class Kind(ABC):
     def valid(self, label: torch.Tensor) -> torch.Tensor:
         """Which pixels count: label (n, ...) -> bool (n, H, W)."""
 
-    def loss(self, output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Mean loss over valid pixels: output (n, channels, H, W), label -> scalar; zero where no pixel is valid."""
+    def loss(self, output: torch.Tensor, label: torch.Tensor, pixels: int | None = None) -> torch.Tensor:
+        """Mean loss over valid pixels: output (n, channels, H, W), label -> scalar; zero where no pixel is valid.
+
+        `pixels` is the number of valid ones, where it is known: else it is read, for which a GPU is waited for.
+        """
         valid = self.valid(label)
-        if not bool(valid.any()):
+        if not (bool(valid.any()) if pixels is None else pixels):
             return output.sum() * 0
         return self.pixel_loss(output, label, valid)
 
     @abstractmethod
     def pixel_loss(self, output: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """The loss where at least one pixel is valid."""
+        """The loss where at least one pixel is valid.
+
+        `masked_mean` leaves the others out without a look at their number, for which a GPU would be waited for.
+        """
 
     @abstractmethod
     def measure(self) -> Measure:
@@ -189,6 +195,13 @@ def check_shape(label: np.ndarray, where: str, depth: int | None = None) -> None
         colours = label.ndim == 3 and label.shape[2] in (3, 4) and depth is None
         hint = "; store one number per pixel, not a colour" if colours else ""
         raise DataError(f"{where}: the label has shape {label.shape}, not {wanted}{hint}")
+
+
+def masked_mean(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The mean of values (n, H, W), or (n, C, H, W), over the valid pixels (n, H, W), of which there must be one."""
+    if values.ndim > valid.ndim:
+        values = values.mean(1)
+    return torch.where(valid, values, 0.0).sum() / valid.sum()
 
 
 def mean_or_none(total: torch.Tensor, count: torch.Tensor, scale: float = 1.0) -> float | None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from mtpeft.dense.base import PERCENT_UP, Measure, Metric, check_shape, register_kind, zeros
+from mtpeft.dense.base import PERCENT_UP, Measure, Metric, check_shape, masked_mean, register_kind, zeros
 from mtpeft.dense.colours import blacken, scaled
 from mtpeft.dense.labelled import ValueKind
 from mtpeft.dense.layout import Layout
@@ -93,7 +93,8 @@ class Depth(ValueKind):
 
     def pixel_loss(self, output: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Mean absolute difference in metres."""
-        return (output[:, 0][valid].float() - label[:, 0][valid]).abs().mean()
+        truth = torch.where(valid, label[:, 0], 0.0)  # not a number would leave its mark on the gradient
+        return masked_mean((output[:, 0].float() - truth).abs(), valid)
 
     def measure(self) -> Measure:
         """Sums of errors."""

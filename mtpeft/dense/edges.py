@@ -76,7 +76,7 @@ class Edges(Binary):
 
     def pixel_loss(self, output: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Cross-entropy with fixed weights."""
-        return cross_entropy(output[:, 0][valid], label[valid], self.positive_weight)
+        return cross_entropy(output[:, 0], label, self.positive_weight, valid)
 
     def measure(self) -> Measure:
         """Sums of matches."""

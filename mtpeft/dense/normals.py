@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from mtpeft.dense.base import PERCENT_UP, Kind, Measure, Metric, check_shape, register_kind, zeros
+from mtpeft.dense.base import PERCENT_UP, Kind, Measure, Metric, check_shape, masked_mean, register_kind, zeros
 from mtpeft.dense.colours import blacken
 from mtpeft.dense.layout import Layout
 from mtpeft.errors import DataError
@@ -100,11 +100,11 @@ class Normals(Kind):
 
     def pixel_loss(self, output: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """L1 on unit vectors, or 1 - cosine."""
-        predicted = normalize(output.float().movedim(1, -1)[valid], dim=-1, eps=1e-6)
-        truth = normalize(label.movedim(1, -1)[valid], dim=-1)
+        predicted = normalize(output.float(), dim=1, eps=1e-6)
+        truth = normalize(torch.where(valid[:, None], label, 0.0), dim=1)
         if self.cosine:
-            return (1 - (predicted * truth).sum(-1)).mean()
-        return (predicted - truth).abs().mean()
+            return masked_mean(1 - (predicted * truth).sum(1), valid)
+        return masked_mean((predicted - truth).abs(), valid)
 
     def measure(self) -> Measure:
         """Histogram and sums of angles."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from mtpeft.dense.base import Measure, Metric, check_shape, mean_or_none, register_kind, zeros
+from mtpeft.dense.base import Measure, Metric, check_shape, masked_mean, mean_or_none, register_kind, zeros
 from mtpeft.dense.colours import blacken, scaled
 from mtpeft.dense.labelled import ValueKind
 from mtpeft.dense.layout import Layout
@@ -60,7 +60,8 @@ class Regression(ValueKind):
 
     def pixel_loss(self, output: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Mean absolute difference."""
-        return (output.movedim(1, -1)[valid].float() - label.movedim(1, -1)[valid]).abs().mean()
+        truth = torch.where(valid[:, None], label, 0.0)  # not a number would leave its mark on the gradient
+        return masked_mean((output.float() - truth).abs(), valid)
 
     def measure(self) -> Measure:
         """Sums of differences."""

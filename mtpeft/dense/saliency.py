@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mtpeft.dense.base import PERCENT_UP, Measure, register_kind, zeros
+from mtpeft.dense.base import PERCENT_UP, Measure, masked_mean, register_kind, zeros
 from mtpeft.dense.colours import blacken
 from mtpeft.dense.labelled import IGNORED, ClassKind
 from mtpeft.dense.layout import Layout
@@ -67,18 +67,21 @@ class Saliences(Measure):
 
 def _above(passed: torch.Tensor) -> torch.Tensor:
     """Numbers of thresholds each pixel exceeds -> number of pixels above each threshold, float64 (THRESHOLDS,)."""
-    counts = torch.bincount(passed, minlength=THRESHOLDS + 1).double().cpu()
+    counts = torch.bincount(passed, minlength=THRESHOLDS + 1).cpu().double()
     return counts.flip(0).cumsum(0).flip(0)[1:]
 
 
-def cross_entropy(output: torch.Tensor, label: torch.Tensor, positive: torch.Tensor | float) -> torch.Tensor:
-    """Binary cross-entropy in which pixels of class 1 weigh `positive` and the others 1 - `positive`; mean over pixels.
+def cross_entropy(
+    output: torch.Tensor, label: torch.Tensor, positive: torch.Tensor | float, valid: torch.Tensor
+) -> torch.Tensor:
+    """Binary cross-entropy in which pixels of class 1 weigh `positive` and the others 1 - `positive`; mean over valid ones.
 
-    output: logits (p,), label: (p,) of 0 and 1.
+    output: logits (n, H, W), label: (n, H, W) of 0 and 1.
     """
-    target = label.float()
+    target = (label == 1).float()
     weight = positive * target + (1 - positive) * (1 - target)
-    return binary_cross_entropy_with_logits(output.float(), target, weight=weight)
+    losses = binary_cross_entropy_with_logits(output.float(), target, weight=weight, reduction="none")
+    return masked_mean(losses, valid)
 
 
 class Binary(ClassKind):
@@ -117,8 +120,7 @@ class Saliency(Binary):
 
     def pixel_loss(self, output: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Cross-entropy with salient pixels weighing the share of the others."""
-        truth = label[valid]
-        return cross_entropy(output[:, 0][valid], truth, (truth != 1).float().mean())
+        return cross_entropy(output[:, 0], label, masked_mean((label != 1).float(), valid), valid)
 
     def measure(self) -> Measure:
         """Sums of precision, recall and Jaccard index."""

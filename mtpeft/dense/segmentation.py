@@ -31,7 +31,7 @@ class IoU(Measure):
         classes = self.totals["areas"].shape[1]
         for scores, truth in zip(output.detach(), label, strict=True):  # one image: its counts are exact in float32
             areas = metric.intersect_and_union(scores.argmax(0), truth.long(), classes, IGNORED)
-            self.totals["areas"] += torch.stack([area.double().cpu() for area in areas])
+            self.totals["areas"] += torch.stack([area.cpu().double() for area in areas])
 
     def compute(self) -> dict[str, float | None]:
         """mIoU, mean_accuracy and pixel_accuracy."""
@@ -62,7 +62,7 @@ class SemanticSegmentation(ClassKind):
         """Cross-entropy."""
         if self._criterion is None:
             self._criterion = build({"type": "mmseg.CrossEntropyLoss", "avg_non_ignore": True})
-        return self._criterion(output.float(), label.long(), ignore_index=IGNORED)
+        return self._criterion(output.float(), label.long(), avg_factor=valid.sum(), ignore_index=IGNORED)
 
     def measure(self) -> Measure:
         """Sums of areas."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from mtpeft.doctor.check import Check
 from mtpeft.files import sha256
 from mtpeft.runs.paths import PACKAGE, checkout
+from mtpeft.runs.threads import usable_cores
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_FILES = tuple(
@@ -123,7 +124,7 @@ def disk_space(run_folder: Path) -> Check:
 
 def threads() -> Check:
     """More threads than cores make every operator slower."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > cores:
         found = f"OMP_NUM_THREADS={asked} on {cores} cores"

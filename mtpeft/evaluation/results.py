@@ -25,7 +25,7 @@ no NaN (an entry that was not evaluated is null). Version 1, T tasks in the orde
     parameters   method, norm_bias, head, buffers, backbone, trainable_per_task, rule
     frozen       fingerprint_before, fingerprint_after, unchanged
     curves       train_loss: list of {task, step (of the stream, counted from 1), loss}
-    environment  python, torch, timm, mtpeft, threads
+    environment  python, torch, timm, mtpeft, threads, device
 
 SCHEMA.md beside this file describes each key. Results of kind "joint" have keys of their own: SCHEMA_JOINT.md.
 """

@@ -47,8 +47,14 @@ def run_facts(experiment: Any) -> dict[str, Any]:
             "timm": timm.__version__,
             "mtpeft": __version__,
             "threads": torch.get_num_threads(),
+            "device": device_name(experiment.device),
         },
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What is said of a device: its kind, of a CUDA device the card's name too."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def _video(tasks: Iterable[Any]) -> dict[str, Any]:

@@ -115,7 +115,7 @@ RESULTS: dict[str, Any] = {
     },
     "frozen": {"fingerprint_before": TEXT, "fingerprint_after": TEXT, "unchanged": FLAG},
     "curves": {"train_loss": [{"task": TEXT, "step": POSITIVE, "loss": NUMBER}]},
-    "environment": {"python": TEXT, "torch": TEXT, "timm": TEXT, "mtpeft": TEXT, "threads": POSITIVE},
+    "environment": {"python": TEXT, "torch": TEXT, "timm": TEXT, "mtpeft": TEXT, "threads": POSITIVE, "device?": TEXT},
 }
 
 

@@ -101,7 +101,9 @@ def _products(tensors: Mapping[str, torch.Tensor], folder: Any) -> dict[str, tup
             found.setdefault(match[1], {})[match[2]] = tensor.float()
     for path, pair in found.items():
         if any(tensor.ndim == 4 for tensor in pair.values()):
-            raise ConfigError(f"{folder} adapts {path}, which is a convolution; the method 'lora' acts on linear layers")
+            raise ConfigError(
+                f"{folder} adapts {path}, which is a convolution; the method 'lora' acts on linear layers"
+            )
         if len(pair) != 2 or any(t.ndim != 2 for t in pair.values()) or pair["A"].shape[0] != pair["B"].shape[1]:
             raise CheckpointError(f"{folder}: the weights of {path} are no pair of matrices A (k, in) and B (out, k)")
     if not found:

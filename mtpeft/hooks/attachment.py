@@ -57,9 +57,11 @@ class Attachment(nn.Module):
         selection = context.selection
         if key in self.taps:
             context.store[self, key] = inputs
-        cache = context.store if context.runs_once else {}
+        cache = context.cache if context.runs_once else {}
         if self in context.prepared:
-            cache = {**cache, self.weights: context.prepared[self]}
+            cache[self.weights] = context.prepared[self]
+        if selection.rows is not None:
+            cache["rows"] = selection.rows
         self.running.grid = context.grid
         try:
             return self.weights.call(key, selection.tasks, selection.index, inputs, cache)

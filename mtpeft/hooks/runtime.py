@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,14 @@ import torch
 @dataclass(eq=False)
 class Selection:
     """The tasks of a batch: one, several with `index` (B,), the position in `tasks` of each sample's task, or several
-    for each sample alike (`each`; only where all methods serve them in one pass).
+    for each sample alike (`each`; only where all methods serve them in one pass). `rows` are the samples of each task, where
+    they are known: to find them in an `index` on a GPU its value has to be read.
     """
 
     tasks: tuple[str, ...]
     index: torch.Tensor | None = None
     each: bool = False
+    rows: Sequence[torch.Tensor] | None = None
 
 
 @dataclass(eq=False)
@@ -25,7 +27,8 @@ class Context:
     """One forward: its selection and a store for values that pass between hooks.
 
     `runs_once` is False under gradient checkpointing: blocks that run again must compute all they did the first time.
-    `stages` asks for the features at the stage ends. `prepared` holds what weight sources made for this forward.
+    `stages` asks for the features at the stage ends. `prepared` holds what weight sources made for this forward, `cache` what
+    they keep from site to site.
     `frames`: the backbone's batch axis holds B clips of that many frames each, clip after clip. `temporal` asks for the
     attention over time. `grid` is the height and width of the token map where the forward stands (see `mtpeft.hooks.grid`).
     """
@@ -35,6 +38,7 @@ class Context:
     runs_once: bool = True
     stages: bool = False
     prepared: dict[Any, Any] = field(default_factory=dict)
+    cache: dict[Any, Any] = field(default_factory=dict)
     frames: int = 1
     temporal: bool = False
     grid: tuple[int, int] | None = None
@@ -43,7 +47,8 @@ class Context:
 class Runtime:
     """Holds the context of the forward that is running; `default` serves calls of the backbone itself.
 
-    Copies and pickles start without a running forward.
+    `channels_last`: the backbone gets images laid out so. `compiled` runs it in training, where it is there
+    (`mtpeft.manager.compiled`). Copies and pickles start without a running forward, and without a compiled graph.
     """
 
     def __init__(self, default: str | None = None) -> None:
@@ -51,6 +56,8 @@ class Runtime:
         self.context: Context | None = None
         self.ensembling = False  # within a pass whose output is combined with those of others
         self.default = default
+        self.channels_last = False
+        self.compiled: Any = None
         self.reset()
 
     def set_default(self, task: str | None) -> None:
@@ -81,6 +88,7 @@ class Runtime:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Runtime:
         copied = memo[id(self)] = Runtime(self.default)
+        copied.channels_last = self.channels_last
         return copied
 
     def __reduce__(self) -> tuple[type[Runtime], tuple[str | None]]:

@@ -17,7 +17,7 @@ from mtpeft.report import print_joint_summary, write_report
 from mtpeft.runs.command import compare, conclude, finished_run, opening, print_measured, run_path
 from mtpeft.runs.comparison import comparison_rows
 from mtpeft.runs.console import interrupts, open_console, progress_bar
-from mtpeft.runs.device import usable_device
+from mtpeft.runs.device import AUTO, usable_device
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.loading import nothing_unpickled
 from mtpeft.runs.model_folder import MODEL, TASKS
@@ -30,7 +30,7 @@ def run(recipe: dict[str, Any], out: Path | None = None, resume: bool = False, f
 
     Under torchrun every process calls this; the first one writes and prints.
     """
-    start(usable_device(recipe.get("device", "cpu"), recipe["name"]))
+    start(usable_device(recipe.get("device", AUTO), recipe["name"]))
     console = open_console() if rank() == 0 else Console(quiet=True)
     with together():
         return _run(recipe, run_path(recipe, out, resume), console, fresh)

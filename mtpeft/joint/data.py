@@ -185,14 +185,20 @@ class StepLoader(DataLoader[dict[str, Any]]):
         return map(received, super().__iter__())
 
 
-def build_loader(data: JointData, sampler: TaskSampler, workers: int) -> DataLoader[dict[str, Any]]:
-    """An endless loader of steps. The batches are the same for any number of workers."""
+def build_loader(
+    data: JointData, sampler: TaskSampler, workers: int, device: torch.device
+) -> DataLoader[dict[str, Any]]:
+    """An endless loader of steps, so that workers live as long as the run. The batches are the same for any number of them.
+
+    For a CUDA device their tensors lie in pinned memory, from which they are copied while the device computes.
+    """
     generator = torch.Generator().manual_seed(0)  # else the workers' base seed is drawn from the run's generator
     return StepLoader(
         PlannedSteps(data),
         batch_size=None,
         sampler=sampler,
         num_workers=workers,
+        pin_memory=device.type == "cuda",
         generator=generator,
         collate_fn=_as_is,
     )

@@ -8,12 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
-import torch
 
 from mtpeft.data.validation import Validation
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
-from mtpeft.evaluation.run_facts import run_facts
+from mtpeft.evaluation.run_facts import device_name, run_facts
 from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.joint import evaluation
 from mtpeft.joint.conflict import gradient_conflict
@@ -34,9 +33,11 @@ from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.logs import Logs, check_visualizer
+from mtpeft.runs.machine import described, fit, matrix_products
 from mtpeft.runs.model_folder import BEST, MODEL, ModelTasks, save_model
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.setup import Setup
+from mtpeft.runs.threads import set_threads
 from mtpeft.runs.update import NonFiniteLossError, Update
 
 
@@ -62,12 +63,12 @@ class JointExperiment:
         validation = Validation.of(top.take("validation", None), self.name, "validation")
         sampler, weighting = top.section("sampler").values, top.section("weighting").values
         self.reference = top.take("single_task", None)
-        self.logs = Logs(check_visualizer(top.take("visualizer", []), self.name), recipe)
+        backends = check_visualizer(top.take("visualizer", []), self.name)
+        self.logs = Logs(backends if rank() == 0 else [], recipe)
         self.pictures = top.take("pictures", 3, WholeNumber)
         self.conflict_batches = top.take("gradient_conflict", 4, WholeNumber)
         top.finish()
-        if self.training.threads:
-            torch.set_num_threads(self.training.threads)
+        set_threads(self.training.threads, self.training.workers)
         resolve_methods(method, sharing)
         sections = self._sections(tasks, head)
         self.single_task = single_task_values(self.reference, list(sections))
@@ -92,6 +93,7 @@ class JointExperiment:
         discrete = [task for task, kind in kinds.items() if not kind.continuous]
         self.model = JointModel(self.manager, kinds, build_weighting(weighting, weights, discrete), self.seed)
         self.model.to(self.device)
+        fit(self.manager, self.training, self.training.batch_size // world(), self.progress.message)
         self.model.needs_two = self._need_two()
         self.optim_wrapper = self._optim_wrapper()
         self.sampler = self._sampler(sampler)
@@ -108,6 +110,7 @@ class JointExperiment:
         `folder` is None in the processes that do not write; they get None.
         """
         self.folder, self.stop = folder, stop
+        self.progress.message(described(self.device))
         saved = None if folder is None else folder.saved()
         state = gather(saved)[0]
         if state is None:
@@ -119,7 +122,13 @@ class JointExperiment:
             for line in folder.told:
                 self.progress.message(line)
             folder.accept(self.model.step)
-            folder.log("start" if state is None else "resume", recipe=self.name, seed=self.seed, step=self.model.step)
+            values = {
+                "recipe": self.name,
+                "seed": self.seed,
+                "step": self.model.step,
+                "device": device_name(self.device),
+            }
+            folder.log("start" if state is None else "resume", **values)
             self.logs.open(folder.path)
         if state is not None:
             self.progress.message(f"resuming at step {self.model.step + 1} of {self.training.steps}")
@@ -130,28 +139,30 @@ class JointExperiment:
             )
         begun = self.model.step
         self.progress.stage("training", self.training.steps - begun)
-        if begun < self.training.steps:
-            try:
-                self._train(begun)
-            except NonFiniteLossError as error:
-                raise NonFiniteLossError(self._explain(error)) from None
-            finally:
-                self.logs.close()
-        if self.model.step < self.training.steps:
-            return None
-        return self._finish() if rank() == 0 else None
+        with matrix_products(self.training, self.device, self.progress.message):
+            if begun < self.training.steps:
+                try:
+                    self._train(begun)
+                except NonFiniteLossError as error:
+                    raise NonFiniteLossError(self._explain(error)) from None
+                finally:
+                    self.logs.close()
+            if self.model.step < self.training.steps:
+                return None
+            return self._finish() if rank() == 0 else None
 
     def _train(self, begun: int) -> None:
+        curve = CurveHook(self.curve, self.model.recent, self._after_step, self.logs.add)
         hooks = [
             RateHook(lambda optimizer, step: self.training.set_rate(optimizer, step, self.training.steps)),
-            CurveHook(self.curve, self._after_step, self.logs.add),
-            EvaluateHook(self.evaluate, self.training.eval_every, self.logs.add),
-            StateHook(self.save, self.stopping, self.interval),
+            curve,
+            EvaluateHook(self.evaluate, self.training.eval_every, curve.read, self.logs.add),
+            StateHook(self.save, self.stopping, self.interval, curve.read),
         ]
         with TemporaryDirectory() as nowhere:  # for the processes that do not write
             runner = build_runner(
                 model=self.model,
-                loader=build_loader(self.data, self.sampler, self.training.workers),
+                loader=build_loader(self.data, self.sampler, self.training.workers, self.device),
                 optim_wrapper=self.optim_wrapper,
                 hooks=hooks,
                 steps=self.training.steps,
@@ -169,7 +180,7 @@ class JointExperiment:
         """One line for the user: what happened where, what is left, what to do."""
         state = None if self.folder is None else self.folder.state.read()
         kept = "there is no checkpoint yet" if state is None else f"the checkpoint of step {state['step']} is kept"
-        return f"step {self.model.step + 1}: {error}; {kept}: lower training.optimizer.lr or set training.clip"
+        return f"{error}; {kept}: lower training.optimizer.lr or set training.clip"
 
     def stopping(self, due: bool) -> bool:
         """Whether to stop after this step. Several processes agree where a checkpoint is due only."""
@@ -273,7 +284,8 @@ class JointExperiment:
         if state is None or state["step"] != self.training.steps:
             raise ConfigError(f"{folder.path} has no saved state of a finished run")
         self.restore(state)
-        return evaluation.evaluate(self.model, self.data, self.training.eval_batch_size, self.device)
+        with matrix_products(self.training, self.device, self.progress.message):
+            return evaluation.evaluate(self.model, self.data, self.training.eval_batch_size, self.device)
 
     # building -----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mtpeft.runs.update import Recent
+
 #: takes scalars by name, and the step they are of
 Log = Callable[[dict[str, float | None], int], None]
 
@@ -51,21 +53,31 @@ class RateHook(Hook):
 
 @HOOKS.register_module(force=True)
 class CurveHook(Hook):
-    """Keeps the loss curve, and logs its points."""
+    """Keeps the loss curve, and logs its points. Losses are read where a point is made."""
 
     priority = "NORMAL"
 
-    def __init__(self, curve: LossCurve, on_step: Callable[[dict[str, Any]], None], log: Log) -> None:
+    def __init__(self, curve: LossCurve, recent: Recent, on_step: Callable[[dict[str, Any]], None], log: Log) -> None:
         """`on_step` is called after every step with the sampler's state from there on."""
-        self.curve, self.on_step, self.log = curve, on_step, log
+        self.curve, self.recent, self.on_step, self.log = curve, recent, on_step, log
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """One step."""
-        step, curve = batch_idx + 1, self.curve
-        if curve.add(step, outputs, last=step == runner.max_iters):
-            recent = {f"loss/{p['task']}": p["loss"] for p in curve.points if p["step"] == step}
+        step = batch_idx + 1
+        if step % self.curve.every == 0 or step == runner.max_iters:
+            self.read(step == runner.max_iters)
+            recent = {f"loss/{p['task']}": p["loss"] for p in self.curve.points if p["step"] == step}
             self.log({"rate": runner.optim_wrapper.optimizer.param_groups[0]["lr"], **recent}, step)
         self.on_step(data_batch["after"])
+
+    def read(self, last: bool = False) -> None:
+        """Add the losses of the steps since the last call to the curve; `last`: no step follows.
+
+        Raises `NonFiniteLossError`: nothing is measured or saved before this was called.
+        """
+        steps = self.recent.read()
+        for position, (step, losses) in enumerate(steps, 1):
+            self.curve.add(step, losses, last and position == len(steps))
 
 
 @HOOKS.register_module(force=True)
@@ -74,14 +86,17 @@ class EvaluateHook(Hook):
 
     priority = "LOW"
 
-    def __init__(self, evaluate: Callable[[int], dict[str, Any]], every: int, log: Log) -> None:
-        """`evaluate(step)` gives an entry of the history; `every` 0: only after the last step."""
-        self.evaluate, self.every, self.log = evaluate, every, log
+    def __init__(
+        self, evaluate: Callable[[int], dict[str, Any]], every: int, check: Callable[[], None], log: Log
+    ) -> None:
+        """`evaluate(step)` gives an entry of the history; `every` 0: only after the last step; `check()` comes first."""
+        self.evaluate, self.every, self.check, self.log = evaluate, every, check, log
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Evaluate where it is due."""
         step = batch_idx + 1
         if step == runner.max_iters or (self.every and step % self.every == 0):
+            self.check()
             entry = self.evaluate(step)
             self.log({f"{t}/{m}": v for t, ms in entry["values"].items() for m, v in ms.items()}, step)
 
@@ -92,9 +107,15 @@ class StateHook(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, save: Callable[[int], None], stopping: Callable[[bool], bool], interval: int) -> None:
-        """`save(step)`; `stopping(due)`: whether to stop here, where saving is due or not."""
-        self.save, self.stopping, self.interval = save, stopping, interval
+    def __init__(
+        self,
+        save: Callable[[int], None],
+        stopping: Callable[[bool], bool],
+        interval: int,
+        check: Callable[[], None],
+    ) -> None:
+        """`save(step)` after `check()`; `stopping(due)`: whether to stop here, where saving is due or not."""
+        self.save, self.stopping, self.interval, self.check = save, stopping, interval, check
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save where it is due."""
@@ -102,6 +123,7 @@ class StateHook(Hook):
         due = step % self.interval == 0 or step == runner.max_iters
         stopping = self.stopping(due)
         if due or stopping:
+            self.check()
             self.save(step)
         if stopping and step < runner.max_iters:
             runner.train_loop.stop_training = True

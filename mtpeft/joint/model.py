@@ -12,12 +12,12 @@ from torch import nn
 
 from mtpeft.dense.kinds import Kind
 from mtpeft.errors import UnknownNameError
-from mtpeft.joint.distributed import rank, sum_gradients, sum_tensors, total
+from mtpeft.joint.distributed import rank, sum_gradients, sum_tensors, total, world
 from mtpeft.joint.optim import UpdateWrapper
 from mtpeft.joint.sampler import mix
 from mtpeft.joint.weighting import Weighting
 from mtpeft.manager.manager import TaskManager
-from mtpeft.runs.update import NonFiniteLossError
+from mtpeft.runs.update import Recent
 
 #: {task: (rows (n,) into the batch, labels (n, ...))}
 Labels = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -37,6 +37,7 @@ class JointModel(BaseModel):
         self.manager, self.kinds, self.weighting, self.seed = manager, dict(kinds), weighting, seed
         self.step = 0
         self.skipped = dict.fromkeys(self.kinds, 0)
+        self.recent = Recent()
         #: tasks whose head has a batch norm that cannot train on one image
         self.needs_two: frozenset[str] = frozenset()
 
@@ -62,10 +63,11 @@ class JointModel(BaseModel):
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """{task: (rows, output of those rows)} in as few passes as there can be; `rows` None: all tasks for all images.
 
-        Raises `UnknownNameError` for a task the model does not have.
+        Rows on the CPU, whatever the images' device, spare a GPU the wait until their values are known. Raises
+        `UnknownNameError` for a task the model does not have.
         """
-        batch = images.shape[0]
-        everything = torch.arange(batch, device=images.device)
+        batch, device = images.shape[0], images.device
+        everything = torch.arange(batch)
         wanted = dict.fromkeys(self.manager.tasks, everything) if rows is None else rows
         for task in wanted:
             if task not in self.kinds:
@@ -76,20 +78,29 @@ class JointModel(BaseModel):
             return {}
         if all(r.numel() == batch for r in wanted.values()):
             found = self.manager.forward_tasks(images, tasks)
-            return {task: (r, found[task][r]) if not _in_order(r) else (r, found[task]) for task, r in wanted.items()}
+            return {task: (r, _rows(found[task], r)) for task, r in wanted.items()}
         if self.manager.single_pass:
             found = self.manager.forward_tasks(images, tasks)
-            return {task: (r, found[task][r]) for task, r in wanted.items()}
-        chosen = torch.cat(list(wanted.values()))
+            return {task: (r, _rows(found[task], r)) for task, r in wanted.items()}
+        chosen = torch.cat(list(wanted.values())).to(device, non_blocking=True)
         names = [task for task, r in wanted.items() for _ in range(r.numel())]
         mixed = self.manager(images[chosen], names)
         return {task: (r, mixed[task][1]) for task, r in wanted.items()}
 
-    def losses(self, images: torch.Tensor, labels: Labels) -> dict[str, torch.Tensor]:
-        """The mean loss over the valid pixels of each task, without its weight; tasks without any are left out."""
-        valid = {task: int(counts.sum()) for task, counts in self.valid_pixels(labels).items()}
+    def losses(
+        self, images: torch.Tensor, labels: Labels, valid: Mapping[str, int] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The mean loss over the valid pixels of each task, without its weight; tasks without any are left out.
+
+        `valid` is the number of valid pixels by task, where it is known; else they are counted.
+        """
+        if valid is None:
+            valid = {task: int(counts.sum()) for task, counts in self.valid_pixels(labels).items()}
         outputs = self.outputs(images, {task: labels[task][0] for task, number in valid.items() if number})
-        return {task: self.kinds[task].loss(output.float(), labels[task][1]) for task, (_, output) in outputs.items()}
+        return {
+            task: self.kinds[task].loss(output.float(), labels[task][1], valid[task])
+            for task, (_, output) in outputs.items()
+        }
 
     def valid_pixels(self, labels: Labels) -> dict[str, torch.Tensor]:
         """(n,) the number of pixels with a label in each of a task's samples, by task."""
@@ -101,37 +112,38 @@ class JointModel(BaseModel):
     # training -----------------------------------------------------------------------------------------------------
 
     def train_step(self, data: dict[str, Any], optim_wrapper: UpdateWrapper) -> dict[str, torch.Tensor]:
-        """One update from the parts of a step; returns {task: loss} over all processes.
+        """One update from the parts of a step; returns {task: loss} over all processes, and adds them to `recent`.
 
         A part counts by its share of the step's valid pixels, so that neither the number of parts nor that of processes
-        changes the update. Raises `NonFiniteLossError`, before anything is changed, naming the tasks.
+        changes the update. Labels are counted on the CPU, where the loader leaves them.
         """
-        parts = [self.data_preprocessor(part, True) for part in data["parts"]]
         torch.manual_seed(mix(self.seed, "step", self.step, rank()))  # dropout: a resumed step draws the same
-        alone = [self._alone(part["labels"]) for part in parts]
-        for part, tasks in zip(parts, alone, strict=True):
-            part["labels"] = {task: label for task, label in part["labels"].items() if task not in tasks}
-        shares, tasks = self._shares([part["labels"] for part in parts], alone)
+        parts, alone = data["parts"], [self._alone(part["labels"]) for part in data["parts"]]
+        labels = [{t: y for t, y in p["labels"].items() if t not in left} for p, left in zip(parts, alone, strict=True)]
+        counts = [self.valid_pixels(part) for part in labels]
+        shares, tasks = self._shares(counts, alone)
         update = _CombinedGradients if self.weighting.combines_gradients else _Sum
         accumulated = update(self, optim_wrapper, tasks)
-        values = dict.fromkeys(self.kinds, 0.0)
-        for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
+        device = next(self.manager.backbone.parameters()).device
+        zero = torch.zeros((), device=device, dtype=sums_dtype(device))
+        values = dict.fromkeys(self.kinds, zero)
+        for number, part in enumerate(parts):
+            images = part["images"].to(device, non_blocking=True)
+            placed = {t: (rows, y.to(device, non_blocking=True)) for t, (rows, y) in labels[number].items()}
             with optim_wrapper.optim_context(self):
-                found = self.losses(part["images"], part["labels"])
-            partial = {task: share[task] * loss for task, loss in found.items()}
+                found = self.losses(images, placed, {task: int(c.sum()) for task, c in counts[number].items()})
+            partial = {task: shares[number][task] * loss for task, loss in found.items()}
             for task, loss in partial.items():
-                values[task] += float(loss.detach())
+                values[task] = values[task] + loss.detach()
             accumulated.add(partial, penalties=number == 0 and rank() == 0)
-        summed = total(torch.tensor(list(values.values()), device=parts[0]["images"].device, dtype=torch.float64))
-        losses = {t: v for t, v in zip(values, summed.tolist(), strict=True) if t in tasks}
-        wrong = [t for t, v in losses.items() if not torch.isfinite(torch.tensor(v))]
-        if wrong:
-            raise NonFiniteLossError(f"the loss of task {', '.join(map(repr, wrong))} is {losses[wrong[0]]}")
+        summed = total(torch.stack(list(values.values())))
+        losses = {t: v for t, v in zip(values, summed.unbind(), strict=True) if t in tasks}
         accumulated.finish(mix(self.seed, "aggregate", self.step))
         optim_wrapper.step()
         optim_wrapper.zero_grad()
         self.weighting.observe({t: v * self.weighting.weights[t] for t, v in losses.items()})
         self.step += 1
+        self.recent.add(self.step, losses, optim_wrapper.update.norm)
         return losses
 
     def _alone(self, labels: Labels) -> list[str]:
@@ -141,19 +153,19 @@ class JointModel(BaseModel):
         return [task for task, (rows, _) in labels.items() if task in self.needs_two and rows.numel() == 1]
 
     def _shares(
-        self, labels: Sequence[Labels], alone: Sequence[Sequence[str]]
+        self, counts: Sequence[Mapping[str, torch.Tensor]], alone: Sequence[Sequence[str]]
     ) -> tuple[list[dict[str, float]], list[str]]:
         """Each part's share of every task's valid pixels in the whole step, and the tasks that have any.
 
-        Counts the samples that are skipped: those whose label has no valid pixel at all, and those left out as `alone`.
+        `counts` are the parts' `valid_pixels`. Counts the samples that are skipped: those whose label has no valid pixel
+        at all, and those left out as `alone`.
         """
-        counts = [self.valid_pixels(part) for part in labels]
         own = [[int(c[task].sum()) for c in counts if task in c] for task in self.kinds]
         empty = [[int((c[task] == 0).sum()) for c in counts if task in c] for task in self.kinds]
         empty = [[*found, *(task in tasks for tasks in alone)] for task, found in zip(self.kinds, empty, strict=True)]
-        device = next(self.manager.parameters()).device
-        sums = total(torch.tensor([[sum(x) for x in own], [sum(x) for x in empty]], dtype=torch.float64, device=device))
-        valid, skipped = (dict(zip(self.kinds, row, strict=True)) for row in sums.tolist())
+        device = next(self.manager.parameters()).device if world() > 1 else torch.device("cpu")
+        sums = torch.tensor([[sum(x) for x in own], [sum(x) for x in empty]], dtype=sums_dtype(device), device=device)
+        valid, skipped = (dict(zip(self.kinds, row, strict=True)) for row in total(sums).tolist())
         for task, number in skipped.items():
             self.skipped[task] += int(number)
         shares = [{t: int(c.sum()) / valid[t] for t, c in count.items() if valid[t]} for count in counts]
@@ -226,5 +238,13 @@ def flatten(row: Sequence[torch.Tensor | None], like: Sequence[torch.Tensor], pl
     )
 
 
-def _in_order(rows: torch.Tensor) -> bool:
-    return bool((rows == torch.arange(len(rows), device=rows.device)).all())
+def sums_dtype(device: torch.device) -> torch.dtype:
+    """What losses and counts are summed in: float64 where the device has it, which Apple's GPUs have not."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _rows(output: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The rows of an output; all of them in order are the output itself."""
+    if len(rows) == len(output) and bool((rows == torch.arange(len(rows), device=rows.device)).all()):
+        return output
+    return output[rows.to(output.device, non_blocking=True)]

@@ -57,8 +57,8 @@ class Weighting(nn.Module):
         """A term of the objective that has no data in it; added once per step in which the task has labels."""
         return 0.0
 
-    def observe(self, losses: Mapping[str, float]) -> None:
-        """The losses of a finished step."""
+    def observe(self, losses: Mapping[str, torch.Tensor]) -> None:
+        """The losses of a finished step, scalars that may still be on their way on a GPU."""
 
     def aggregate(self, gradients: torch.Tensor, seed: int) -> torch.Tensor:
         """(tasks of the step, n) gradients of weighted losses -> (n,) the update's."""
@@ -121,7 +121,7 @@ class DynamicWeightAverage(Weighting):
         super().__init__(weights, discrete)
         self.temperature, self.window = temperature, window
         self.steps = 0
-        self.sums: dict[str, list[float]] = {task: [0.0, 0] for task in weights}
+        self.sums: dict[str, list[Any]] = {task: [0.0, 0] for task in weights}
         self.means: dict[str, list[float]] = {task: [] for task in weights}
         self.scales = dict.fromkeys(weights, 1.0)
 
@@ -129,17 +129,16 @@ class DynamicWeightAverage(Weighting):
         """lambda, times the weight."""
         return self.scales[task] * self.weights[task]
 
-    def observe(self, losses: Mapping[str, float]) -> None:
-        """Collect; at the end of a window set the lambdas."""
+    def observe(self, losses: Mapping[str, torch.Tensor]) -> None:
+        """Collect; at the end of a window set the lambdas, for which the sums are read."""
         for task, loss in losses.items():
-            self.sums[task][0] += loss
-            self.sums[task][1] += 1
+            self.sums[task] = [self.sums[task][0] + loss, self.sums[task][1] + 1]
         self.steps += 1
         if self.steps % self.window:
             return
         for task, (sum_, number) in self.sums.items():
             if number:
-                self.means[task] = [*self.means[task], sum_ / number][-2:]
+                self.means[task] = [*self.means[task], float(sum_) / number][-2:]
         self.sums = {task: [0.0, 0] for task in self.tasks}
         ratios = {t: m[1] / m[0] for t, m in self.means.items() if len(m) == 2 and m[0] > 0}
         exponentials = {t: math.exp(r / self.temperature) for t, r in ratios.items()}
@@ -148,7 +147,8 @@ class DynamicWeightAverage(Weighting):
 
     def state(self) -> dict[str, Any]:
         """Windows, sums and lambdas."""
-        return copy.deepcopy({key: getattr(self, key) for key in ("steps", "sums", "means", "scales")})
+        state = copy.deepcopy({key: getattr(self, key) for key in ("steps", "sums", "means", "scales")})
+        return {**state, "sums": {task: [float(sum_), number] for task, (sum_, number) in self.sums.items()}}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take them back."""

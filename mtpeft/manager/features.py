@@ -37,11 +37,14 @@ def extract(
     kinds, checkpoints = set(kinds), uses_checkpoints(backbone)
     if prepared is None:
         prepared = prepare(manager, selection.tasks)
+    given, graph = len(images), _graph(manager)
+    if graph is not None:
+        images, selection = graph.filled(images, selection)
     context = Context(
         selection,
         runs_once=not checkpoints,
         stages=bool(kinds & {"stages", "merged"}),
-        prepared=dict(prepared),
+        prepared={**prepared, **_chosen(manager, selection.tasks)},
         frames=frames_of(images),
     )
     manager.runtime.context = context
@@ -66,6 +69,8 @@ def extract(
             features["merged"] = [*(m.permute(0, 3, 1, 2) for m in coarser), features["map"]]
         if images.ndim == 5:
             features.update(_unfold({k: f for k, f in features.items() if k in MAPS}, context.frames))
+        if len(images) > given:
+            features = _first(features, given, len(images))
         if checkpoints:
             manager.runtime.restore_in_backward(flat(features))
     finally:
@@ -77,8 +82,11 @@ def _run(manager: Managed, context: Context, images: torch.Tensor) -> torch.Tens
     """`forward_features` of the images or frames. Raises `DataError` where the backbone cannot take images of that size."""
     backbone: Any = manager.backbone
     folded = fold(images)
+    if manager.runtime.channels_last:
+        folded = folded.contiguous(memory_format=torch.channels_last)
+    run = _graph(manager) or backbone.forward_features
     try:
-        return backbone.forward_features(folded)
+        return run(folded)
     except (RuntimeError, AssertionError, ValueError) as error:
         own, given = manager.anatomy.image_size, tuple(images.shape[-2:])
         if given == own:
@@ -95,6 +103,17 @@ def _run(manager: Managed, context: Context, images: torch.Tensor) -> torch.Tens
         finally:
             manager.runtime.context = context
         raise
+
+
+def _graph(manager: Managed) -> Any:
+    """The compiled forward pass, where it is asked for and the pass is one of training; else None."""
+    return manager.runtime.compiled if manager.training and torch.is_grad_enabled() else None
+
+
+def _chosen(manager: Managed, tasks: tuple[str, ...]) -> dict[Any, Any]:
+    """The banks of the tasks, by attachment, where tasks have banks of their own."""
+    found = {attachment: attachment.weights.chosen(tasks) for attachment in manager.methods}
+    return {attachment: banks for attachment, banks in found.items() if banks is not None}
 
 
 def attention_over_time(manager: Managed, clips: torch.Tensor, selection: Selection) -> dict[int, torch.Tensor]:
@@ -180,6 +199,17 @@ def rows_of(features: Features, rows: Any) -> Features:
     """The features of some of the batch's rows (an index tensor or a slice)."""
     return {
         k: v if k == "size" else [f[rows] for f in v] if isinstance(v, list) else v[rows] for k, v in features.items()
+    }
+
+
+def _first(features: Features, count: int, batch: int) -> Features:
+    """The features of the first `count` images of a batch, of every task where the leading axis holds one after another."""
+
+    def cut(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.unflatten(0, (-1, batch))[:, :count].flatten(0, 1)
+
+    return {
+        k: v if k == "size" else [cut(f) for f in v] if isinstance(v, list) else cut(v) for k, v in features.items()
     }
 
 

@@ -26,6 +26,7 @@ from mtpeft.manager.features import apply_head, attention_over_time, check_image
 from mtpeft.manager.merging import merged_backbone
 from mtpeft.manager.weights import own_key, set_mode, trainable_parameters, trained_state, trained_state_by_task
 from mtpeft.options import check_options, shown
+from mtpeft.sharing.bank import task_rows
 from mtpeft.sharing.generated import Generated
 
 GROWING = "growing"
@@ -189,20 +190,24 @@ class TaskManager(nn.Module):
         distinct = tuple(dict.fromkeys(names))
         for name in distinct:
             self._check(name)
-        index = torch.tensor([distinct.index(name) for name in names], device=images.device)
-        return self.forward_indexed(images, distinct, index)
+        return self.forward_indexed(images, distinct, torch.tensor([distinct.index(name) for name in names]))
 
     def forward_indexed(self, images: torch.Tensor, tasks: Sequence[str], index: torch.Tensor) -> dict[str, Any]:
-        """As `forward` with one task per image, given as `index` (B,) into `tasks`; compiles to one graph."""
+        """As `forward` with one task per image, given as `index` (B,) into `tasks`; compiles to one graph.
+
+        An index on the CPU, whatever the images' device, spares a GPU the wait until its value is known.
+        """
         return self.ensembled(lambda: self._forward_indexed(images, tasks, index))
 
     def _forward_indexed(self, images: torch.Tensor, tasks: Sequence[str], index: torch.Tensor) -> dict[str, Any]:
-        features = extract(self, images, Selection(tuple(tasks), index), self._kinds(tasks))
-        outputs = {}
-        for position, name in enumerate(tasks):
-            rows = (index == position).nonzero().squeeze(1)
-            outputs[name] = (rows, apply_head(self.head(name), rows_of(features, rows)))
-        return outputs
+        place = images.device
+        rows = [row.to(place, non_blocking=True) for row in task_rows(index, len(tasks))]
+        selection = Selection(tuple(tasks), index.to(place, non_blocking=True), rows=rows)
+        features = extract(self, images, selection, self._kinds(tasks))
+        return {
+            name: (row, apply_head(self.head(name), rows_of(features, row)))
+            for name, row in zip(tasks, rows, strict=True)
+        }
 
     def forward_tasks(self, images: torch.Tensor, tasks: Sequence[str]) -> dict[str, Any]:
         """Several tasks for every image: {task: output}.

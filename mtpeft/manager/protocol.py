@@ -25,6 +25,7 @@ class Managed(Protocol):
     frozen_tasks: set[str]
     owned: set[str]
     backbone_train_mode: bool
+    training: bool
 
     @property
     def methods(self) -> Sequence[Attachment]:

@@ -245,6 +245,7 @@ def environment_table(stream: Comparison) -> str:
     """Versions, and what the images are turned into; of clips also what read them."""
     rows = []
     clips = any("video" in run["input"] for _, run in stream.runs)
+    machine = list(dict.fromkeys(name for _, run in stream.runs for name in run["environment"]))
     for group, run in stream.runs:
         video = run["input"].get("video", {})
         readers = "; ".join(f"{reader}: {files}" for reader, files in video.get("readers", {}).items())
@@ -253,7 +254,13 @@ def environment_table(stream: Comparison) -> str:
         size = run["input"]["size"]
         channels = [", ".join(f"{v:g}" for v in run["input"][name]) for name in ("mean", "std")]
         cells = [run["backbone"]["name"], str(size), *channels, run["input"]["interpolation"], *read]
-        rows.append([f"{group.label}, seed {run['seed']}", *cells, *map(str, run["environment"].values())])
+        rows.append(
+            [
+                f"{group.label}, seed {run['seed']}",
+                *cells,
+                *(str(run["environment"].get(name, MISSING)) for name in machine),
+            ]
+        )
     inputs = [
         "Backbone",
         "Image size [px]",
@@ -262,7 +269,7 @@ def environment_table(stream: Comparison) -> str:
         "Interpolation",
         *(["Decoder: files", "Sampling", "Frames", "Unreadable files"] if clips else []),
     ]
-    head = ["Run", *inputs, *(name.capitalize() for name in stream.runs[0][1]["environment"])]
+    head = ["Run", *inputs, *(name.capitalize() for name in machine)]
     return table(f"{stream.title}: input and environment", head, rows, text_columns=len(head))
 
 

@@ -11,7 +11,15 @@ from mtpeft.errors import ConfigError
 #: may grow: the run goes on for longer
 LENGTHS = ("training.epochs", "training.steps")
 #: may be anything: where and how fast a run goes, what it says meanwhile, how often it is saved
-FREE = ("device", "visualizer", "checkpoint.interval", "training.workers", "training.threads", "training.log_every")
+FREE = (
+    "device",
+    "visualizer",
+    "checkpoint.interval",
+    *(
+        f"training.{key}"
+        for key in ("workers", "threads", "log_every", "grad_checkpointing", "compile", "channels_last")
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,8 @@ def allowed(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[
     if wrong:
         raise ConfigError(
             f"{where} holds a run of another recipe, which differs in {_listed(wrong)}; a run can go on with more epochs "
-            "or steps, other workers, threads, log_every, checkpoint.interval, device and visualizer: give another --out, "
-            "or --fresh to discard it"
+            "or steps, and with another device, visualizer, checkpoint.interval, or workers, threads, log_every, "
+            "grad_checkpointing, compile and channels_last of its training: give another --out, or --fresh to discard it"
         )
     for change in changes:
         if change.key in LENGTHS and not _grows(change):

@@ -71,7 +71,7 @@ def read_run(
     if best and not place.is_dir():
         raise ConfigError(f"{folder} has no best checkpoint: validation data chose none; leave it out for the last one")
     tasks = ModelTasks.read(folder / MODEL)
-    chosen = _device(device, folder)
+    chosen = usable_device(device, str(folder))
     top = Section(recipe, str(folder))
     section, seed = BackboneSection.read(top.section("backbone")), top.take("seed", 0, WholeNumber)
     with seeded(seed), nothing_unpickled():
@@ -142,11 +142,3 @@ def nothing_unpickled() -> Iterator[None]:
         os.environ.pop(FORCE)
         if before is not None:
             os.environ[FORCE] = before
-
-
-def _device(device: str | torch.device, folder: Path) -> torch.device:
-    if device != "auto":
-        return usable_device(device, str(folder))
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mtpeft.options import Count, Section, WholeNumber
-from mtpeft.runs.device import usable_device
+from mtpeft.runs.device import AUTO, usable_device
 from mtpeft.runs.user_code import import_user_code
 
 
@@ -28,7 +28,7 @@ class Setup:
         import_user_code(top.take("imports", []))
         name = str(top.take("name"))
         seed = top.take("seed", 0, WholeNumber)
-        device = usable_device(top.take("device", "cpu"), name)
+        device = usable_device(top.take("device", AUTO), name)
         checkpoint = top.section("checkpoint")
         found = checkpoint.take("interval", interval, Count)
         checkpoint.finish()

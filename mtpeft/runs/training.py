@@ -21,6 +21,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 SCHEDULES = ("constant", "cosine", "linear", "poly")
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+PRODUCTS = ("highest", "high", "medium")
 #: keys of earlier versions, and what says the same
 RENAMED = {
     "learning_rate": "optimizer.lr",
@@ -45,8 +46,13 @@ class Training:
     zero along half a cosine, a line, or (1 - t)^`power` (poly, 0.9 by default). `clip` limits the gradient's norm. `amp`
     "bfloat16" or "float16" runs the forward pass of training in that precision. `log_every` steps make a point of the loss curve.
     `eval_every` evaluates between (0: only at the end): every so many steps of a joint run; every so many epochs the
-    current task of a continual one, for plugins such as early stopping. `workers` processes read the data; `threads` are
-    torch's (0: as they are).
+    current task of a continual one, for plugins such as early stopping. `workers` processes read the data.
+
+    What follows changes speed and memory, and results by rounding alone. `grad_checkpointing` keeps the inputs of the
+    backbone's blocks alone and runs them again in the backward pass. `compile` makes one graph of the backbone's forward
+    pass of training (torch.compile). `channels_last` lays out images and convolutions so. `matmul_precision` is that of
+    torch.set_float32_matmul_precision while the run goes. `threads` are torch's (0: what suits the machine, see
+    `mtpeft.runs.threads`).
     """
 
     batch_size: Count = 32
@@ -61,6 +67,10 @@ class Training:
     eval_batch_size: Count = 64
     workers: WholeNumber = 0
     threads: WholeNumber = 0
+    grad_checkpointing: bool = False
+    compile: bool = False
+    channels_last: bool = False
+    matmul_precision: Annotated[str, OneOf(PRODUCTS)] | None = None
     log_every: Count = 5
     eval_every: WholeNumber = 0
 
@@ -100,6 +110,9 @@ class Training:
     def build_optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An optimiser over named parameters in up to four groups: heads or not, with weight decay or not."""
         options = {k: v for k, v in self.optimizer.items() if k != "type"}
+        parameters = list(parameters)
+        if self.amp == "float16" and not options.get("foreach") and any(p.is_cuda for _, p in parameters):
+            options.setdefault("fused", True)  # the others wait for the scaler's word on whether to step
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in parameters:
             groups.setdefault((name.startswith("heads."), decays(name, parameter)), []).append(parameter)

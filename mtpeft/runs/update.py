@@ -1,7 +1,12 @@
-"""One update of the weights: gradients added part by part, in a precision of choice, their norm limited, then a step."""
+"""One update of the weights: gradients added part by part, in a precision of choice, their norm limited, then a step.
+
+Nothing here waits for the device: what steps computed is read by `Recent`, many steps at once.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,7 +17,48 @@ from mtpeft.runs.training import Training
 
 
 class NonFiniteLossError(MtpeftError):
-    """A loss, or the gradient, is not a finite number; the weights are those of before the step."""
+    """The loss or the gradient of a step was not a finite number; what was saved before is as it was."""
+
+
+class Recent:
+    """Losses and gradients' norms of the steps since they were read; until then they stay on the device, and none is waited for.
+
+    Whoever saves or measures what came of the steps reads them first: `read` raises for one that was not finite, so that
+    nothing that came of it is kept.
+    """
+
+    def __init__(self) -> None:
+        """No step yet."""
+        self._steps: list[tuple[int, dict[str, torch.Tensor], torch.Tensor | None]] = []
+
+    def add(self, step: int, losses: Mapping[str, torch.Tensor], norm: torch.Tensor | None) -> None:
+        """A step, its losses by name and the norm of its gradient (None: not looked at)."""
+        self._steps.append((step, {name: loss.detach() for name, loss in losses.items()}, norm))
+
+    def read(self) -> list[tuple[int, dict[str, float]]]:
+        """The losses of every step since the last call, in order: the device is waited for once.
+
+        Raises `NonFiniteLossError`, naming the first step that had a loss or a gradient that is not finite.
+        """
+        steps, self._steps = self._steps, []
+        tensors = [t for _, losses, norm in steps for t in (*losses.values(), *(() if norm is None else (norm,)))]
+        values = iter(torch.cat([t.reshape(1) for t in tensors]).tolist() if tensors else ())
+        found = []
+        for step, losses, norm in steps:
+            read = {name: next(values) for name in losses}
+            size = 0.0 if norm is None else next(values)
+            wrong = [name for name, loss in read.items() if not math.isfinite(loss)]
+            if wrong or not math.isfinite(size):
+                tasks = f" of task {', '.join(map(repr, wrong))}" if any(wrong) else ""
+                what = (
+                    f"the loss{tasks} is {read[wrong[0]]}"
+                    if wrong
+                    else "the gradient is not finite although the loss is"
+                )
+                late = f" (seen after step {steps[-1][0]})" if step != steps[-1][0] else ""
+                raise NonFiniteLossError(f"step {step}: {what}{late}")
+            found.append((step, read))
+        return found
 
 
 class Update:
@@ -25,6 +71,8 @@ class Update:
         """`training` gives precision and limit."""
         self.optimizer, self.device_type, self.dtype, self.clip = optimizer, device_type, training.dtype, training.clip
         self.scaler = torch.amp.GradScaler(device_type, enabled=self.dtype is torch.float16)
+        #: of the last step's gradient, where one that is not finite is a mistake
+        self.norm: torch.Tensor | None = None
         self._scaled = False
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -47,20 +95,20 @@ class Update:
         self._scaled = False
 
     def step(self, **kwargs: Any) -> None:
-        """One update. Raises `NonFiniteLossError`, before the weights are touched, when the gradient is not finite.
+        """One update. `norm` is that of its gradient from then on.
 
-        In float16 that is nothing unusual: the scaler leaves the step out and halves its scale.
+        In float16 a gradient that is not finite is nothing unusual: the scaler leaves the step out and halves its scale.
         """
         self.unscale()
-        grads = self.gradients()
+        grads, self.norm = self.gradients(), None
         if not grads:
             return
-        norm = torch.nn.utils.get_total_norm(grads)
-        if not self.scaler.is_enabled() and not torch.isfinite(norm):
-            raise NonFiniteLossError("the gradient is not finite although the losses are")
-        if self.clip is not None and torch.isfinite(norm):
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
+        if self.clip is not None or not self.scaler.is_enabled():
+            norm = torch.nn.utils.get_total_norm(grads)
+            self.norm = None if self.scaler.is_enabled() else norm
+            if self.clip is not None:
+                parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
         self.scaler.step(self.optimizer, **kwargs)
         self.scaler.update()
 

@@ -68,10 +68,9 @@ class Averaged(Sharing):
 
     @torch.no_grad()
     def accumulate(self, momentum: float) -> None:
-        """average <- momentum * average + (1 - momentum) * trained, once it has begun."""
-        if self.begun:
-            for average, trained in self._pairs():
-                average.mul_(momentum).add_(trained, alpha=1 - momentum)
+        """average <- momentum * average + (1 - momentum) * trained; after `begin`, which starts it."""
+        for average, trained in self._pairs():
+            average.mul_(momentum).add_(trained, alpha=1 - momentum)
 
     @torch.no_grad()
     def _copy(self) -> None:

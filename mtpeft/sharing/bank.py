@@ -141,7 +141,8 @@ def call_mixed(
     # slices depend on the values of index: a compiled graph holds for all of them only where weights are gathered
     large = weights_per_sample * batch > SLICE_ABOVE * len(sources) * sum(x.numel() for x in split)
     if large and not torch.compiler.is_compiling():
-        return _by_slices(template, sources, index, key, split)
+        rows = cache.get("rows") or task_rows(index, len(sources))
+        return _by_slices(template, sources, rows, key, split)
     # with hardly a task twice, one copy straight from the tasks' weights saves copying all of them once more
     direct = batch <= 2 * len(sources) and index.device.type == "cpu" and not torch.compiler.is_compiling()
     if direct:
@@ -184,15 +185,19 @@ def call_each(
     return tree_map(lambda t: t.flatten(0, 1), call(weights, *split))
 
 
+def task_rows(index: torch.Tensor, tasks: int) -> list[torch.Tensor]:
+    """The rows of each task in a batch whose sample b is of task `index[b]`."""
+    return [(index == position).nonzero().squeeze(1) for position in range(tasks)]
+
+
 def _by_slices(
     template: Bank,
     sources: Sequence[dict[str, torch.Tensor]],
-    index: torch.Tensor,
+    rows: Sequence[torch.Tensor],
     key: str,
     split: Sequence[torch.Tensor],
 ) -> Tensors:
     """One call per task on its rows, in the batch's own order afterwards."""
-    rows = [(index == position).nonzero().squeeze(1) for position in range(len(sources))]
     used = [(weights, r) for weights, r in zip(sources, rows, strict=True) if r.numel()]
     outs: list[Any] = [template.call_with(weights, key, *(x[r].flatten(0, 1) for x in split)) for weights, r in used]
     restore = torch.cat([r for _, r in used]).argsort()

@@ -71,6 +71,13 @@ class Sharing(nn.Module, ABC):
         """What is computed once before a forward of `tasks`; `call` finds it in its cache, under the source."""
         return None
 
+    def chosen(self, tasks: Sequence[str]) -> list[Bank] | None:
+        """The banks of the tasks, found once before a forward where they differ; `call` finds them as it does `prepare`'s.
+
+        What then runs depends on no task's name, so that one compiled graph serves all.
+        """
+        return None
+
     def call(
         self,
         key: str,
@@ -80,7 +87,7 @@ class Sharing(nn.Module, ABC):
         cache: dict[Any, Any],
     ) -> Tensors:
         """Site `key` under a selection: one task, or several with `index` (B,) saying whose each sample is."""
-        banks = [self.bank(task) for task in tasks]
+        banks = cache.get(self) or [self.bank(task) for task in tasks]
         if index is None or all(bank is banks[0] for bank in banks):
             return banks[0](key, *inputs)
         return call_mixed(banks[0], [bank.tensors(key) for bank in banks], index, key, inputs, cache)

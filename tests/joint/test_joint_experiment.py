@@ -203,7 +203,7 @@ def test_order_of_events(tmp_path: Path) -> None:
 
     runner = build_runner(
         experiment.model,
-        build_loader(experiment.data, experiment.sampler, 0),
+        build_loader(experiment.data, experiment.sampler, 0, experiment.device),
         experiment.optim_wrapper,
         [Recorder()],
         2,

@@ -95,7 +95,7 @@ def test_wrong_numbers() -> None:
 
 
 def _steps(experiment: JointExperiment, count: int, workers: int) -> list[dict[str, Any]]:
-    return list(islice(build_loader(experiment.data, experiment.sampler, workers), count))
+    return list(islice(build_loader(experiment.data, experiment.sampler, workers, experiment.device), count))
 
 
 def _equal(first: dict[str, Any], second: dict[str, Any]) -> bool:

@@ -76,7 +76,7 @@ def test_a_wrong_first_label_is_named_before_anything_is_trained(tmp_path: Path)
 @pytest.mark.parametrize(("fault", "kind"), [("class", DataError), ("raises", UnknownNameError)])
 def test_out_of_a_worker_it_is_the_same_line(fault: str, kind: type[Exception]) -> None:
     experiment = JointExperiment(recipe(fault))
-    loader = build_loader(experiment.data, experiment.sampler, workers=1)
+    loader = build_loader(experiment.data, experiment.sampler, 1, experiment.device)
     assert isinstance(loader, StepLoader)
     with pytest.raises(kind) as caught:
         for _, _ in zip(range(4), loader, strict=False):

@@ -13,7 +13,7 @@ from mtpeft.errors import ConfigError
 from mtpeft.joint.training import Training as Joint
 from mtpeft.options import Section
 from mtpeft.runs.training import RENAMED, Training
-from mtpeft.runs.update import NonFiniteLossError, Update
+from mtpeft.runs.update import NonFiniteLossError, Recent, Update
 
 ENGINES = {"continual": (Continual, {"epochs": 2}), "joint": (Joint, {"steps": 4})}
 SGD = {"type": "SGD", "lr": 0.1}
@@ -105,19 +105,40 @@ def test_update_clips_what_the_loss_gives(amp: str | None) -> None:
 
 
 def test_a_gradient_that_is_not_finite() -> None:
-    """An error that leaves the weights; in float16 the step is left out and the scale halved."""
-    for amp in (None, "float16"):
+    """It is told of when the step is read; in float16 the step is left out and the scale halved."""
+    for amp in (None, "bfloat16", "float16"):
         weight = torch.nn.Parameter(torch.ones(1))
-        update = Update(torch.optim.SGD([weight], lr=1.0), "cpu", Joint(steps=1, optimizer=SGD, amp=amp))
+        update, recent = (
+            Update(torch.optim.SGD([weight], lr=1.0), "cpu", Joint(steps=1, optimizer=SGD, amp=amp)),
+            Recent(),
+        )
         scale = update.scaler.get_scale()
-        update.backward((weight * float("inf")).sum())
-        if amp is None:
-            with pytest.raises(NonFiniteLossError, match="the gradient is not finite"):
-                update.step()
-        else:
+        for step, factor in enumerate((0.0, float("inf"), 0.0), 1):
+            update.optimizer.zero_grad()
+            update.backward((weight * factor).sum())
             update.step()
-            assert update.scaler.get_scale() == scale / 2
-            restored = Update(update.optimizer, "cpu", Joint(steps=1, optimizer=SGD, amp=amp))
-            restored.restore(update.state())
-            assert restored.scaler.get_scale() == scale / 2
-        assert weight.item() == 1.0
+            recent.add(step, {"": torch.ones(1)}, update.norm)
+        if amp != "float16":
+            with pytest.raises(
+                NonFiniteLossError, match=r"step 2: the gradient is not finite .* \(seen after step 3\)"
+            ):
+                recent.read()
+            continue
+        assert [step for step, _ in recent.read()] == [1, 2, 3] and recent.read() == []
+        assert update.scaler.get_scale() == scale / 2 and weight.item() == 1.0
+        restored = Update(update.optimizer, "cpu", Joint(steps=1, optimizer=SGD, amp=amp))
+        restored.restore(update.state())
+        assert restored.scaler.get_scale() == scale / 2
+
+
+def test_a_loss_that_is_not_finite() -> None:
+    """The first step of several that was not is named, with the tasks it concerns; what was read before is left alone."""
+    recent = Recent()
+    recent.add(1, {"a": torch.tensor(2.5), "b": torch.tensor([0.5], dtype=torch.float64)}, None)
+    assert recent.read() == [(1, {"a": 2.5, "b": 0.5})]
+    recent.add(2, {"a": torch.tensor(1.0), "b": torch.tensor(float("nan"))}, torch.tensor(float("nan")))
+    with pytest.raises(NonFiniteLossError, match=r"^step 2: the loss of task 'b' is nan$"):
+        recent.read()
+    recent.add(3, {"": torch.tensor(float("-inf"))}, torch.tensor(1.0))
+    with pytest.raises(NonFiniteLossError, match=r"^step 3: the loss is -inf$"):
+        recent.read()
