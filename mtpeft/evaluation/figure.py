@@ -38,11 +38,12 @@ def figure_of(results: Mapping[str, Any]) -> Figure | None:
     joint = results["kind"] == "joint"
     delta = results["delta"] if joint else measures_of(results).get("multi_task_delta", {}).get("value")
     if len({(task["metric"], task["unit"], task["higher_is_better"]) for task in tasks}) == 1:
-        if any(value is None for value in values):
+        numbers = [value for value in values if value is not None]
+        if len(numbers) < len(values):
             return None
         task = tasks[0]
         title = f"average {task['metric']}" if len(tasks) > 1 else task["metric"]
-        return Figure(title, task["unit"], task["higher_is_better"], statistics.fmean(values))
+        return Figure(title, task["unit"], task["higher_is_better"], statistics.fmean(numbers))
     return None if delta is None else Figure(DELTA, "%", True, delta)
 
 

@@ -128,15 +128,15 @@ def _registry() -> Any:
     return VISBACKENDS
 
 
-def _start(options: Mapping[str, Any], place: Path, recipe: Mapping[str, Any]) -> Any:
+def _start(asked: Mapping[str, Any], place: Path, recipe: Mapping[str, Any]) -> Any:
     """A backend, started in the folder `place`; the recipe is logged the first time."""
-    options, first = dict(options), not place.is_dir()
+    options, first = dict(asked), not place.is_dir()
     kept, kind = place / "run.json", options["type"]
     known = json.loads(kept.read_text())["id"] if kept.is_file() else None
     if kind == "WandbVisBackend":
         known = known or uuid.uuid4().hex
-        asked = options.get("init_kwargs") or {}
-        options["init_kwargs"] = {"id": known, "resume": "allow", "config": dict(recipe), **asked}
+        given = options.get("init_kwargs") or {}
+        options["init_kwargs"] = {"id": known, "resume": "allow", "config": dict(recipe), **given}
     if kind == "MLflowVisBackend":
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # where it logs to without a tracking_uri
         if known is not None:

@@ -87,11 +87,14 @@ def plan_sweep(
     held = _held_out(top)
     held = held if select else None
     first = top.take("seed", 0, WholeNumber)
+    numbers = None if orders is None else tuple(range(orders))
     settings = []
     for values in combinations(axes):
         changed = _changed(recipe, values)
-        folder, trials, chosen_by = folder_name(values) or name, [], []
-        for order in [None] if orders is None else range(orders):
+        folder = folder_name(values) or name
+        trials: list[Trial] = []
+        chosen_by: list[Trial] = []
+        for order in numbers or (None,):
             for seed in range(first, first + seeds):
                 one = {**copy.deepcopy(changed), "seed": seed}
                 if order is not None:
@@ -102,8 +105,7 @@ def plan_sweep(
                     chosen_by.append(Trial(f"{VALIDATION}/{place}", seed, order, _measured_on(one, held)))
         settings.append(Setting(folder, _method(changed), values, tuple(trials), tuple(chosen_by)))
     _check_names(settings)
-    numbers = tuple(range(first, first + seeds)), None if orders is None else tuple(range(orders))
-    return Plan(name, axes, *numbers, held, recipe, tuple(settings))
+    return Plan(name, axes, tuple(range(first, first + seeds)), numbers, held, recipe, tuple(settings))
 
 
 def _changed(recipe: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

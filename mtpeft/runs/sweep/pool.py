@@ -54,7 +54,9 @@ def open_ray(address: str | None, resources: Resources) -> Iterator[Any]:
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # `_work` does it
-    local = {"include_dashboard": False, "object_store_memory": STORE} if address is None else {"address": address}
+    local: dict[str, Any] = (
+        {"include_dashboard": False, "object_store_memory": STORE} if address is None else {"address": address}
+    )
     with contextlib.redirect_stdout(sys.stderr):  # what Ray says of dead workers is no output of ours
         try:
             ray.init(**local, log_to_driver=False, logging_level=logging.CRITICAL)
@@ -93,7 +95,8 @@ def run_trials(
     `told(trial, reason)` is called as each ends, with None for one that finished. To stop, runs save their states first.
     """
     work = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)(_work)
-    waiting, running, starts = list(trials), {}, dict.fromkeys((trial.folder for trial in trials), 0)
+    waiting, starts = list(trials), dict.fromkeys((trial.folder for trial in trials), 0)
+    running: dict[Any, Trial] = {}
     failed: dict[str, str] = {}
     interrupted = stopping = False
     while running or (waiting and not stopping):
