@@ -81,8 +81,14 @@ class Outcomes:
                     raise DataError(failed[trial.folder])
                 found |= self._read(trial)
             except MtpeftError as error:
-                found["reason"] = one_line(error).replace(f"{self.path}{os.sep}", "")
+                found["reason"] = self._below(one_line(error))
             self.runs[trial.folder] = {"folder": trial.folder, "seed": trial.seed, "order": trial.order, **found}
+
+    def _below(self, text: str) -> str:
+        """Paths in the sweep's folder as they are below it, wherever that lies."""
+        for path in (self.path.resolve(), self.path):
+            text = text.replace(f"{path}{os.sep}", "")
+        return text
 
     def _read(self, trial: Trial) -> dict[str, Any]:
         results = read_results(self.path / trial.folder / "results.json")
