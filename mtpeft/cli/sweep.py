@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mtpeft.cli.arguments import Commands
+from mtpeft.cli.arguments import Commands, one_process
 from mtpeft.errors import ConfigError
 
 EPILOG = (
@@ -63,7 +63,6 @@ def _share(text: str) -> float:
 def _sweep(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from mtpeft.cli.training import one_process
     from mtpeft.files import check_writable
     from mtpeft.report.sweep import print_sweep, write_sweep_report
     from mtpeft.runs.recipe import find_recipe, load_recipe

@@ -37,7 +37,10 @@ VALIDATION = "validation"
 
 
 class Collate:
-    """Items [raw image, label, task label, ...] to [float images (B, 3, H, W), labels (B,), task labels (B,), ...]."""
+    """Items [raw image, label, task label, ...] to [float images (B, 3, H, W), labels (B,), task labels (B,), ...].
+
+    An image may be a pair (images, index) still to be read, where training changes pictures at random.
+    """
 
     def __init__(self, images: Images) -> None:
         self._train, self._eval = images.transform, images.plain().transform
@@ -51,11 +54,17 @@ class Collate:
 
     def __call__(self, items: Sequence[Sequence[Any]]) -> list[Tensor]:
         """Stack, finish with the current group's transform, and collate the rest as torch does."""
-        images = stacked([item[0] for item in items])  # a memory may mix grey and coloured data sets
+        images = stacked([self._read(item[0]) for item in items])  # a memory may mix grey and coloured data sets
         if self._current is not None:
             images = self._current.finish(images)
         rest: list[Tensor] = default_collate([tuple(item[1:]) for item in items])
         return [images, *rest]
+
+    def _read(self, image: Tensor | tuple[Images, int]) -> Tensor:
+        if isinstance(image, Tensor):
+            return image
+        images, index = image
+        return images.shown(index) if self._current is self._train else images.raw(index)
 
 
 class ClipCollate:
@@ -89,8 +98,8 @@ class StreamDataset(TaskAwareSupervisedClassificationDataset):
         return new
 
 
-class _RawItems(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """(raw image, label) pairs of an `Images`."""
+class _RawItems(torch.utils.data.Dataset[tuple[Any, int]]):
+    """(raw image, label) pairs of an `Images`; ((images, index), label) where training changes pictures at random."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
@@ -98,8 +107,10 @@ class _RawItems(torch.utils.data.Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images.raw(index), self.images.targets[index]
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        transform = self.images.transform
+        later = transform is not None and transform.augments_pictures
+        return (self.images, index) if later else self.images.raw(index), self.images.targets[index]
 
 
 class _ClipItems(torch.utils.data.Dataset[tuple[tuple[Clips, int], int]]):
@@ -118,7 +129,7 @@ class _ClipItems(torch.utils.data.Dataset[tuple[tuple[Clips, int], int]]):
 class TaskLoader:
     """A `ResumableLoader` over one task's images whose batches carry Avalanche's task labels: [x, y, label (B,)].
 
-    Dense labels y are (B, ...); the label of the task is one number per image all the same.
+    Dense labels y are (B, ...); the label of the task is one number per image all the same. A batch may be None (see there).
     """
 
     def __init__(self, loader: ResumableLoader, label: int) -> None:
@@ -127,9 +138,9 @@ class TaskLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[list[Tensor]]:
-        for x, y in self.loader:
-            yield [x, y, torch.full((len(y),), self.label)]
+    def __iter__(self) -> Iterator[list[Tensor] | None]:
+        for batch in self.loader:
+            yield None if batch is None else [*batch, torch.full((len(batch[1]),), self.label)]
 
 
 def to_avalanche(stream: Stream | DenseStream) -> CLScenario:

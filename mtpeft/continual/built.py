@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
-
+from mtpeft.continual.features import Features
+from mtpeft.continual.mixing import check_input, check_mixing
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import objectives_of
 from mtpeft.continual.plugins import build_plugins, granularity
@@ -14,14 +14,20 @@ from mtpeft.continual.scenario import build_scenario, wants_baselines
 from mtpeft.continual.strategy import ContinualStrategy
 from mtpeft.continual.strips import strips_per_task
 from mtpeft.continual.training import Training
+from mtpeft.data.dense.stream import DENSE
+from mtpeft.evaluation.definitions import REGISTRY
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.manager.attach import resolve_methods
 from mtpeft.options import Section
 from mtpeft.runs.backbone import BackboneSection
+from mtpeft.runs.distributed import rank
+from mtpeft.runs.feature_cache import CacheSection
+from mtpeft.runs.input import data_config, read_input
 from mtpeft.runs.logs import Logs, check_visualizer
 from mtpeft.runs.machine import fit
 from mtpeft.runs.progress import Progress
+from mtpeft.runs.published import check_published
 from mtpeft.runs.setup import Setup
 from mtpeft.runs.threads import set_threads
 
@@ -38,12 +44,16 @@ class Built:
         backbone = BackboneSection.read(top.section("backbone"))
         method, sharing = top.take("method"), top.take("sharing", None)
         stream, augment = dict(top.section("stream").values), top.take("augment", None)
+        given = read_input(top.section("input"), dense=stream.get("type") == DENSE)
         self.training = Training.read(top.section("training"))
         plugins = build_plugins(top.take("plugins", []))
+        self.plugins = [type(plugin).__name__ for plugin in plugins]
         self.continue_from = top.take("continue_from", None)
         baselines, single_task = top.take("baselines", None), top.take("single_task", None)
-        strips = top.take("strips", None)
-        self.logs = Logs(check_visualizer(top.take("visualizer", []), self.name), recipe)
+        strips, published = top.take("strips", None), top.take("published", None)
+        backends = check_visualizer(top.take("visualizer", []), self.name)
+        self.logs = Logs(backends if rank() == 0 else [], recipe)
+        cache = CacheSection.read(top)
         top.finish()
         set_threads(self.training.threads, self.training.workers)
         resolve_methods(method, sharing)
@@ -52,8 +62,11 @@ class Built:
         self.manager = backbone.attach(model, method, sharing)
         self.manager.to(self.device)
         size = self.manager.anatomy.input_size  # the option `img_size` does not change timm's configuration
-        self.data_config = {**timm.data.resolve_model_data_config(model), "input_size": size}
+        self.data_config = {**data_config(model, given), "input_size": size}
         self.stream = build_scenario(stream, self.data_config, augment, self.seed, self.name)
+        check_input(self.stream, given, self.name)
+        check_mixing(self.stream, plugins, self.training.loss, self.name)
+        check_published(published, [*REGISTRY, *self.stream.task_names], self.name)
         self.with_baselines = wants_baselines(baselines, self.stream, self.name)
         self.strips = strips_per_task(strips, self.stream, self.name)
         objectives = objectives_of(self.stream)
@@ -61,9 +74,10 @@ class Built:
         self.model = ContinualModel(self.manager, self.stream.kind, heads)
         self.model.to(self.device)
         fit(self.manager, self.training, self.training.batch_size, self.progress.message)
+        self.features = Features.of(cache, self)
         self.strategy = ContinualStrategy(
             model=self.model,
-            stream=self.stream,
+            stream=self.features.stream,
             training=self.training,
             seed=self.seed,
             plugins=plugins,

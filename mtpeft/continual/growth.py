@@ -23,6 +23,8 @@ FREE = (
     "stream",
     "training",
     "augment",
+    "cache",
+    "published",
     "device",
     "checkpoint",
     "strips",
@@ -30,7 +32,7 @@ FREE = (
     "single_task",
 )
 #: keys of `stream` that say which tasks there are; the tasks themselves are compared
-LISTS = ("first", "tasks", "domains", "num_tasks", "classes_per_task", "order", "order_seed")
+LISTS = ("first", "tasks", "domains", "num_tasks", "classes_per_task", "order", "order_seed", "order_rng")
 
 
 @dataclass(frozen=True)

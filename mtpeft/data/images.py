@@ -23,7 +23,12 @@ CHUNK = 1024  # images resized or corrupted at a time: bounds the float copy tha
 
 
 class Images(Dataset[tuple[Tensor, int]], ABC):
-    """N labelled images: `name`, `targets` (N ints), `classes` (names), `transform` (None: pixels as they are)."""
+    """N labelled images: `name`, `targets` (N ints), `classes` (names), `transform` (None: pixels as they are).
+
+    `numbered` says that all parts number their classes alike, so that a class may be absent from one.
+    """
+
+    numbered = False
 
     def __init__(
         self, name: str, targets: Sequence[int], classes: Sequence[str], transform: InputTransform | None
@@ -60,6 +65,20 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
     def raw_batch(self, indices: Sequence[int]) -> Tensor:
         """The same for B indices: (B, 1 or 3, H, W)."""
 
+    def shown(self, index: int) -> Tensor:
+        """Image `index` as training shows it, before it is batched: drawn anew, where the transform augments pictures."""
+        return self.raw(index)
+
+    @property
+    def text(self) -> str:
+        """What becomes of an image, in words; empty without a transform."""
+        return "" if self.transform is None else self.transform.text()
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches have distributions over the classes for labels."""
+        return self.transform is not None and self.transform.augment is not None and self.transform.augment.mixes
+
     @abstractmethod
     def _select(self, chosen: Tensor) -> None:
         """Keep only the images at the indices `chosen`, in that order."""
@@ -73,20 +92,41 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
         return images if self.transform is None else self.transform.finish(images)
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """B finished images, float (B, 3, H, W), and their labels, int64 (B,)."""
-        return self.finish(self.raw_batch(indices)), self._labels[list(indices)]
+        """B finished images, float (B, 3, H, W), and their labels, int64 (B,), or where they are mixed float (B, classes)."""
+        images, labels = self._finished(indices), self._labels[list(indices)]
+        if not self.mixes:
+            return images, labels
+        assert self.transform is not None and self.transform.augment is not None
+        return self.transform.augment.mix(images, labels, len(self.classes))
+
+    def _finished(self, indices: Sequence[int]) -> Tensor:
+        if self.transform is not None and self.transform.augments_pictures:
+            return self.finish(stacked([self.shown(index) for index in indices]))
+        return self.finish(self.raw_batch(indices))
+
+    def batch_rows(self, indices: Sequence[int], rows: range) -> tuple[Tensor, Tensor]:
+        """Rows of `batch(indices)`. Augmentation draws for a batch as a whole, so that all of it must be made."""
+        if self.transform is None or self.transform.augment is None:
+            return self.batch([indices[row] for row in rows])
+        images, labels = self.batch(indices)
+        return images[rows.start : rows.stop], labels[rows.start : rows.stop]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.finish(self.raw(index)[None])[0], self.targets[index]
+        return self._finished([index])[0], self.targets[index]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
-        images, labels = self.batch(indices)
-        return list(zip(images.unbind(), labels.tolist(), strict=True))
+        return list(zip(self._finished(indices).unbind(), [self.targets[index] for index in indices], strict=True))
 
-    def subset(self, indices: Sequence[int], label_map: Mapping[int, int] | None = None, name: str = "") -> Images:
+    def subset(
+        self,
+        indices: Sequence[int],
+        label_map: Mapping[int, int] | None = None,
+        name: str = "",
+        classes: Sequence[str] | None = None,
+    ) -> Images:
         """The images at `indices`, in that order; `label_map` gives the new label of every old one among them.
 
-        With a map, the class names become those of the mapped labels in the order of the new labels.
+        With a map, the class names become `classes`, by default those of the mapped labels in the order of the new labels.
         """
         chosen = torch.as_tensor(indices, dtype=torch.long)
         new = copy.copy(self)
@@ -96,7 +136,7 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
         if label_map is not None:
             targets = [label_map[target] for target in targets]
             old = {label: original for original, label in label_map.items()}
-            new.classes = tuple(self.classes[old[label]] for label in sorted(old))
+            new.classes = tuple(classes or (self.classes[old[label]] for label in sorted(old)))
         new.targets = targets
         new._labels = torch.tensor(targets, dtype=torch.long)
         return new
@@ -138,6 +178,11 @@ class TensorImages(Images):
     def raw_batch(self, indices: Sequence[int]) -> Tensor:
         """Images (B, 1 or 3, H, W)."""
         return self.data[list(indices)]
+
+    @property
+    def text(self) -> str:
+        """As of any, resized whole."""
+        return "" if self.transform is None else self.transform.text(whole=True)
 
     def _select(self, chosen: Tensor) -> None:
         self.data = self.data[chosen]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,14 @@ class ItemImages(Images):
 
     def raw(self, index: int) -> Tensor:
         """Image `index`, read now; raises `DataError` when it cannot be read or has another size."""
+        return self._read(index, self._pixels)
+
+    def shown(self, index: int) -> Tensor:
+        """The same, where the transform augments pictures changed at random at its own size."""
+        augments = self.transform is not None and self.transform.augments_pictures
+        return self._read(index, self._augmented) if augments else self.raw(index)
+
+    def _read(self, index: int, prepare: Callable[[Any, int], Tensor]) -> Tensor:
         source = self._indices[index]
         try:
             item = self.base[source][0]
@@ -57,7 +65,7 @@ class ItemImages(Images):
             reason = " ".join(str(error).split())
             file = f"{self._files[source]}: " if self._files is not None and self._files[source] not in reason else ""
             raise DataError(f"{self.name}: image {source} cannot be read ({file}{reason})") from error
-        pixels = self._pixels(item, source)
+        pixels = prepare(item, source)
         return pixels if self._corruption is None else self._corruption(pixels[None], [source])[0]
 
     def raw_batch(self, indices: Sequence[int]) -> Tensor:
@@ -95,6 +103,10 @@ class ItemImages(Images):
             wanted = wanted_sides(self.transform)
             raise DataError(f"{where} is {sides(pixels)}, but the backbone takes {wanted}; resize it")
         return pixels
+
+    def _augmented(self, item: Any, source: int) -> Tensor:
+        assert self.transform is not None
+        return self.transform.augmented(item_pixels(item, self._where(source), self.white))
 
     def _find_white(self) -> float | None:
         """What white is in a data set of floats: 1 or 255, from a few images; None for other types."""

@@ -35,6 +35,10 @@ class Labelled(Protocol):
         """The classes' names."""
 
     @property
+    def numbered(self) -> bool:
+        """Whether all parts number their classes alike, so that a class may be absent from one."""
+
+    @property
     def skipped(self) -> Sequence[str]:
         """Names of the unreadable training files met so far."""
 
@@ -46,8 +50,14 @@ class Labelled(Protocol):
     def plain(self) -> Labelled:
         """The same without augmentation."""
 
-    def subset(self, indices: Sequence[int], label_map: Mapping[int, int] | None = None, name: str = "") -> Labelled:
-        """The items at `indices`, under the labels that `label_map` gives to the old ones."""
+    def subset(
+        self,
+        indices: Sequence[int],
+        label_map: Mapping[int, int] | None = None,
+        name: str = "",
+        classes: Sequence[str] | None = None,
+    ) -> Labelled:
+        """The items at `indices`, under the labels that `label_map` gives to the old ones, and the names `classes`."""
 
     def describe(self) -> dict[str, Any] | None:
         """How items are shown, in plain types."""
@@ -95,7 +105,7 @@ def check_distinct(train: Images, test: Images) -> None:
     )
     ours, theirs = train.files, test.files
     if ours is not None and theirs is not None:
-        shared = sorted({os.path.realpath(file) for file in ours} & {os.path.realpath(file) for file in theirs})
+        shared = sorted(set(_real(ours)) & set(_real(theirs)))
         if shared:
             raise DataError(
                 f"{train.name} and {test.name}: {len(shared)} files are in both, first {shared[0]}; {remedy}"
@@ -108,6 +118,38 @@ def check_distinct(train: Images, test: Images) -> None:
         return
     if same:
         raise DataError(f"{train.name} and {test.name} are the same {len(train)} samples; {remedy}")
+
+
+def check_apart(tasks: Sequence[tuple[str, Labelled, Labelled]]) -> None:
+    """Raise `DataError` when a file that one of the (name, training part, test part) trains on is in another's parts."""
+    owner: dict[str, str] = {}
+    for name, train, _ in tasks:
+        for file in _real(_files(train)):
+            if owner.setdefault(file, name) != name:
+                raise DataError(f"{file} is trained on in {owner[file]!r} and in {name!r}; give them different data")
+    for name, _, test in tasks:
+        for file in _real(_files(test)):
+            if owner.get(file, name) != name:
+                raise DataError(
+                    f"{file} is trained on in {owner[file]!r} and tested on in {name!r}; give them other data"
+                )
+
+
+def _files(data: Labelled) -> list[str]:
+    return (data.files or []) if isinstance(data, Images) else []
+
+
+def _real(files: Sequence[str]) -> list[str]:
+    """What `os.path.realpath` gives, at a look per file: folders are resolved once."""
+    folders: dict[str, str] = {}
+    found = []
+    for file in files:
+        folder, name = os.path.split(file)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        path = os.path.join(folders[folder], name)
+        found.append(os.path.realpath(path) if os.path.islink(path) else path)
+    return found
 
 
 def as_labelled(dataset: Any) -> Labelled:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from mtpeft.errors import DataError
 
@@ -56,6 +57,13 @@ def read_values(path: Path) -> Array:
         turned = ImageOps.exif_transpose(image)
         values = np.asarray(turned)
     return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def decoder() -> str:
+    """What reads pictures: Pillow and its JPEG library, with their versions."""
+    turbo = features.version_feature("libjpeg_turbo") if features.check_feature("libjpeg_turbo") else None
+    jpeg = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
+    return f"Pillow {PIL.__version__} ({jpeg})"
 
 
 def file_type(path: str | Path) -> str:

@@ -11,9 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtpeft.data.reading import read_picture
-from mtpeft.data.torchvision_sources import build_torchvision, check_arguments, one_line
+from mtpeft.data.hugging_face import hugging_face
+from mtpeft.data.layouts import LAYOUTS
+from mtpeft.data.layouts.folders import read_folders
+from mtpeft.data.list_file import list_file
+from mtpeft.data.picture_files import PictureFiles, part_of
+from mtpeft.data.stand_ins import CLASSES, made_up
+from mtpeft.data.torchvision_sources import build_torchvision, check_arguments
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
+from mtpeft.options import Share, WholeNumber, check_options
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -41,10 +47,22 @@ def dataset_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def dataset_options(name: str) -> list[str]:
+    """The options of a registered data set, or of one of torchvision that can be made up; none for another name."""
+    stood_in = ["generated"] if _can_be_made_up(name) else []
+    return [*stood_in, *(inspect.signature(_REGISTRY[name]).parameters if name in _REGISTRY else ())]
+
+
+def _can_be_made_up(name: Any) -> bool:
+    """Whether the classes of a published data set are known without its files."""
+    return name in LAYOUTS or name in CLASSES
+
+
 def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
     """The data set that `config` describes: `type` is a registered name or `torchvision.NAME`, the rest its arguments.
 
-    How a torchvision class gets its part is said in `mtpeft.data.torchvision_sources`.
+    How a torchvision class gets its part is said in `mtpeft.data.torchvision_sources`. `generated` images of noise of each
+    class take the place of a published data set's files, which nothing looks for then: for plans.
     Raises `UnknownNameError` for the type, `ConfigError` for an argument it does not take, `DataError` when the data
     are missing or damaged.
     """
@@ -52,12 +70,19 @@ def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
     kind = arguments.pop("type", None)
     if kind is None:
         raise ConfigError(f"a data set needs a key 'type', got only {sorted(arguments)}")
+    generated = arguments.pop("generated", 0) if _can_be_made_up(kind) else 0
     if str(kind).startswith("torchvision."):
+        if generated:
+            return made_up(str(kind), arguments, train, generated)
         return build_torchvision(str(kind), train, arguments)
     if kind not in _REGISTRY:
         raise UnknownNameError("data set", kind, [*_REGISTRY, "torchvision.CIFAR100"], "key data.type")
     factory = _REGISTRY[kind]
     check_arguments(str(kind), inspect.signature(factory).parameters, arguments, exclude={"train"})
+    if kind in _TYPED:
+        arguments = check_options(f"data set {kind!r}", factory, arguments, given=("train",), section="data")
+    if generated:
+        return made_up(str(kind), arguments, train, generated)
     return factory(train=train, **arguments)
 
 
@@ -76,18 +101,31 @@ def _digits(train: bool) -> Any:
 
 
 @register_dataset("ImageFolder")
-def _image_folder(train: bool, root: str) -> Any:
-    """`root` holds train/ and test/ (or val/), each with one folder of images per class."""
-    from torchvision.datasets import ImageFolder
+def _image_folder(train: bool, root: str, test_share: Share | None = None, split_seed: WholeNumber = 0) -> PictureFiles:
+    """`root` holds train/ and test/ (or val/), each with one folder of images per class.
 
+    With `test_share` it holds the folders of classes itself: that share of each, drawn by `split_seed`, is the test part.
+    """
+    if test_share is not None:
+        whole = read_folders(Path(root), "ImageFolder")
+        kept = part_of(whole.targets, test_share, split_seed, train)
+        return PictureFiles([whole.samples[index] for index in kept], whole.classes)
     choices = ["train"] if train else ["test", "val"]
     for part in choices:
         if (Path(root) / part).is_dir():
-            try:
-                return ImageFolder(str(Path(root) / part), loader=read_picture)
-            except (OSError, RuntimeError) as error:
-                raise DataError(f"ImageFolder {Path(root) / part}: {one_line(error)}") from error
-    raise DataError(f"ImageFolder {root}: no folder {' or '.join(choices)} in it; it must hold one folder per class")
+            return read_folders(Path(root) / part, "ImageFolder")
+    raise DataError(
+        f"ImageFolder {root}: no folder {' or '.join(choices)} in it; it must hold one folder per class. Where it holds "
+        "those of the classes itself, give data.test_share"
+    )
+
+
+register_dataset("ListFile")(list_file)
+register_dataset("hf")(hugging_face)
+for _name, _layout in LAYOUTS.items():
+    register_dataset(_name)(_layout.build)
+#: the data sets of this package whose arguments are checked by their annotations
+_TYPED = {"ImageFolder", "ListFile", "hf", *LAYOUTS}
 
 
 def read_targets(dataset: Any, name: str) -> list[int]:

@@ -5,28 +5,41 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from mtpeft.data.classes import same_classes
 from mtpeft.data.labelled import Labelled
-from mtpeft.errors import ConfigError, DataError
+from mtpeft.errors import ConfigError, DataError, UnknownNameError
+
+RNGS = ("torch", "numpy")
 
 
 def common_classes(train: Labelled, test: Labelled) -> dict[int, int]:
-    """{label that occurs in training: label of the same class in test}, ascending; classes are matched by name.
+    """{label in training: label of the same class in test}, ascending; classes are matched by name.
 
+    They are those that occur, and of data sets whose publisher numbered the classes alike in all parts, all of them.
     Raises `DataError` that names the classes each part lacks.
     """
-    return same_classes(occurring(train), occurring(test), train.name, test.name)
+    return same_classes(classes_of(train), classes_of(test), train.name, test.name)
 
 
-def occurring(data: Labelled) -> dict[int, str]:
-    """{label: class name} of the classes that have an item, ascending."""
-    return {label: data.classes[label] for label in sorted(set(data.targets))}
+def classes_of(data: Labelled) -> dict[int, str]:
+    """{label: class name}, ascending, of the classes that have an item, or of all where they are `numbered`."""
+    labels = range(len(data.classes)) if data.numbered else sorted(set(data.targets))
+    return {label: data.classes[label] for label in labels}
 
 
-def class_order(classes: tuple[int, ...], order: Sequence[int] | None, seed: int | None) -> tuple[int, ...]:
-    """The classes as `order` has them, else shuffled by `seed`, else as they are."""
+def class_order(
+    classes: tuple[int, ...], order: Sequence[int] | None, seed: int | None, rng: str = "torch"
+) -> tuple[int, ...]:
+    """The classes as `order` has them, else shuffled by `seed`, else as they are.
+
+    `rng` is the generator that shuffles: "torch", or "numpy" for the orders of published streams, which are those of
+    `numpy.random.seed(seed)` and `numpy.random.permutation`.
+    """
+    if rng not in RNGS:
+        raise UnknownNameError("generator", rng, RNGS, "key stream.order_rng")
     if order is not None and seed is not None:
         raise ConfigError("give order or order_seed, not both")
     if order is not None:
@@ -41,8 +54,11 @@ def class_order(classes: tuple[int, ...], order: Sequence[int] | None, seed: int
         return tuple(int(label) for label in order)
     if seed is None:
         return classes
-    shuffled = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))
-    return tuple(classes[position] for position in shuffled.tolist())
+    if rng == "numpy":
+        shuffled = np.random.RandomState(seed).permutation(len(classes)).tolist()
+    else:
+        shuffled = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed)).tolist()
+    return tuple(classes[position] for position in shuffled)
 
 
 def task_sizes(classes: int, num_tasks: int | None, classes_per_task: int | Sequence[int] | None) -> list[int]:

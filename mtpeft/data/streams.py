@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mtpeft.data.classes import same_classes
-from mtpeft.data.corruptions import build_corruption
+from mtpeft.data.domains import corrupted_domains, own_domains
 from mtpeft.data.images import Images
 from mtpeft.data.labelled import Labelled, as_labelled, build_labelled_parts
-from mtpeft.data.splits import class_order, common_classes, occurring, sample, task_sizes
+from mtpeft.data.splits import class_order, classes_of, common_classes, sample, task_sizes
 from mtpeft.data.transforms import Augment
 from mtpeft.errors import ConfigError, DataError, UnknownNameError, nearest
 
@@ -132,10 +132,10 @@ def task_incremental(train: Any, test: Any, **options: Any) -> Stream:
     """Split the classes of one data set into tasks with labels 0..k-1 each.
 
     Give `num_tasks` or `classes_per_task`: a divisor of the number of classes, or the number of classes of each task as a
-    list. The classes come in the order `order` (a permutation of the source's labels), else shuffled by `order_seed`,
-    else ascending. `train_per_class` and `test_per_class` keep that many items of each class, drawn by `subset_seed`;
-    every task has the head `head`. `train` and `test` are `Images`, `Clips`, or torchvision-style data sets that give
-    tensors. Raises `DataError`, with the numbers, when any of this cannot be.
+    list. The classes come in the order `order` (a permutation of the source's labels), else shuffled by `order_seed` and
+    `order_rng` (see `class_order`), else ascending. `train_per_class` and `test_per_class` keep that many items of each
+    class, drawn by `subset_seed`; every task has the head `head`. `train` and `test` are `Images`, `Clips`, or
+    torchvision-style data sets that give tensors. Raises `DataError`, with the numbers, when any of this cannot be.
     """
     return _split_classes("task_incremental", train, test, **options)
 
@@ -159,8 +159,8 @@ def domain_incremental(
     for name, train_source, test_source in domains:
         train, test = as_labelled(train_source), as_labelled(test_source)
         in_test = common_classes(train, test)
-        names = names or occurring(train)
-        found = same_classes(names, occurring(train), f"domain {domains[0][0]!r}", f"domain {name!r}")
+        names = names or classes_of(train)
+        found = same_classes(names, classes_of(train), f"domain {domains[0][0]!r}", f"domain {name!r}")
         place = {found[label]: position for position, label in enumerate(names)}
         place_in_test = {in_test[label]: position for label, position in place.items()}
         kept_train = sample(train, list(place), train_per_class, subset_seed)
@@ -172,31 +172,14 @@ def domain_incremental(
     return Stream("domain_incremental", tuple(tasks), tuple(names), tuple(names.values()), settings)
 
 
-def corrupted_domains(
-    train: Images, test: Images, domains: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, Images, Images]]:
-    """One domain per config of `build_corruption`, such as `dict(type="rotation", degrees=30)`; `name` may be added."""
-    made = []
-    for config in domains:
-        arguments = dict(config)
-        values = [str(value) for key, value in arguments.items() if key not in ("type", "name")]
-        name = arguments.pop("name", None) or "_".join([str(arguments.get("type")), *values]).replace(".", "p")
-        corruption = build_corruption(arguments)
-        if corruption is None:
-            made.append((name, train, test))
-        else:
-            made.append((name, train.corrupted(corruption), test.corrupted(corruption)))
-    return made
-
-
 def build_stream(
     config: Mapping[str, Any], data_config: Mapping[str, Any], augment: Mapping[str, Any] | Augment | None = None
 ) -> Stream:
     """The stream of a recipe: `dict(type="task_incremental", data=dict(type="FashionMNIST"), num_tasks=5, ...)`.
 
-    `data.type` is an image data set or one of VIDEO_DATASETS. A domain-incremental stream, of images alone, has
-    `domains`, a list for `corrupted_domains`, instead of a split. The other keys are the options of the function named
-    by `type`. `data_config` is the backbone's (timm's `resolve_model_data_config`).
+    `data.type` is an image data set or one of VIDEO_DATASETS. A domain-incremental stream has `domains` instead of a split:
+    {name: keys of its own data}, which change those of `data`, or, of images, a list for `corrupted_domains`. The other keys
+    are the options of the function named by `type`. `data_config` is the backbone's (timm's `resolve_model_data_config`).
     """
     options = dict(config)
     kind = options.pop("type", None)
@@ -206,6 +189,10 @@ def build_stream(
     for key in options:
         if key not in known | {"data"}:
             raise ConfigError(f"stream {kind!r} takes no key {key!r}.{nearest(str(key), known | {'data'})}")
+    domains = options.pop("domains", None) if kind == "domain_incremental" else None
+    if isinstance(domains, Mapping):
+        own = own_domains(domains, options.pop("data", {}), data_config, augment)
+        return domain_incremental(own, **options)
     if "data" not in options:
         raise ConfigError(f"stream {kind!r} needs the key 'data', such as data=dict(type='FashionMNIST')")
     data = options.pop("data")
@@ -214,7 +201,12 @@ def build_stream(
         return _split_classes(kind, train, test, **options)
     if not (isinstance(train, Images) and isinstance(test, Images)):
         raise ConfigError(f"a domain_incremental stream has corrupted images for domains; {data['type']!r} gives clips")
-    return domain_incremental(corrupted_domains(train, test, options.pop("domains", ())), **options)
+    if not isinstance(domains, list | tuple) or not domains:
+        raise ConfigError(
+            "a domain_incremental stream needs `domains`: {name: keys of its data}, or a list of corruptions, such as "
+            "[dict(type='rotation', degrees=30)]"
+        )
+    return domain_incremental(corrupted_domains(train, test, domains), **options)
 
 
 def _check_head(task: str, head: Any) -> None:
@@ -232,7 +224,7 @@ KINDS = ("class_incremental", "task_incremental", "domain_incremental")
 #: streams whose tasks are known at test time, so that each can have a head and weights of its own
 TASK_KNOWN = ("task_incremental", "dense_incremental")
 _SUBSET_OPTIONS = {"train_per_class", "test_per_class", "subset_seed"}
-_SPLIT_OPTIONS = {"num_tasks", "classes_per_task", "order", "order_seed", "head"}
+_SPLIT_OPTIONS = {"num_tasks", "classes_per_task", "order", "order_seed", "order_rng", "head"}
 
 
 def _split_classes(
@@ -244,6 +236,7 @@ def _split_classes(
     classes_per_task: int | Sequence[int] | None = None,
     order: Sequence[int] | None = None,
     order_seed: int | None = None,
+    order_rng: str = "torch",
     train_per_class: int | None = None,
     test_per_class: int | None = None,
     subset_seed: int = 0,
@@ -251,7 +244,7 @@ def _split_classes(
 ) -> Stream:
     train, test = as_labelled(train), as_labelled(test)
     in_test = common_classes(train, test)
-    classes = class_order(tuple(in_test), order, order_seed)
+    classes = class_order(tuple(in_test), order, order_seed, order_rng)
     sizes = task_sizes(len(classes), num_tasks, classes_per_task)
     place = {label: position for position, label in enumerate(classes)}
     tasks = []
@@ -273,6 +266,7 @@ def _split_classes(
         )
     settings = {
         "order_seed": order_seed,
+        **({} if order_rng == "torch" else {"order_rng": order_rng}),
         "train_per_class": train_per_class,
         "test_per_class": test_per_class,
         "subset_seed": subset_seed,

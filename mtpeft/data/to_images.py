@@ -39,17 +39,21 @@ def to_images(
     """Any torchvision-style data set as `Images` for the backbone of this data configuration (`build_transform`).
 
     A data set with uint8 `data` of one size, which its items show as they are, is resized once, whole, and kept in memory
-    (N x H x W bytes per channel); others are read image by image, resized and centre-cropped as timm does. `augment`
-    acts only when `train` is true. Raises `DataError` for an empty data set, for a label out of range, and for items that
-    are not (image, label) with the label that `targets` has.
+    (N x H x W bytes per channel); others are read image by image, resized and centre-cropped as timm does, as are all
+    where `data_config` says `crop_arrays`, and training images whose `augment` changes pictures. `augment` acts only when
+    `train` is true. Raises `DataError` for an empty data set, for a label out of range, and for items that are not
+    (image, label) with the label that `targets` has.
     """
     transform = build_transform(data_config, train, augment)
     name = name or type(dataset).__name__
     targets = read_targets(dataset, name)
     classes = read_class_names(dataset, targets, name)
     data = read_pixels(dataset)
-    if not _as_told(dataset, targets, data, name) or data is None:
-        return ItemImages(name, dataset, targets, classes, transform)
+    one_by_one = transform.augments_pictures or data_config.get("crop_arrays", False)
+    if not _as_told(dataset, targets, data, name) or data is None or one_by_one:
+        images = ItemImages(name, dataset, targets, classes, transform)
+        images.numbered = getattr(dataset, "numbered", False)
+        return images
     resized = torch.cat([transform.resize(part) for part in data.split(CHUNK)]) if len(data) else data
     return TensorImages(name, resized, targets, classes, transform)
 

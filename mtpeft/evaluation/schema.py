@@ -77,6 +77,7 @@ RESULTS: dict[str, Any] = {
         "mean": [NUMBER],
         "std": [NUMBER],
         "interpolation": TEXT,
+        "images?": {"train": TEXT, "test": TEXT, "decoder?": TEXT},
         "video?": {"decoder": TEXT, "sampling": TEXT, "frames": POSITIVE, "skipped?": COUNT, "readers?": MapOf(COUNT)},
     },
     "scenario": one_of("task_incremental", "class_incremental", "domain_incremental", "dense_incremental"),
@@ -101,6 +102,7 @@ RESULTS: dict[str, Any] = {
     "confusion?": [{"task": TEXT, "classes": [TEXT], "rows": [COUNT], "counts": [[COUNT]]}],
     "pictures?": TEXT,
     "continued?": [{"step": COUNT, "key": TEXT, "old": PLAIN, "new": PLAIN}],
+    "feature_cache?": {"features": TEXT, "row_bytes": POSITIVE, "images": POSITIVE},
     "measures": [
         {"name": TEXT, "title": TEXT, "value": VALUE, "unit": TEXT, "formula": TEXT, "source": TEXT, "reason": TEXT}
     ],
@@ -111,6 +113,23 @@ RESULTS: dict[str, Any] = {
         "buffers": COUNT,
         "backbone": COUNT,
         "trainable_per_task": MapOf(COUNT),
+        "rule": TEXT,
+    },
+    "memory?": {
+        "backbone": COUNT,
+        "optimizer": TEXT,
+        "precision": TEXT,
+        "per_task": MapOf(
+            {
+                "trained": COUNT,
+                "method": COUNT,
+                "head": COUNT,
+                "gradients": COUNT,
+                "optimizer": COUNT,
+                "activations": COUNT,
+                "fixed": INTEGER,
+            }
+        ),
         "rule": TEXT,
     },
     "frozen": {"fingerprint_before": TEXT, "fingerprint_after": TEXT, "unchanged": FLAG},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtpeft.data.video.sampling import build_sampling
-from mtpeft.errors import UnknownNameError
+from mtpeft.errors import ConfigError, UnknownNameError
 from mtpeft.evaluation import read
 from mtpeft.exports.export import Adapters, To, export
 from mtpeft.exports.facts import Facts
@@ -39,7 +39,7 @@ def export_run(
         to=to,
         path=path,
         adapters=adapters,
-        frames=_frames(chosen[0]),
+        frames=_frames(chosen),
         facts=_facts(run, chosen),
         force=force,
     )
@@ -53,8 +53,19 @@ def _chosen(run: LoadedRun, names: Sequence[str] | None) -> list[ModelTask]:
     return [known[name] for name in names or known]
 
 
-def _frames(task: ModelTask) -> int | None:
-    return build_sampling(task.input["sampling"]).frames if task.input["shows"] == "clips" else None
+def _frames(chosen: Sequence[ModelTask]) -> int | None:
+    """Those of a clip, None for images; `ConfigError` for tasks of both."""
+    shown = [task.input for task in chosen]
+    found = {build_sampling(one["sampling"]).frames if one["shows"] == "clips" else None for one in shown}
+    if len(found) > 1:
+        raise ConfigError(
+            f"tasks of images or clips of different lengths do not go into one graph: name one kind ({_names(chosen)})"
+        )
+    return found.pop()
+
+
+def _names(chosen: Sequence[ModelTask]) -> str:
+    return ", ".join(task.name for task in chosen)
 
 
 def _facts(run: LoadedRun, chosen: Sequence[ModelTask]) -> Facts:
@@ -79,16 +90,24 @@ def _shown(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(recipe: Mapping[str, Any], task: str) -> str:
-    """The names of data sets in the recipe's stream, or of the task in a joint run."""
-    place = recipe["stream"] if "stream" in recipe else recipe["tasks"][task]
-    return ", ".join(dict.fromkeys(_types(place.get("data")))) or str(recipe["name"])
+    """The names of the data sets that the recipe names for a task, else the recipe's own name."""
+    own = recipe.get("tasks", {}).get(task, {})
+    places = (
+        own.get("data") if isinstance(own, Mapping) else None,
+        recipe.get("data"),
+        recipe.get("stream", {}).get("data"),
+    )
+    return ", ".join(next((names for place in places if (names := _types(place))), [recipe["name"]]))
 
 
 def _types(section: Any) -> list[str]:
+    """The type of a data set, or those of several."""
     if isinstance(section, Mapping):
-        own = [section["type"]] if isinstance(section.get("type"), str) else []
-        return own + [name for value in section.values() for name in _types(value)]
-    return [name for value in section for name in _types(value)] if isinstance(section, (list, tuple)) else []
+        if name := section.get("type", section.get("name")):
+            return [str(name)]
+        section = list(section.values())
+    found = [name for part in section for name in _types(part)] if isinstance(section, (list, tuple)) else []
+    return list(dict.fromkeys(found))
 
 
 def _figures(results: Mapping[str, Any], chosen: Sequence[ModelTask]) -> tuple[str, ...]:

@@ -29,9 +29,7 @@ def new_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator[Pa
         target.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         yield made
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(made, 0o777 & ~umask)
+        _open_to_others(made)
         _replace(made, target)
     except OSError as error:
         raise MtpeftError(
@@ -53,6 +51,15 @@ def _check(target: Path, force: bool) -> None:
         raise ConfigError(f"{target} is not empty; give another folder, or --force to replace an earlier export")
     if not (target / EXPORT).is_file():
         raise ConfigError(f"{target} is no export (it has no {EXPORT}), so it is not replaced; give another folder")
+
+
+def _open_to_others(made: Path) -> None:
+    """Give the folder and its files the rights of new ones: temporary folders and safetensors are for their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(made, 0o777 & ~umask)
+    for file in made.iterdir():
+        os.chmod(file, 0o666 & ~umask)
 
 
 def _replace(made: Path, target: Path) -> None:

@@ -44,12 +44,13 @@ def from_peft(folder: str | Path, backbone: str | nn.Module, *, task: str = "def
     _check(config, folder)
     model: Any = create_backbone(backbone) if isinstance(backbone, str) else backbone
     products = _products(tensors, folder)
-    sites = _sites(Anatomy(model), products, folder)
+    anatomy = Anatomy(model)
+    sites = _sites(anatomy, products, folder)
     scales = {path: _scale(config, path, a.shape[0]) for path, (a, _) in products.items()}
     rank = max(a.shape[0] for a, _ in products.values())
     common = len(set(scales.values())) == 1
-    kinds = sorted({site.kind for site in sites.values()})
-    left_out = {s.path for s in Anatomy(model).sites if s.kind in kinds} - products.keys()
+    kinds = sorted({site.kind for site in sites})
+    left_out = {s.path for s in anatomy.sites if s.kind in kinds} - products.keys()
     manager = attach(
         model,
         "lora",
@@ -60,6 +61,10 @@ def from_peft(folder: str | Path, backbone: str | nn.Module, *, task: str = "def
         dropout=float(config.get("lora_dropout") or 0.0),
     )
     try:
+        if {site.key for site in manager.methods[0].selected} != {site.key for site in sites}:
+            raise ConfigError(
+                f"{folder} adapts a layer as a whole and another by rows of the same kind, which 'lora' cannot"
+            )
         _add_head(manager, tensors, task, folder)
         _copy(manager, task, products, dict.fromkeys(scales, 1.0) if common else scales, folder)
     except Exception:
@@ -111,20 +116,20 @@ def _products(tensors: Mapping[str, torch.Tensor], folder: Any) -> dict[str, tup
     return {path: (pair["A"], pair["B"]) for path, pair in found.items()}
 
 
-def _sites(anatomy: Anatomy, products: Mapping[str, Any], folder: Any) -> dict[str, Site]:
-    """The site of every layer; its rows are all of the layer's."""
-    whole = {site.path: site for site in anatomy.sites if site.rows is None and site.matrix and not site.bypassed}
+def _sites(anatomy: Anatomy, products: Mapping[str, Any], folder: Any) -> list[Site]:
+    """The sites of every layer: one that is all of it, or those of its rows, as k and v of a fused kv."""
+    found: list[Site] = []
+    name = type(anatomy.backbone).__name__
     for path, (a, b) in products.items():
-        if path not in whole:
-            raise ConfigError(
-                f"{folder} adapts {path}, which is no linear layer of {type(anatomy.backbone).__name__} that LoRA acts on"
-            )
-        expected = whole[path].dim_out, whole[path].dim
-        if (b.shape[0], a.shape[1]) != expected:
-            raise ConfigError(
-                f"{folder}: {path} has {(b.shape[0], a.shape[1])} weights, that of this backbone {expected}"
-            )
-    return {path: whole[path] for path in products}
+        own = [site for site in anatomy.sites if site.path == path and site.matrix and not site.bypassed]
+        chosen = [site for site in own if site.rows is None][:1] or own
+        if not chosen:
+            raise ConfigError(f"{folder} adapts {path}, which is no linear layer of {name} that LoRA acts on")
+        given, expected = (b.shape[0], a.shape[1]), (sum(site.dim_out for site in chosen), chosen[0].dim)
+        if given != expected:
+            raise ConfigError(f"{folder}: {path} has {given} weights, that of this backbone {expected}")
+        found += chosen
+    return found
 
 
 def _scale(config: Mapping[str, Any], path: str, rank: int) -> float:
@@ -191,5 +196,6 @@ def _copy(
     for site in attachment.selected:
         module: Any = bank.sites[site.key]
         a, b = products[site.path]
+        b = b if site.rows is None else b[slice(*site.rows)]
         module.lora_A.zero_()[: len(a)] = a.to(module.lora_A)
         module.lora_B.zero_()[:, : len(a)] = (b * scales[site.path]).to(module.lora_B)

@@ -26,7 +26,7 @@ def to_separate(request: Request, folder: Path) -> Written:
     trunk = Trunk(copied(request.manager), tasks)
     mixed = [tasks[position % len(tasks)] for position in range(LARGE)]
     example = [inputs(request.manager, LARGE, frames=request.frames), *trunk.stacked(mixed)]
-    program = program_of(trunk, example, request.what).run_decompositions()
+    program = program_of(trunk, example, request.what)
     write_onnx(program, [IMAGES, *trunk.names], OUTPUT, folder / TRUNK, request.what)
     model = OnnxModel(folder / TRUNK, request.what)
     found = []

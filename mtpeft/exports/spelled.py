@@ -79,7 +79,8 @@ def _convolution(
         part = rows
         for axis, (index, d, s, n) in enumerate(zip(place, spread, steps, size, strict=True), start=3):
             part = part.narrow(axis, index * d, s * (n - 1) + 1)[(slice(None),) * axis + (slice(None, None, s),)]
-        here = weight[(slice(None), slice(None), *place)].unflatten(0, (groups, -1))  # (g, O / g, C / g)
+        at: tuple[Any, ...] = (slice(None), slice(None), *place)
+        here = weight[at].unflatten(0, (groups, -1))  # (g, O / g, C / g)
         product = here @ part.flatten(3)
         total = product if total is None else total + product
     assert total is not None

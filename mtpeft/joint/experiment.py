@@ -7,17 +7,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import timm
-
+from mtpeft.data.dense.row_view import check_fixed_views, common_size
+from mtpeft.data.feature_cache import FeatureCache
 from mtpeft.data.validation import Validation
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
-from mtpeft.evaluation.run_facts import device_name, run_facts
+from mtpeft.evaluation.run_facts import device_name, memory_facts, run_facts
 from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.joint import evaluation
 from mtpeft.joint.conflict import gradient_conflict
 from mtpeft.joint.data import JointData, build_loader
-from mtpeft.joint.distributed import average_buffers, gather, rank, start, world
 from mtpeft.joint.hooks import CurveHook, EvaluateHook, LossCurve, RateHook, StateHook
 from mtpeft.joint.loop import build_runner
 from mtpeft.joint.model import JointModel
@@ -31,11 +30,15 @@ from mtpeft.manager.attach import resolve_methods
 from mtpeft.options import NotNegative, Section, WholeNumber, check_options
 from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
+from mtpeft.runs.distributed import any_of, average_buffers, first, rank, start, world
+from mtpeft.runs.feature_cache import CacheSection, cache_facts, fill, precision_of
 from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.input import data_config, read_input
 from mtpeft.runs.logs import Logs, check_visualizer
 from mtpeft.runs.machine import described, fit, matrix_products
 from mtpeft.runs.model_folder import BEST, MODEL, ModelTasks, save_model
 from mtpeft.runs.progress import Progress
+from mtpeft.runs.published import check_published
 from mtpeft.runs.setup import Setup
 from mtpeft.runs.threads import set_threads
 from mtpeft.runs.update import NonFiniteLossError, Update
@@ -58,23 +61,26 @@ class JointExperiment:
         backbone = BackboneSection.read(top.section("backbone"))
         method, sharing = top.take("method"), top.take("sharing", None)
         data, transforms = top.section("data").values, top.section("transforms")
+        given = read_input(top.section("input"), dense=True)
         tasks, head = top.take("tasks"), top.take("head", None)
         self.training = Training.read(top.section("training"))
         validation = Validation.of(top.take("validation", None), self.name, "validation")
         sampler, weighting = top.section("sampler").values, top.section("weighting").values
-        self.reference = top.take("single_task", None)
+        self.reference, published = top.take("single_task", None), top.take("published", None)
         backends = check_visualizer(top.take("visualizer", []), self.name)
         self.logs = Logs(backends if rank() == 0 else [], recipe)
         self.pictures = top.take("pictures", 3, WholeNumber)
         self.conflict_batches = top.take("gradient_conflict", 4, WholeNumber)
+        cache = CacheSection.read(top)
         top.finish()
         set_threads(self.training.threads, self.training.workers)
         resolve_methods(method, sharing)
         sections = self._sections(tasks, head)
+        check_published(published, ["delta", *sections], self.name)
         self.single_task = single_task_values(self.reference, list(sections))
         setup.seed_all()
         model, self.backbone_name = backbone.create(), backbone.name
-        self.data_config = timm.data.resolve_model_data_config(model)
+        self.data_config = data_config(model, given)
         views = {split: transforms.take(split, []) for split in ("train", "val")}
         transforms.finish()
         mean, std = self.data_config["mean"], self.data_config["std"]
@@ -94,6 +100,7 @@ class JointExperiment:
         self.model = JointModel(self.manager, kinds, build_weighting(weighting, weights, discrete), self.seed)
         self.model.to(self.device)
         fit(self.manager, self.training, self.training.batch_size // world(), self.progress.message)
+        self.features = self._features(cache)
         self.model.needs_two = self._need_two()
         self.optim_wrapper = self._optim_wrapper()
         self.sampler = self._sampler(sampler)
@@ -111,8 +118,7 @@ class JointExperiment:
         """
         self.folder, self.stop = folder, stop
         self.progress.message(described(self.device))
-        saved = None if folder is None else folder.saved()
-        state = gather(saved)[0]
+        state = first(None if folder is None else folder.saved())
         if state is None:
             self.data.check_first()
         else:
@@ -130,6 +136,10 @@ class JointExperiment:
             }
             folder.log("start" if state is None else "resume", **values)
             self.logs.open(folder.path)
+        if self.features is not None:
+            filled = fill(self.features, self.data.all_views, self.progress, self.training.workers)
+            if folder is not None:
+                folder.log("features", **filled)
         if state is not None:
             self.progress.message(f"resuming at step {self.model.step + 1} of {self.training.steps}")
         if self.model.needs_two and not self.manager.single_pass:
@@ -182,11 +192,9 @@ class JointExperiment:
         kept = "there is no checkpoint yet" if state is None else f"the checkpoint of step {state['step']} is kept"
         return f"{error}; {kept}: lower training.optimizer.lr or set training.clip"
 
-    def stopping(self, due: bool) -> bool:
-        """Whether to stop after this step. Several processes agree where a checkpoint is due only."""
-        if world() == 1:
-            return self.stop()
-        return due and any(gather(self.stop()))
+    def stopping(self) -> bool:
+        """Whether to stop after this step: all processes, when one of them is asked to."""
+        return any_of(self.stop())
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Evaluate on the test part; an entry of the history.
@@ -194,7 +202,7 @@ class JointExperiment:
         Where there are validation data, those held out of the training part, keeps the weights with the best delta on them.
         """
         self.progress.message(f"step {step}: evaluating")
-        average_buffers(self.model)
+        average_buffers(self.model.buffers())
         values = evaluation.evaluate(self.model, self.data, self.training.eval_batch_size, self.device)
         delta = evaluation.delta(self.model, values, self.single_task)
         entry = {"step": step, "values": values, "delta": delta}
@@ -235,7 +243,9 @@ class JointExperiment:
         results = {
             **run_facts(self),
             **self.folder.facts,
+            **cache_facts(self.features, sum(len(view) for view in self.data.all_views)),
             **summarise(self.model, self.data, self.history),
+            "memory": memory_facts(self, self.data.shapes),
             "single_task": self.single_task,
             "best": self.best,
             "gradient_conflict": conflict,
@@ -312,6 +322,23 @@ class JointExperiment:
         if not used:
             raise ConfigError(f"recipe {self.name}: the key head has no effect, every task has a head of its own")
         return found
+
+    def _features(self, section: CacheSection | None) -> FeatureCache | None:
+        """The cache a recipe asks for, the data set's views with rows for images."""
+        if section is None:
+            return None
+        views = self.data.all_views
+
+        def check() -> tuple[int, int]:
+            check_fixed_views(self.data.train)
+            return common_size(views)
+
+        cache = section.open(
+            self.manager, self.training, check, sum(len(view) for view in views), self.progress.message
+        )
+        if cache is not None:
+            self.data.use_rows(cache, precision_of(self.training, self.device))
+        return cache
 
     def _need_two(self) -> frozenset[str]:
         """The tasks with a batch norm that cannot train on one image; a `ConfigError` where a batch has no more."""

@@ -24,7 +24,9 @@ from mtpeft.report.layout import (
     titled,
 )
 from mtpeft.report.markup import baseline_key
+from mtpeft.report.memory import memory_card
 from mtpeft.report.pictures import of_groups, sentence
+from mtpeft.report.published import published_of_stream
 
 STRIPS_COMPARED = 2  # clips of each task on a page about several methods
 
@@ -53,6 +55,7 @@ def _stream(stream: Stream, number: int, plots: Plots, places: Mapping[int, Path
     """All sections about one stream."""
     cards = [
         card("Methods compared", _headline_note(stream), tables.headline_table(stream)),
+        published_of_stream(stream),
         _accuracy(stream, plots),
         _forgetting(stream, plots),
         _matrices(stream, plots),
@@ -190,7 +193,8 @@ def _parameters(stream: Stream, plots: Plots) -> str:
     chart = charts.parameter_chart(stream, [tables.trainable(group) for group in stream.groups])
     note = "Trained weights of all tasks together, heads not counted."
     note += " Both baselines train none." if stream.baselines else ""
-    return card("Trainable weights", note, plots.place(chart), tables.parameters_table(stream))
+    weights = card("Trainable weights", note, plots.place(chart), tables.parameters_table(stream))
+    return weights + memory_card(stream)
 
 
 def _headline_note(stream: Stream) -> str:

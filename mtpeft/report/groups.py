@@ -159,8 +159,12 @@ def recipe_without_seed(results: Results) -> dict[str, Any]:
 
 
 def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """Recipe keys (seed apart) that are not the same in all groups, with each group's value (`...` where absent)."""
-    flat = [flatten(recipe_without_seed(group.runs[0])) for group in groups]
+    """Recipe keys that are not the same in all groups, with each group's value (`...` where absent).
+
+    Neither the seed nor published values are among them.
+    """
+    recipes = [recipe_without_seed(group.runs[0]) for group in groups]
+    flat = [flatten({key: value for key, value in recipe.items() if key != "published"}) for recipe in recipes]
     keys = sorted(set().union(*flat))
     table = {key: [recipe.get(key, ...) for recipe in flat] for key in keys}
     return {key: row for key, row in table.items() if len({_text(value) for value in row}) > 1}
@@ -238,6 +242,11 @@ def _distinct(groups: list[Group]) -> list[Group]:
     return result
 
 
+def _seen(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """The input of a run as baselines see it: without what augments training images."""
+    return {**shown, **({"images": {**shown["images"], "train": ""}} if "images" in shown else {})}
+
+
 def _baselines(runs: list[Results]) -> list[Baseline]:
     """Both baselines of every backbone and input; runs of one seed share theirs, so equal observations count once.
 
@@ -245,7 +254,7 @@ def _baselines(runs: list[Results]) -> list[Baseline]:
     """
     if runs[0]["scenario"] == "dense_incremental":
         return []
-    backbones = gather(runs, lambda run: json.dumps([run["backbone"], run["input"]], sort_keys=True))
+    backbones = gather(runs, lambda run: json.dumps([run["backbone"], _seen(run["input"])], sort_keys=True))
     result = []
     for members in backbones.values():
         for key, title in BASELINES.items():

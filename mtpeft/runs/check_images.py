@@ -86,15 +86,25 @@ def _data_sets(name: str, stream: Any) -> list[Mapping[str, Any]]:
     """The descriptions of the image data sets of a stream, each once."""
     if not isinstance(stream, Mapping) or stream.get("type") == "dense_incremental":
         raise ConfigError(f"recipe {name}: a stream of dense tasks is checked task by task: mtpeft check-data TASK")
-    tasks = stream.get("tasks")
-    own = [task.get("data") for task in tasks.values()] if isinstance(tasks, Mapping) else []
     found: list[Mapping[str, Any]] = []
-    for data in [stream.get("data"), *own]:
+    for data in _described(stream):
         if isinstance(data, Mapping) and not is_video(data) and data not in found:
             found.append(data)
     if not found:
         raise ConfigError(f"recipe {name}: its stream has no data set of images to check")
     return found
+
+
+def _described(stream: Mapping[str, Any]) -> list[Any]:
+    """What a stream says of each data set: those of its tasks or domains, or its one."""
+    data, tasks, domains = (stream.get(key) for key in ("data", "tasks", "domains"))
+    common = data if isinstance(data, Mapping) else {}
+    if isinstance(tasks, Mapping):
+        own = [task.get("data", data) if isinstance(task, Mapping) else None for task in tasks.values()]
+        return [{**common, **one} if isinstance(one, Mapping) and "type" not in one else one for one in own]
+    if isinstance(domains, Mapping):
+        return [{**common, **own} for own in domains.values() if isinstance(own, Mapping)]
+    return [data]
 
 
 def _check_part(console: Console, part: Images) -> list[str]:

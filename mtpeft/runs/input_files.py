@@ -15,7 +15,7 @@ def input_files(given: Iterable[str | Path], ends: Sequence[str]) -> list[Path]:
     """Files as they are named, whatever they are; of folders those whose name has one of `ends` (lower case).
 
     Each once; hidden ones, those in hidden folders and behind links to folders are left out. Raises `DataError` for a
-    folder that has none.
+    folder that has none or cannot be read.
     """
     found: dict[str, Path] = {}
     for name in given:
@@ -42,8 +42,11 @@ def natural(path: Path) -> list[Any]:
 
 
 def _below(folder: Path, ends: Sequence[str]) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
+
     found = []
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place, name) for name in names if name.lower().endswith(tuple(ends)) and name[0] != "."]
     return sorted(found, key=natural)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from mtpeft.dense.kinds import Kind
+from mtpeft.heads.resize import enlarge
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,22 @@ class Classes:
 
 @dataclass(frozen=True)
 class Map:
-    """A dense task's map of one picture, of the picture's size.
+    """A dense task's map of one picture.
 
-    `output` is the model's, float32 (channels, H, W); `image` the picture, uint8 (H, W, 3); `names` those of the classes,
-    if the task has any.
+    `small` is the model's output where the picture lies, float32 (channels, h, w); `image` the picture, uint8 (H, W, 3);
+    `names` those of the classes, if the task has any. What has the picture's size is made when it is asked for.
     """
 
     task: str
     kind: Kind
     names: tuple[str, ...]
-    output: torch.Tensor
+    small: torch.Tensor
     image: np.ndarray
+
+    @property
+    def output(self) -> torch.Tensor:
+        """The output enlarged to the picture's size, bilinearly: float32 (channels, H, W)."""
+        return enlarge(self.small[None], (self.image.shape[0], self.image.shape[1]))[0]
 
     @property
     def values(self) -> np.ndarray:

@@ -237,13 +237,13 @@ class Predictor:
         return tuple(name for task in tasks for name in task.classes)
 
     def _map(self, name: str, output: torch.Tensor, shown: Shown) -> Map:
-        """The output brought to the picture's own size: what was padded is cut off, the rest enlarged bilinearly."""
+        """The output without what was padded."""
         assert shown.picture is not None and shown.window is not None
         top, left, height, width = shown.window
         rows, columns = shown.x.shape[-2:]
-        whole = enlarge(output[None], (rows, columns))[:, :, top : top + height, left : left + width]
-        sized = enlarge(whole, shown.picture.shape[:2])[0]
-        return Map(name, self._kinds[name], self._tasks[name].classes, sized, shown.picture)
+        whole = enlarge(output[None], (rows, columns))[0]
+        small = whole[:, top : top + height, left : left + width].clone()  # not a view into the whole batch
+        return Map(name, self._kinds[name], self._tasks[name].classes, small, shown.picture)
 
 
 def _place(item: Any, number: int) -> str:

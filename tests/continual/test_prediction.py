@@ -15,6 +15,7 @@ from PIL import Image
 from tiles import Tiles, make_dense
 
 import mtpeft
+from mtpeft.cli.main import main
 from mtpeft.continual.command import evaluate
 from mtpeft.continual.experiment import Experiment
 from mtpeft.data.digits import Digits
@@ -169,7 +170,9 @@ def motion(cache: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("more", [{}, {"views": 2, "crops": 3}, {"sampling": "dense", "stride": 1}])
-def test_clips_are_sampled_as_in_the_run(more: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+def test_clips_are_sampled_as_in_the_run(
+    more: dict[str, Any], cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """From files, and from all frames of a video; views are averaged as evaluation does."""
     data = {"type": "motion", **motion(cache), "frames": 4, "limit": None, **more}
     tasks = {"first": {"classes": ["pan_left", "forward"]}, "second": {"classes": ["reverse", "zoom_in"]}}
@@ -190,6 +193,11 @@ def test_clips_are_sampled_as_in_the_run(more: dict[str, Any], cache: Path, tmp_
     Image.new("RGB", (8, 8)).save(picture)
     with pytest.raises(DataError, match=r"a\.png: an image, and the model takes videos"):
         predictor.predict(picture, "first")
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run"), path, str(picture), "--task", "first", "--format", "csv"]) == 1
+    told = capsys.readouterr()
+    assert told.out.splitlines()[1].startswith(f"{path},first,{by_file[0].name},")  # type: ignore[union-attr]
+    assert "1 of 2 inputs cannot be read" in told.err and "a.png: an image" in told.err
     with pytest.raises(DataError, match=r"input 0: float32 .* a clip is a file, or uint8 frames"):
         predictor.predict(frames.astype(np.float32), "first")
 

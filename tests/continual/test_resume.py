@@ -19,6 +19,7 @@ from mtpeft.errors import CheckpointError
 from mtpeft.runs.state import State
 
 CLASS = {**make_recipe()["stream"], "type": "class_incremental"}
+PICTURES = {"scale": [0.3, 1.0], "auto_augment": "rand-m5-mstd0.5", "re_prob": 0.3, "flip": True}
 RUNS: dict[str, dict[str, Any]] = {
     "shared lora": {},
     "adapters per task": {"method": {"name": "adaptformer", "bottleneck_dim": 4}, "sharing": "per_task"},
@@ -38,6 +39,16 @@ RUNS: dict[str, dict[str, Any]] = {
     "si": {"plugins": [{"type": "SynapticIntelligencePlugin", "si_lambda": 1.0}]},
     "lwf, class-incremental": {"stream": CLASS, "plugins": [{"type": "LwFPlugin", "alpha": 1.0, "temperature": 2.0}]},
     "replay, class-incremental": {"stream": CLASS, "plugins": [{"type": "ReplayPlugin", "mem_size": 20}]},
+    "pictures changed one by one": {"augment": PICTURES},
+    "pictures changed one by one, replay": {
+        "augment": PICTURES,
+        "stream": CLASS,
+        "plugins": [{"type": "ReplayPlugin", "mem_size": 20}],
+    },
+    "mixed labels": {
+        "augment": {"mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1},
+        "stream": {**make_recipe()["stream"], "num_tasks": 1, "train_per_class": 32},
+    },
     "two batches a step, float16": {
         "training": {**make_recipe()["training"], "batch_size": 8, "accumulate": 2, "amp": "float16", "clip": 1.0}
     },
@@ -54,7 +65,7 @@ def test_killed_run_ends_the_same(name: str, tmp_path: Path) -> None:
     for kill_at in (7, 3):  # counted from each start; with coarse checkpoints a start repeats its task
         assert train(recipe, tmp_path / "killed", kill_at)[1] is None
     state = State(tmp_path / "killed" / "checkpoints").read()
-    assert state["position"]["experience"] in (1, 2)
+    assert state["position"]["experience"] in ((1, 2) if name != "mixed labels" else (0,))
     _, resumed = train(recipe, tmp_path / "killed")
     assert resumed is not None
     assert (tmp_path / "killed/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()

@@ -13,7 +13,15 @@ from mtpeft.testing.wrong_values import changed_recipes
 
 RECIPE: dict[str, Any] = make_recipe(
     plugins=[{"type": "EWCPlugin", "ewc_lambda": 1.0}],
-    augment={"flip": True},
+    augment={"flip": True, "scale": [0.5, 1.0], "auto_augment": "rand-m5", "re_prob": 0.1},
+    input={
+        "mean": [0, 0, 0],
+        "std": [1.0, 1.0, 1.0],
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+    },
+    published={"A": {"source": "someone", "values": {"average_accuracy": 80.5}}},
     strips=None,
     device="cpu",
 )

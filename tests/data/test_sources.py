@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtpeft.data.sources import build_dataset, dataset_names, register_dataset
+from mtpeft.data.layouts import LAYOUTS
+from mtpeft.data.sources import _REGISTRY, build_dataset, dataset_names, register_dataset
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
+from mtpeft.options import options_of
+from mtpeft.testing.wrong_values import wrong_values
 
 
 def folders(root: Path, counts: dict[str, dict[str, int]]) -> Path:
@@ -100,3 +103,21 @@ def test_torchvision_errors_become_one_line(tmp_path: Path) -> None:
         build_dataset({"type": "torchvision.SVHN", "root": str(tmp_path), "split": "train"})
     with pytest.raises(DataError, match="no training and test part"):
         build_dataset({"type": "torchvision.EuroSAT", "root": str(tmp_path)})
+
+
+NEEDED: dict[str, dict[str, Any]] = {
+    "VTAB": {"root": "x", "task": "svhn"},
+    "FGVC": {"root": "x", "task": "cub"},
+    "ListFile": {"file": "x.csv"},
+    "hf": {"path": "x"},
+}
+
+
+@pytest.mark.parametrize("name", sorted({"ImageFolder", "ListFile", "hf", *LAYOUTS}))
+def test_options_of_other_types_are_one_line(name: str) -> None:
+    needed = NEEDED.get(name, {"root": "x"})
+    for key, option in options_of(_REGISTRY[name]).items():
+        for value in wrong_values(option.annotation) if key != "train" else ():
+            with pytest.raises(ConfigError, match=key) as caught:
+                build_dataset({"type": name, **needed, key: value})
+            assert "\n" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,14 @@ def write(path: Path, text: str, force: bool = False) -> None:
 
 def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "below" / "out"
+    os.umask(0o022)
     with new_folder(target) as folder:
         (folder / EXPORT).write_text("{}")
+        os.chmod(folder / EXPORT, 0o600)
         assert not target.exists()
     assert [path.name for path in target.iterdir()] == [EXPORT]
     assert [path.name for path in target.parent.iterdir()] == ["out"]
-    assert target.stat().st_mode & 0o444
+    assert oct(target.stat().st_mode)[-3:] == "755" and oct((target / EXPORT).stat().st_mode)[-3:] == "644"
 
 
 def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from conftest import small
 import mtpeft
 from mtpeft.errors import ConfigError
 from mtpeft.exports import graph
+from mtpeft.manager.attach import create_backbone
 from mtpeft.testing import TINY
 from mtpeft.testing.case import Case, clips, images, perturb
 
@@ -27,6 +28,13 @@ BLOCKED = "import sys\nfor name in {blocked}: sys.modules[name] = None\n"
 def _packages() -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
+
+
+def flat(method: Any = "lora", **options: Any) -> Any:
+    """As `small`, of one block: tracing costs as many seconds as there are blocks."""
+    return small(
+        method, backbone=create_backbone("vit_mini_patch4_32", pretrained=False, depth=1, patch_size=8), **options
+    )
 
 
 def stranger(code: str, *blocked: str) -> None:
@@ -46,7 +54,7 @@ def onnx_outputs(file: Path, pictures: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("method", "how"), [("lora", "merged"), ("vpt_deep", "kept")])
 def test_onnx_of_methods_that_fold_and_do_not(method: str, how: str, tmp_path: Path, capfd: Any) -> None:
-    manager = small(method)
+    manager = flat(method)
     written = mtpeft.export(manager, "cars", to="onnx", path=tmp_path / "out")
     assert (written.adapters, written.file) == (how, "model.onnx")
     assert capfd.readouterr() == ("", "")
@@ -60,7 +68,7 @@ def test_onnx_of_methods_that_fold_and_do_not(method: str, how: str, tmp_path: P
 
 
 def test_a_torch_program_needs_no_mtpeft(tmp_path: Path) -> None:
-    manager = small(["adaptformer", "vpt_shallow"])
+    manager = flat(["adaptformer", "vpt_shallow"])
     assert mtpeft.export(manager, "birds", to="torch", path=tmp_path / "out").adapters == "kept"
     pictures = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -78,7 +86,7 @@ def test_a_torch_program_needs_no_mtpeft(tmp_path: Path) -> None:
 
 
 def test_one_trunk_serves_mixed_batches_without_torch(tmp_path: Path) -> None:
-    manager = small("adaptformer", bottleneck_dim=4)
+    manager = flat("adaptformer", bottleneck_dim=4)
     written = mtpeft.export(manager, to="onnx", adapters="separate", path=tmp_path / "out")
     assert (written.adapters, written.file) == ("separate", "trunk.onnx")
     described = json.loads((tmp_path / "out" / "export.json").read_text())
@@ -110,7 +118,7 @@ def test_a_graph_that_differs_is_refused_and_nothing_is_left(tmp_path: Path, mon
     with pytest.raises(
         ConfigError, match="'vpt_deep' on VisionTransformer\\) to torch cannot be exported: its outputs differ"
     ):
-        mtpeft.export(small("vpt_deep"), "birds", to="torch", path=tmp_path / "out")
+        mtpeft.export(flat("vpt_deep"), "birds", to="torch", path=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,13 +128,13 @@ def test_a_missing_package_names_the_extra(package: str, tmp_path: Path, monkeyp
     to: Any = "peft" if package == "peft" else "onnx"
     for adapters in (None,) if package == "peft" else (None, "separate"):
         with pytest.raises(ConfigError, match=f"{package} is not installed: pip install 'mtpeft\\[export\\]'"):
-            mtpeft.export(small(), "birds", to=to, adapters=adapters, path=tmp_path / "out")
+            mtpeft.export(flat(), "birds", to=to, adapters=adapters, path=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_merging_is_refused_where_a_method_does_not_fold(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="method 'vpt_deep' does not fold into the backbone; --adapters keep"):
-        mtpeft.export(small("vpt_deep"), "birds", to="onnx", adapters="merge", path=tmp_path / "out")
+        mtpeft.export(flat("vpt_deep"), "birds", to="onnx", adapters="merge", path=tmp_path / "out")
 
 
 def graph_of(case: Case, sharing: str | None = None) -> Any:

@@ -16,6 +16,8 @@ RECIPE: dict[str, Any] = make_recipe(
     weighting={"name": "dwa", "temperature": 2.0, "window": 5},
     validation={"share": 0.3, "seed": 0},
     single_task={"depth": 1.0},
+    input={"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+    published={"A": {"source": "someone", "values": {"delta": 1.0, "depth": 0.5}}},
     gradient_conflict=0,
     visualizer=[],
     pictures=1,
@@ -39,6 +41,13 @@ def built(every: bool) -> int:
 
 def test_a_wrong_value_at_each_key_is_one_line() -> None:
     assert built(every=False) > 20
+
+
+def test_what_dense_labels_would_have_to_follow_is_refused() -> None:
+    with pytest.raises(MtpeftError, match=r"input\.crop_pct changes images alone, .* use transforms"):
+        JointExperiment(make_recipe(input={"crop_pct": 0.9}))
+    experiment = JointExperiment(make_recipe(input={"mean": [0.0, 0.25, 0.5]}))
+    assert tuple(experiment.data_config["mean"]) == (0.0, 0.25, 0.5)
 
 
 @pytest.mark.slow

@@ -27,6 +27,8 @@ class Clips:
     of training clips follow torch's global generator, as those of images do.
     """
 
+    numbered = False
+
     def __init__(self, dataset: VideoDataset) -> None:
         self.dataset = dataset
         self.tally = SkipTally(dataset)
@@ -94,9 +96,15 @@ class Clips:
         new.dataset = self.dataset.plain()
         return new
 
-    def subset(self, indices: Sequence[int], label_map: Mapping[int, int] | None = None, name: str = "") -> Clips:
+    def subset(
+        self,
+        indices: Sequence[int],
+        label_map: Mapping[int, int] | None = None,
+        name: str = "",
+        classes: Sequence[str] | None = None,
+    ) -> Clips:
         """The clips at `indices`; `label_map` gives the new label of every old one among them (see `VideoDataset`)."""
-        return Clips(self.dataset.subset(indices, label_map, name))
+        return Clips(self.dataset.subset(indices, label_map, name, classes))
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -144,18 +144,23 @@ class VideoDataset(Dataset[VideoSample]):
         return new
 
     def subset(
-        self, indices: Sequence[int], label_map: Mapping[int, int] | None = None, name: str = ""
+        self,
+        indices: Sequence[int],
+        label_map: Mapping[int, int] | None = None,
+        name: str = "",
+        classes: Sequence[str] | None = None,
     ) -> VideoDataset:
         """The videos at `indices`; `label_map` gives the new label of every old one among them.
 
-        With a map, the class names become those of the mapped labels in the order of the new labels.
+        With a map, the class names become `classes`, by default those of the mapped labels in the order of the new labels.
         """
         new = copy.copy(self)
         new.name = name or self.name
         new.records = [self.records[index] for index in indices]
         if label_map is not None:
             new.records = [VideoRecord(r.path, label_map[r.label], r.name) for r in new.records]
-            new.classes = tuple(self.classes[old] for old in sorted(label_map, key=label_map.__getitem__))
+            own = (self.classes[old] for old in sorted(label_map, key=label_map.__getitem__))
+            new.classes = tuple(classes or own)
         return new
 
     def _clip(self, record: VideoRecord, rng: np.random.Generator) -> Tensor:

@@ -63,6 +63,15 @@ def stream(root: Path, kind: str = "class_incremental", augment: Any = None, **o
     return build_scenario(section, CONFIG, augment, 0, "small")
 
 
+def test_clips_of_tasks_behind_one_head(root: Path) -> None:
+    """Labels run through all tasks, and every task knows the names of all classes."""
+    section = {"type": "class_incremental", "data": data(root), "tasks": {n: {"classes": [n]} for n in CLASSES[:2]}}
+    made = build_scenario(section, CONFIG, None, 0, "small")
+    assert [set(task.train.targets) for task in made] == [{0}, {1}]
+    assert made[1].train.classes == made[0].test.classes == made.class_names == CLASSES[:2]
+    assert made[1].train.batch([0])[1].tolist() == [1]
+
+
 def test_a_class_incremental_stream_of_clips(root: Path) -> None:
     made = stream(root, order=[2, 0, 3, 1], train_per_class=4)
     assert [task.classes for task in made] == [(2, 0), (3, 1)] and [task.labels for task in made] == [(0, 1), (2, 3)]
@@ -233,7 +242,9 @@ def test_mistakes_are_one_line(root: Path) -> None:
     assert "takes no option 'frame'. Did you mean 'frames'" in refused({**split, "data": data(root, frame=3)})
     assert "hmdb51 train, task0" in stream(root)[0].train.name
     assert "6 of class 0 asked for, it has 5" in refused({**split, "train_per_class": 6})
-    assert "stream.tasks is for a task_incremental stream" in refused({**listed, "type": "class_incremental"})
+    assert "stream.tasks is for a stream of type task_incremental or class_incremental" in refused(
+        {**listed, "type": "domain_incremental"}
+    )
     assert "nothing reads the key stream.num_tasks" in refused({**listed, "num_tasks": 2})
     assert "give stream.tasks.clips.data" in refused({**listed, "tasks": {"clips": {}}})
     tasks = {"clips": {"data": data(root), "classes": ["waves"]}}

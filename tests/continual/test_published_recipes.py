@@ -1,0 +1,82 @@
+"""Recipes on published image sets: each is built and trained for one step on made-up images, without files or weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from mtpeft.cli.main import main
+from mtpeft.data.layouts import LAYOUTS
+from mtpeft.runs.recipe import load_recipe, recipe_names
+
+#: classes of the first task
+CLASSES = {
+    "vtab": 100,
+    "vtab_task": 100,
+    "fgvc": 200,
+    "fgvc_ssf": 200,
+    "cifar100_inc10": 10,
+    "imagenet_r_inc20": 20,
+    "imagenet_a_inc20": 20,
+    "cub_inc20": 20,
+    "omnibenchmark_inc30": 30,
+    "vtab50_inc10": 10,
+    "stream51_inc3": 3,
+    "domainnet_domains": 345,
+    "core50_sessions": 50,
+}
+#: tried in every run of the tests: one of each base, and those with domains
+OFTEN = ("vtab", "fgvc_ssf", "cifar100_inc10", "core50_sessions")
+
+
+def tiny(name: str) -> list[str]:
+    """The recipe on a backbone of two blocks."""
+    recipe = load_recipe(name)
+    options = {"depth": 2, "patch_size": 8, **recipe["backbone"].get("options", {})}
+    changes = ["backbone.name=vit_mini_patch4_32", f"backbone.options={options}"]
+    return changes + (["method.blocks=[0, 1]"] if "blocks" in recipe["method"] else [])
+
+
+def command(name: str, *changes: str, dry: bool = True) -> list[str]:
+    sets = [part for change in (*tiny(name), *changes) for part in ("--set", change)]
+    return ["continual", name, *(["--dry-run"] if dry else []), *sets]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in CLASSES]
+)
+def test_a_step_on_made_up_images(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(name)) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"input \(\d+, 3, 32, 32\)", out) and "made-up data" in out
+    assert re.search(rf"output \(\d+, {CLASSES[name]}\)", out)
+    loss = re.search(r"loss ([\d.]+);", out)
+    assert loss is not None and abs(float(loss[1]) - math.log(CLASSES[name])) < 2
+    assert not list(folder.iterdir())
+
+
+def test_every_recipe_on_a_published_layout_is_tested_here() -> None:
+    kinds = {*LAYOUTS, "torchvision.CIFAR100"}
+    found = {
+        name for name in recipe_names() if load_recipe(name).get("stream", {}).get("data", {}).get("type") in kinds
+    }
+    assert {name.removeprefix("continual/") for name in found} == set(CLASSES)
+
+
+def test_classes_come_in_the_published_order() -> None:
+    stream = load_recipe("cifar100_inc10")["stream"]
+    assert (stream["order_seed"], stream["order_rng"], stream["classes_per_task"]) == (1993, "numpy", 10)
+
+
+def test_a_made_up_run_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command("vtab_task", "stream.data.generated=2", dry=False)) == 2
+    assert "data.generated makes up data" in capsys.readouterr().err
