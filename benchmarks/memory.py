@@ -1,15 +1,15 @@
 """Peak activation memory of a training step: LST against full fine-tuning and LoRA, and other methods beside them.
 
-How it is measured: `torch.autograd.graph.saved_tensors_hooks` sees every tensor autograd keeps for the backward pass.
-All of them are alive when the forward ends, so their sum is the peak of what backward needs. Every storage counts once,
-however many views of it are saved; parameters and buffers (of backbone, method and head) and the input images do not
-count. Passing buffers of single operations are not in it. The figure depends on shapes alone, not on the machine.
+How it is measured (`mtpeft.manager.memory.saved_bytes`): `torch.autograd.graph.saved_tensors_hooks` sees every tensor
+autograd keeps for the backward pass. All of them are alive when the forward ends, so their sum is the peak of what backward
+needs. Every storage counts once, however many views of it are saved; parameters and buffers (of backbone, method and head)
+and the input images do not count. Passing buffers of single operations are not in it. The figure depends on shapes alone,
+not on the machine.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 
 import mtpeft
 from mtpeft.manager.attach import create_backbone
+from mtpeft.manager.memory import saved_bytes
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -28,23 +29,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "linear_probe": {},
 }
 MIB = 2**20
-
-
-def saved_bytes(forward: Callable[[], torch.Tensor], excluded: list[torch.Tensor]) -> int:
-    """Bytes of all storages saved for backward during `forward`, without those of `excluded`."""
-    skipped = {tensor.untyped_storage().data_ptr() for tensor in excluded}
-    storages: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in skipped:
-            storages[storage.data_ptr()] = storage  # held, so that its address is not given to another
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = forward()
-    loss.backward()  # the graph is complete: what was counted is what backward uses
-    return sum(storage.nbytes() for storage in storages.values())
 
 
 def measure(backbone: nn.Module, method: str, options: dict[str, Any], batch: int) -> int:

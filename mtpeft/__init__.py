@@ -13,6 +13,7 @@ from mtpeft._version import __version__
 from mtpeft.errors import MtpeftError
 
 if TYPE_CHECKING:
+    from mtpeft.data.feature_cache import FeatureCache
     from mtpeft.exports.export import export
     from mtpeft.exports.from_peft import from_peft
     from mtpeft.manager.attach import attach, create_backbone
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 #: public names and the modules they live in; imported on first use, so that the command line answers at once
 _LAZY = {
+    "FeatureCache": "mtpeft.data.feature_cache",
     "attach": "mtpeft.manager.attach",
     "create_backbone": "mtpeft.manager.attach",
     "export": "mtpeft.exports.export",
@@ -39,6 +41,7 @@ _LAZY = {
 
 __all__ = [
     "METHODS",
+    "FeatureCache",
     "MethodConfig",
     "MtpeftError",
     "Properties",

@@ -19,7 +19,16 @@ Cell: TypeAlias = str | Text
 SHORT = 14
 #: title lines of a table that is printed as it is, without a look at other layouts
 TITLE_LINES = 3
-NUMBER = re.compile(r"[−+-]?\d[\d,.]*( ± [\d,.]+)?( %)?|–")
+NUMBER = re.compile(r"[−+-]?\d[\d,.]*( ± [\d,.]+)?( %| [KMGT]?i?B)?|–")
+
+
+def size_text(size: float) -> str:
+    """A number of bytes in the unit that suits it: "17 B", "4.0 KiB", "82.3 MiB"."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    step = 0
+    while abs(size) >= 1024 and step < len(units) - 1:
+        size, step = size / 1024, step + 1
+    return f"{size:.0f} B" if step == 0 else f"{size:.1f} {units[step]}"
 
 
 def print_table(

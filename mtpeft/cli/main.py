@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from mtpeft._version import __version__
-from mtpeft.cli import catalogue, checks, export, predict, results, training
+from mtpeft.cli import catalogue, checks, export, plan, predict, results, training
 from mtpeft.cli.voice import first_speaks
 from mtpeft.errors import MtpeftError
 from mtpeft.runs.threads import wait_asleep
 
 #: the files of commands, in the order of the help
-FILES = (catalogue, training, results, predict, export, checks)
+FILES = (catalogue, plan, training, results, predict, export, checks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

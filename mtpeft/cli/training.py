@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from mtpeft.cli.arguments import Commands
+from mtpeft.cli.arguments import Commands, one_process
 from mtpeft.errors import ConfigError
 
 
@@ -39,7 +38,8 @@ def _recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything, train one step (on made-up data), print shapes, counts and FLOPs; no run folder",
+        help="build everything, train a few steps of few samples, print shapes, counts, FLOPs and bytes; no run folder "
+        "(`mtpeft plan` tells times as well)",
     )
 
 
@@ -47,51 +47,47 @@ def _train(options: argparse.Namespace) -> int:
     from mtpeft.runs.comparison import is_joint
     from mtpeft.runs.recipe import find_recipe, load_recipe
 
+    if options.dry_run:
+        return _dry_run(options)
     recipe = find_recipe(options.recipe)
     if recipe.parent.name == "pretrain":  # the folder of a recipe is its engine
         from mtpeft.pretraining.command import main as pretrain
 
-        _refuse_dry_run(options, "pretrain")
-        _one_process("pretraining")
+        one_process("pretraining")
         changes = ["--set", *options.set] if options.set else []
         return pretrain([str(recipe), *changes])
     values = load_recipe(str(recipe), options.set)
     if recipe.parent.name == "joint" or is_joint(values):  # a file of the user's own may lie anywhere
         from mtpeft.joint.command import run
 
-        _refuse_dry_run(options, "joint")
         return run(values, options.out, resume=options.resume, fresh=options.fresh)
     return _continual(options)
 
 
-def _refuse_dry_run(options: argparse.Namespace, engine: str) -> None:
-    if options.dry_run:
-        raise ConfigError(f"recipe {options.recipe}: --dry-run is for continual recipes, this is a {engine} one")
+def _dry_run(options: argparse.Namespace) -> int:
+    from mtpeft.cli.plan import show_plan
+    from mtpeft.runs.recipe import load_recipe
+
+    if options.out or options.resume or options.fresh:
+        raise ConfigError("--dry-run has no run folder: leave out --out, --resume and --fresh")
+    return show_plan(load_recipe(options.recipe, options.set), options.recipe, None)
 
 
 def _continual(options: argparse.Namespace) -> int:
     from mtpeft.runs.recipe import load_recipe
 
-    _one_process("a continual run")
     recipe = load_recipe(options.recipe, options.set)
     if options.dry_run:
-        if options.out or options.resume or options.fresh:
-            raise ConfigError("--dry-run has no run folder: leave out --out, --resume and --fresh")
-        from mtpeft.continual.dry_run import dry_run
+        from mtpeft.continual.command import rows_of
 
-        return dry_run(recipe)
+        rows_of(recipe)  # refuses what is not for this engine
+        return _dry_run(options)
     from mtpeft.continual.command import run
 
     return run(recipe, options.out, resume=options.resume, fresh=options.fresh)
 
 
-def _one_process(what: str) -> None:
-    if (number := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ConfigError(f"{what} is one process's work, torchrun started {number}: run the command without torchrun")
-
-
 def _demo(options: argparse.Namespace) -> int:
-    _one_process("the demo")
     from mtpeft.continual.command import demo
 
     return demo(options.out, options.set)

@@ -1,4 +1,10 @@
-"""Which plugins a recipe may name, what a checkpoint needs of each, and why the rest of Avalanche's are refused."""
+"""Which plugins a recipe may name, what a checkpoint needs of each, and why the rest of Avalanche's are refused.
+
+All that are allowed are right in several processes too (torchrun): what they add to a loss counts by the samples of each
+process; what they do to gradients and weights they do to the sums, in every process alike; and their own passes over
+data, for importances or samples of a memory, all processes make alike. The batches that `ReplayPlugin` brings are read by
+all of them, and each trains its part.
+"""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class _ClipItems(torch.utils.data.Dataset[tuple[tuple[Clips, int], int]]):
 class TaskLoader:
     """A `ResumableLoader` over one task's images whose batches carry Avalanche's task labels: [x, y, label (B,)].
 
-    Dense labels y are (B, ...); the label of the task is one number per image all the same.
+    Dense labels y are (B, ...); the label of the task is one number per image all the same. A batch may be None (see there).
     """
 
     def __init__(self, loader: ResumableLoader, label: int) -> None:
@@ -138,9 +138,9 @@ class TaskLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[list[Tensor]]:
-        for x, y in self.loader:
-            yield [x, y, torch.full((len(y),), self.label)]
+    def __iter__(self) -> Iterator[list[Tensor] | None]:
+        for batch in self.loader:
+            yield None if batch is None else [*batch, torch.full((len(batch[1]),), self.label)]
 
 
 def to_avalanche(stream: Stream | DenseStream) -> CLScenario:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mtpeft.continual.features import Features
 from mtpeft.continual.mixing import check_input, check_mixing
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import objectives_of
@@ -20,6 +21,7 @@ from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.manager.attach import resolve_methods
 from mtpeft.options import Section
 from mtpeft.runs.backbone import BackboneSection
+from mtpeft.runs.feature_cache import CacheSection
 from mtpeft.runs.input import data_config, read_input
 from mtpeft.runs.machine import fit
 from mtpeft.runs.progress import Progress
@@ -43,9 +45,11 @@ class Built:
         given = read_input(top.section("input"), dense=stream.get("type") == DENSE)
         self.training = Training.read(top.section("training"))
         plugins = build_plugins(top.take("plugins", []))
+        self.plugins = [type(plugin).__name__ for plugin in plugins]
         self.continue_from = top.take("continue_from", None)
         baselines, single_task = top.take("baselines", None), top.take("single_task", None)
         strips, published = top.take("strips", None), top.take("published", None)
+        cache = CacheSection.read(top)
         top.finish()
         set_threads(self.training.threads, self.training.workers)
         resolve_methods(method, sharing)
@@ -66,9 +70,10 @@ class Built:
         self.model = ContinualModel(self.manager, self.stream.kind, heads)
         self.model.to(self.device)
         fit(self.manager, self.training, self.training.batch_size, self.progress.message)
+        self.features = Features.of(cache, self)
         self.strategy = ContinualStrategy(
             model=self.model,
-            stream=self.stream,
+            stream=self.features.stream,
             training=self.training,
             seed=self.seed,
             plugins=plugins,

@@ -9,6 +9,7 @@ import numpy as np
 
 from mtpeft.continual.built import Built
 from mtpeft.continual.growth import earlier_run
+from mtpeft.continual.inputs import shapes_of, tasks_of
 from mtpeft.continual.plugins import foreign, plugin_states, restore_plugins
 from mtpeft.continual.progress import Curve, Measured, Position
 from mtpeft.continual.strips import PICTURES, write_strips
@@ -20,7 +21,9 @@ from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
-from mtpeft.evaluation.run_facts import device_name, run_facts
+from mtpeft.evaluation.run_facts import device_name, memory_facts, run_facts
+from mtpeft.runs.device import AUTO, usable_device
+from mtpeft.runs.distributed import any_of, first, gather, start
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.machine import described, matrix_products
 from mtpeft.runs.model_folder import MODEL, save_model
@@ -30,10 +33,14 @@ from mtpeft.runs.state import Parts
 
 
 class Experiment(Built):
-    """A recipe, built; `run` trains it to the end, from wherever the folder's checkpoint stands."""
+    """A recipe, built; `run` trains it to the end, from wherever the folder's checkpoint stands.
+
+    Of several processes (torchrun) each has one, and all run it; the first one writes.
+    """
 
     def __init__(self, recipe: dict[str, Any], progress: Progress | None = None) -> None:
         """Build it. Raises `ConfigError` and `DataError` naming recipe and key."""
+        start(usable_device(recipe.get("device", AUTO), recipe["name"]))
         super().__init__(recipe, progress)
         self._saved = False  # whether everything was saved once
         self.curve = Curve(self.training.log_every)
@@ -45,12 +52,13 @@ class Experiment(Built):
     def run(self, folder: RunFolder, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Train to the end and write results; returns them, or None when `stop` said to stop (the state is saved).
 
+        The processes that do not write (`RunFolder.writes`) return None, too.
         More epochs than the folder's run had are those of the experiences it has not finished; of a run that has finished,
         its last experience goes on, with a new optimiser. The schedule is that of the new number of epochs.
         """
-        self.folder, self.stop = folder, stop
+        self.folder, self.stop = folder, lambda: any_of(stop())
         self.progress.message(described(self.device))
-        state = None if folder.fresh else folder.state.read()
+        state = first(folder.state.read() if folder.writes and not folder.fresh else None)
         if state is None:
             self._start()
         else:
@@ -62,7 +70,7 @@ class Experiment(Built):
                     state = None
                     if self.stop():
                         return None
-                return self._finish()
+                return self._finish() if folder.writes else None
         except _Stopped:
             return None
 
@@ -85,6 +93,7 @@ class Experiment(Built):
             self.progress.message(
                 "no checkpoints: the state of one of the plugins is not known; a kill starts the run again"
             )
+        self._fill()
         self._before_training(0 if earlier is None else earlier.tasks)
         if earlier is not None:
             fresh, samples = self.measured, [len(task.test) for task in stream]
@@ -110,7 +119,13 @@ class Experiment(Built):
         if again:
             self.position = Position(len(self.stream) - 1, state["epochs"])
         folder.log("resume", **vars(self.position), device=device_name(self.device))
+        self._fill()
         self.progress.message(f"resuming at experience {self.position.experience + 1}, epoch {self.position.epoch + 1}")
+
+    def _fill(self) -> None:
+        """Compute the rows of the feature cache that are missing."""
+        if (filled := self.features.fill(self.progress, self.training.workers)) is not None:
+            self.folder.log("features", **filled)
 
     def _before_training(self, tasks: int) -> None:
         """Measure what there is to measure before; of the untrained model on all but the first `tasks`."""
@@ -149,6 +164,7 @@ class Experiment(Built):
         resume = None if state is None else (lambda: self._restore_training(state))
         strategy.train_experience(index, self.position.epoch, self.position.batch, resume)
         self.curve.flush(name)
+        self._join_tallies()
         self._report_files(task)
         if not self.manager.own_weights and not self.manager.backbone_unchanged():
             raise MtpeftError(f"the frozen backbone changed while task {name!r} was trained; results are not written")
@@ -215,7 +231,7 @@ class Experiment(Built):
 
     def evaluate_final(self, folder: RunFolder) -> list[float | None]:
         """The last row of R, measured again on the state a finished run left."""
-        state = folder.state.read()
+        state = first(folder.state.read() if folder.writes else None)
         if state is None:
             raise ConfigError(f"{folder.path} has no saved state to evaluate")
         self._restore_progress(state)
@@ -227,7 +243,10 @@ class Experiment(Built):
     # results ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> dict[str, Any]:
-        results = {**run_facts(self), **self.folder.facts, **summarise(self.manager, self.stream, self.measured)}
+        found = {**self.folder.facts, **self.features.facts()}
+        results = {**run_facts(self), **found, **summarise(self.manager, self.stream, self.measured)}
+        shapes, names = shapes_of(self.stream, self.manager), tasks_of(self.stream, self.manager)
+        results["memory"] = memory_facts(self, shapes, names)
         if self.strips:
             assert isinstance(self.stream, Stream)
             self.progress.stage("clip strips", 0)
@@ -244,6 +263,9 @@ class Experiment(Built):
     def _save(self) -> None:
         """Write everything needed to go on from here. Between experiences there is no optimiser to keep."""
         if self.granularity == "none":
+            return
+        self._join_tallies()
+        if not self.folder.writes:
             return
         inside = self.position.epoch > 0 or self.position.batch > 0
         self.folder.state.write(
@@ -284,6 +306,13 @@ class Experiment(Built):
         """What is known of the files of every part of the stream that is clips."""
         parts = {f"{t.name} {part}": getattr(t, part) for t in self.stream for part in ("train", "test")}
         return {name: clips.tally for name, clips in parts.items() if isinstance(clips, Clips)}
+
+    def _join_tallies(self) -> None:
+        """Let every process know of the files that the others met."""
+        if tallies := self._tallies():
+            for found in gather({name: (sorted(t.skipped), t.readers) for name, t in tallies.items()}):
+                for name, (skipped, readers) in found.items():
+                    tallies[name].update(skipped, readers)
 
     def _begun(self) -> int:
         """Experiences whose classes the manager has."""

@@ -23,6 +23,7 @@ FREE = (
     "stream",
     "training",
     "augment",
+    "cache",
     "published",
     "device",
     "checkpoint",

@@ -26,6 +26,12 @@ class Running(Protocol):
     def predictions(self) -> list[int] | None:
         """The predicted label of every sample in the order of the test set; None where samples have no class."""
 
+    def state(self) -> Any:
+        """What was found so far, to be sent to another process."""
+
+    def merge(self, state: Any) -> None:
+        """Add what another process found, of the samples that come next."""
+
 
 class Objective(Protocol):
     """One experience."""
@@ -69,6 +75,15 @@ class Accuracy:
         """The class with the largest output, for every sample."""
         return self.predicted
 
+    def state(self) -> tuple[int, list[int]]:
+        """How many are right, and the predictions."""
+        return self.right, self.predicted
+
+    def merge(self, state: tuple[int, list[int]]) -> None:
+        """Add those of the samples that come next."""
+        self.right += state[0]
+        self.predicted = [*self.predicted, *state[1]]
+
 
 class Classification:
     """Cross-entropy, and accuracy."""
@@ -111,6 +126,14 @@ class DenseMetric:
 
     def predictions(self) -> None:
         """None: every pixel has a label of its own."""
+
+    def state(self) -> Any:
+        """The kind's own."""
+        return self.found.state()
+
+    def merge(self, state: Any) -> None:
+        """Add what another process found."""
+        self.found.merge(state)
 
 
 class Dense:

@@ -12,6 +12,7 @@ import torch
 from mtpeft.continual.allowed import ALLOWED, EXPERIENCE, REFUSED, STEP, Allowed
 from mtpeft.continual.benchmark import VALIDATION
 from mtpeft.continual.lae import LAEPlugin
+from mtpeft.continual.processes import check_processes
 from mtpeft.continual.si import SynapticIntelligence
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream
@@ -91,6 +92,7 @@ def check_plugins(
 ) -> None:
     """Refuse plugins that a stream cannot be trained with, or that need what the recipe does not have."""
     check_hooks(plugins)
+    check_processes(plugins, known=lambda plugin: rule_of(plugin) is not None)
     if isinstance(stream, DenseStream):
         check_dense(plugins, training)
     else:

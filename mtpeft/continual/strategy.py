@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,12 +14,14 @@ from mtpeft.continual.benchmark import VALIDATION, TaskLoader, to_avalanche
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import Objective, Running, objectives_of
 from mtpeft.continual.plugins import check_plugins, seed_memories
+from mtpeft.continual.processes import Part, Step, own_numbers, parts_of, statistics, sum_step
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream, LabelView
 from mtpeft.data.loader import Readers, ResumableLoader, count_batches
 from mtpeft.data.streams import TASK_KNOWN, Stream, StreamTask
 from mtpeft.errors import ConfigError, DataError
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
+from mtpeft.runs.distributed import average_buffers, first, gather, own_rows, world
 from mtpeft.runs.update import NonFiniteLossError, Recent, Update
 
 with warnings.catch_warnings():
@@ -40,6 +42,8 @@ class ContinualStrategy(SupervisedTemplate):
     Everything Avalanche's template promises to plugins holds. Three things differ: the optimiser is made anew for every
     experience from `training`; batches come from our own loader, whose order is a function of seed, experience and epoch
     (unless a plugin such as replay brings its own); and training may start in the middle of an experience.
+
+    Several processes share out every batch (`processes`); what plugins do between steps each of them does alike.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class ContinualStrategy(SupervisedTemplate):
         self._readers: Readers | None = None
         self._pin = self.device.type == "cuda"
         self._labels = 0  # of the batch at hand
+        self._statistics: list[torch.Tensor] = []
         self.on_resume: Callable[[], None] | None = None
         self._needs_gradients = any(isinstance(p, SynapticIntelligencePlugin) for p in self.plugins)
         self._stop_training = False
@@ -130,6 +135,8 @@ class ContinualStrategy(SupervisedTemplate):
         self.optimizer = self.training_settings.build_optimizer(trained)
         self.optimized_param_id = dict(trained)
         self.update = Update(self.optimizer, self.device.type, self.training_settings)
+        model: Any = self.model
+        self._statistics = statistics(model.manager) if world() > 1 else []
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Our own loader for the epoch to come; a plugin may put another in its place."""
@@ -154,6 +161,7 @@ class ContinualStrategy(SupervisedTemplate):
             epoch=epoch,
             start=start * settings.accumulate,
             join_single=self.needs_two[index],
+            rows=self._own_rows if world() > 1 else None,
             readers=self._readers,
             pin=self._pin,
         )
@@ -164,6 +172,10 @@ class ContinualStrategy(SupervisedTemplate):
         return count_batches(
             len(self.stream[index].train), self.training_settings.batch_size, join_single=self.needs_two[index]
         )
+
+    def _own_rows(self, number: int) -> range:
+        """This process's share of a batch: two images at least, or none, where batch norm needs as many."""
+        return own_rows(number, 2 if self.needs_two[self.experience.current_experience] else 1)
 
     def _needs_two(self, index: int) -> bool:
         """Whether a batch norm of experience `index` cannot train on one image.
@@ -211,29 +223,33 @@ class ContinualStrategy(SupervisedTemplate):
         Each batch counts by its labels, so that the step is that of all in one; penalties that plugins add to the loss
         are added to each, and count once.
         """
-        batches = iter(self.dataloader)
+        batches: Iterator[Part] = iter(self.dataloader)
+        if world() > 1 and not isinstance(self.dataloader, TaskLoader):  # one that a plugin brings
+            batches = parts_of(self.dataloader, self._own_rows)
+        count, index = self._objective.count, self.experience.current_experience
         while parts := list(itertools.islice(batches, self.training_settings.accumulate)):
             if self._stop_training:
                 break
-            shares: list[float] = []
-            losses: list[torch.Tensor] = []
-            for self.mbatch in parts:
-                self._labels = self._objective.count(self.mb_y)
-                self._unpack_minibatch()
-                if not shares:
+            step, losses = Step.of(parts, count), [self._make_empty_loss()]
+            for number, self.mbatch in enumerate(parts):
+                self._labels = step.labels[number]
+                if self.mbatch is not None:
+                    self._unpack_minibatch()
+                if number == 0:
                     self._before_training_iteration(**kwargs)
                     self.optimizer.zero_grad()
-                shares.append(1.0 if len(parts) == 1 else float(self._labels))
-                losses.append(self._backward_part(shares, **kwargs))
-            self._join(shares, losses)
+                if self.mbatch is not None:
+                    with own_numbers(self.device, self.seed, index, self.clock.train_exp_iterations, number):
+                        losses.append(self._backward_part(step.weights[number], **kwargs))
+            self._join(losses, step)
             self._after_backward(**kwargs)
             self._before_update(**kwargs)
             self.optimizer_step()
             self._after_update(**kwargs)
             self._after_training_iteration(**kwargs)
 
-    def _backward_part(self, counts: Sequence[float], **kwargs: Any) -> torch.Tensor:
-        """Forward and backward of one batch, weighted by its count over the first that is not zero; its loss."""
+    def _backward_part(self, weight: float, **kwargs: Any) -> torch.Tensor:
+        """Forward and backward of one batch; its weighted loss."""
         self.loss = self._make_empty_loss()
         self._before_forward(**kwargs)
         with self.update.autocast():
@@ -242,20 +258,16 @@ class ContinualStrategy(SupervisedTemplate):
         self._after_forward(**kwargs)
         self.loss += self.criterion()
         self._before_backward(**kwargs)
-        first = next((count for count in counts if count), 1.0)
-        self.update.backward(self.loss if counts[-1] == first else self.loss * (counts[-1] / first))
+        if weight != 1.0:
+            self.loss = self.loss * weight
+        self.update.backward(self.loss)
         return self.loss.detach()
 
-    def _join(self, counts: Sequence[float], losses: Sequence[torch.Tensor]) -> None:
-        """Gradients and loss of the whole step, out of those of its batches."""
+    def _join(self, losses: list[torch.Tensor], step: Step) -> None:
+        """Gradients and loss of the whole step, out of those of its parts in all processes."""
+        self.loss = sum_step(self.update.parameters, torch.cat(losses).sum(), step)
+        average_buffers(self._statistics)
         self.update.unscale()
-        total = sum(counts)
-        if len(counts) == 1 or not total:
-            return
-        first = next(count for count in counts if count)
-        for gradient in self.update.gradients():
-            gradient.mul_(first / total)
-        self.loss = sum((c / total * loss for c, loss in zip(counts, losses, strict=True)), torch.zeros_like(losses[0]))
 
     @property
     def _objective(self) -> Objective:
@@ -264,6 +276,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _unpack_minibatch(self) -> None:
         """To the device, which is not waited for; which task a sample is of stays known here."""
+        assert self.mbatch is not None
         inputs, *rest, task_labels = self.mbatch
         self.mbatch = [*(x.to(self.device, non_blocking=True) for x in (inputs, *rest)), task_labels.cpu()]
 
@@ -342,10 +355,22 @@ class ContinualStrategy(SupervisedTemplate):
         measure = self._measure = self.objectives[index].measure()
         self.eval(self.benchmark.test_stream[index : index + 1])
         self._measure = None
-        return measure
+        if world() == 1:
+            return measure
+        merged = self.objectives[index].measure()
+        for state in gather(measure.state()):
+            merged.merge(state)
+        return merged
+
+    def eval(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Avalanche's. Plugins see what the first process measured, in all processes."""
+        super().eval(*args, **kwargs)
+        found: dict[str, Any] = first(self.evaluator.last_metric_results)
+        self.evaluator.last_metric_results = found
+        return found
 
     def make_eval_dataloader(self, **kwargs: Any) -> None:
-        """Test images or clips in order."""
+        """Test images or clips in order: of what is measured a process takes a share, of what plugins watch all."""
         index = self.experience.current_experience
         label = index if self.stream.kind in TASK_KNOWN else 0
         part, task = self.experience.origin_stream.name, self.stream[index]
@@ -356,7 +381,10 @@ class ContinualStrategy(SupervisedTemplate):
             assert isinstance(task, StreamTask) and task.validation is not None
             data = task.validation.plain()
         workers, size = self.training_settings.workers, self.eval_mb_size
-        loader = ResumableLoader(data, size, seed=0, epoch=0, shuffle=False, num_workers=workers, pin=self._pin)
+        items = own_rows(len(data)) if self._measure is not None else None
+        loader = ResumableLoader(
+            data, size, seed=0, epoch=0, shuffle=False, num_workers=workers, items=items, pin=self._pin
+        )
         self.dataloader = TaskLoader(loader, label)
 
     def _after_eval_iteration(self, **kwargs: Any) -> None:

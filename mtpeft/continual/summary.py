@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mtpeft.continual.confusion import confusion
+from mtpeft.continual.inputs import tasks_of
 from mtpeft.continual.progress import Measured
 from mtpeft.data.dense.stream import DenseStream
 from mtpeft.data.streams import Stream
@@ -60,7 +61,4 @@ def model_tasks(manager: TaskManager, stream: Stream | DenseStream) -> ModelTask
 
 
 def _per_task(manager: TaskManager, stream: Stream | DenseStream) -> dict[str, int]:
-    names = {t.name: t.name for t in stream}
-    if stream.kind == "domain_incremental":
-        names = {t.name: manager.tasks[0] for t in stream}
-    return {name: manager.num_trainable(task, heads=False) for name, task in names.items()}
+    return {name: manager.num_trainable(task, heads=False) for name, task in tasks_of(stream, manager).items()}

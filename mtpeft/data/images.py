@@ -104,6 +104,13 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
             return self.finish(stacked([self.shown(index) for index in indices]))
         return self.finish(self.raw_batch(indices))
 
+    def batch_rows(self, indices: Sequence[int], rows: range) -> tuple[Tensor, Tensor]:
+        """Rows of `batch(indices)`. Augmentation draws for a batch as a whole, so that all of it must be made."""
+        if self.transform is None or self.transform.augment is None:
+            return self.batch([indices[row] for row in rows])
+        images, labels = self.batch(indices)
+        return images[rows.start : rows.stop], labels[rows.start : rows.stop]
+
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self._finished([index])[0], self.targets[index]
 

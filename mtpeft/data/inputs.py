@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mtpeft.data.augment import to_picture
 from mtpeft.data.dense.batch import DenseView
 from mtpeft.data.dense.sample import Sample
 from mtpeft.data.dense.transforms import Crop, Resize, build_transforms
@@ -267,6 +268,4 @@ def _tensor(image: np.ndarray) -> Tensor:
 
 
 def _pil(pixels: Image.Image | Tensor) -> Image.Image:
-    if isinstance(pixels, Image.Image):
-        return pixels
-    return Image.fromarray(np.ascontiguousarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()))
+    return pixels if isinstance(pixels, Image.Image) else to_picture(pixels)

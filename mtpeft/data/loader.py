@@ -20,8 +20,13 @@ class ResumableLoader:
     before `start` is read, and the caller's generators are left as they were. `len()` counts the whole epoch's batches.
     A data set with a method `at_epoch(epoch)` is asked for its state in that epoch. One with `read_batch(indices)` and
     `received(batch)` reads in the workers and finishes in the caller's process; else batches are its `batch(indices)`, or
-    its items collated. With `join_single` a last batch of one item is joined to the one before. `readers` are processes that
-    outlive the epoch, in place of `num_workers` new ones. With `pin` batches lie in pinned memory, for CUDA.
+    its items collated. With `join_single` a last batch of one item is joined to the one before. `items` are those to
+    read, without it all.
+    With `rows`, a function of a batch's length, only these of its items are read, as they are in the whole batch; where
+    there are none the batch is None. Items whose random numbers are drawn for a batch as a whole need a method
+    `batch_rows(indices, rows)` for that.
+    `readers` are processes that outlive the epoch, in place of `num_workers` new ones. With `pin` batches lie in pinned
+    memory, for CUDA.
     Raises `DataError` for a data set without images, `ConfigError` for a batch size or start that cannot be.
     """
 
@@ -36,6 +41,8 @@ class ResumableLoader:
         drop_last: bool = False,
         num_workers: int = 0,
         join_single: bool = False,
+        items: Sequence[int] | None = None,
+        rows: Callable[[int], range] | None = None,
         readers: Readers | None = None,
         pin: bool = False,
     ) -> None:
@@ -43,16 +50,17 @@ class ResumableLoader:
             raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
         if not len(dataset):
             raise DataError(f"{getattr(dataset, 'name', type(dataset).__name__)}: no image in it")
-        self.dataset, self.epoch, self.start = dataset, epoch, start
+        self.dataset, self.epoch, self.start, self.rows = dataset, epoch, start, rows
         self.num_workers, self.readers, self.pin = num_workers, readers, pin
-        self._seed = _mix(seed, epoch)
-        order = list(range(len(dataset)))
+        self._seed = mix(seed, epoch)
+        order = list(range(len(dataset)) if items is None else items)
         if shuffle:
-            order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(self._seed)).tolist()
+            places = torch.randperm(len(order), generator=torch.Generator().manual_seed(self._seed)).tolist()
+            order = [order[place] for place in places]
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         if join_single and len(batches) > 1 and len(batches[-1]) == 1:
             batches[-2] += batches.pop()
-        if drop_last and len(batches[-1]) < batch_size:
+        if drop_last and batches and len(batches[-1]) < batch_size:
             batches.pop()
         if not 0 <= start <= len(batches):
             raise ConfigError(f"start is batch {start}, but the epoch has {len(batches)}")
@@ -62,23 +70,28 @@ class ResumableLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Any]:
-        order = range(self.start, len(self._batches))
-        plans = [Plan(self.epoch, _mix(self._seed, i), self._batches[i]) for i in order]
+        plans = [self._plan(i) for i in range(self.start, len(self._batches))]
         if self.readers is not None:
             return map(self._received, self.readers.read(plans))
         return map(self._received, _loader(self.dataset, plans, self.num_workers, self.pin))
 
+    def _plan(self, number: int) -> Plan:
+        members = self._batches[number]
+        rows = None if self.rows is None else self.rows(len(members))
+        return Plan(self.epoch, mix(self._seed, number), members, rows)
+
     def _received(self, batch: Any) -> Any:
         batch = received(batch)
-        return self.dataset.received(batch) if hasattr(self.dataset, "received") else batch
+        return self.dataset.received(batch) if batch is not None and hasattr(self.dataset, "received") else batch
 
 
 class Plan(NamedTuple):
-    """A batch to be read: its epoch, the seed of what is drawn for it, its items."""
+    """A batch to be read: its epoch, the seed of what is drawn for it, its items, which of them are wanted (None: all)."""
 
     epoch: int
     seed: int
     members: list[int]
+    rows: range | None = None
 
 
 class Readers:
@@ -114,7 +127,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class _Batches(Dataset[Any]):
-    """Whole batches as items, each made under its own seed; an unreadable one is its error (see `sent`)."""
+    """Whole batches, or rows of them, as items, each made under its own seed; an unreadable one is its error (see `sent`)."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = self._now = dataset
@@ -127,9 +140,18 @@ class _Batches(Dataset[Any]):
         state = generator.get_state()
         generator.manual_seed(plan.seed)
         try:
-            return sent(lambda: self._made(plan.members))
+            return sent(lambda: self._rows(plan.members, plan.rows))
         finally:
             generator.set_state(state)
+
+    def _rows(self, members: list[int], rows: range | None) -> Any:
+        if rows is None:
+            return self._made(members)
+        if not rows:
+            return None
+        if hasattr(self._now, "batch_rows"):
+            return self._now.batch_rows(members, rows)
+        return self._made([members[row] for row in rows])
 
     def _made(self, members: list[int]) -> Any:
         data = self._now
@@ -166,7 +188,7 @@ def received(value: Any) -> Any:
     return value
 
 
-def _mix(*numbers: int) -> int:
-    """One 63-bit seed out of several numbers, the same on every machine and Python."""
-    digest = hashlib.sha256("/".join(str(number) for number in numbers).encode()).digest()
+def mix(*parts: object) -> int:
+    """One 63-bit seed out of several numbers or words, the same on every machine and Python."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

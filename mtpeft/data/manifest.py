@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
+from mtpeft.errors import DataError
 from mtpeft.files import sha256, write_atomic
 
 MANIFEST = "manifest.json"
+_MAKING = ContextVar("making", default=True)
+
+
+@contextmanager
+def nothing_made() -> Iterator[None]:
+    """Within it a folder that lacks files is a `DataError`: nothing is generated, nothing written."""
+    before = _MAKING.set(False)
+    try:
+        yield
+    finally:
+        _MAKING.reset(before)
 
 
 class Manifest:
@@ -43,6 +57,11 @@ class Manifest:
         message = f"{path} is damaged (its checksum is not {digest[:12]}...): its {self.what} are made again"
         warnings.warn(message, stacklevel=stacklevel + 1)
         return None
+
+    def check_makes(self, missing: Collection[str]) -> None:
+        """Raise `DataError` where files are missing and nothing is to be made (`nothing_made`)."""
+        if missing and not _MAKING.get():
+            raise DataError(f"{self.folder} has no {self.what} yet, {len(missing)} of its files are missing")
 
     def enter(self, digests: Mapping[str, str]) -> None:
         """Add to the manifest. Give all of this process's entries each time: another that writes at once may drop the

@@ -49,15 +49,20 @@ def dataset_names() -> list[str]:
 
 def dataset_options(name: str) -> list[str]:
     """The options of a registered data set, or of one of torchvision that can be made up; none for another name."""
-    stood_in = ["generated"] if name in LAYOUTS or name in CLASSES else []
+    stood_in = ["generated"] if _can_be_made_up(name) else []
     return [*stood_in, *(inspect.signature(_REGISTRY[name]).parameters if name in _REGISTRY else ())]
+
+
+def _can_be_made_up(name: Any) -> bool:
+    """Whether the classes of a published data set are known without its files."""
+    return name in LAYOUTS or name in CLASSES
 
 
 def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
     """The data set that `config` describes: `type` is a registered name or `torchvision.NAME`, the rest its arguments.
 
     How a torchvision class gets its part is said in `mtpeft.data.torchvision_sources`. `generated` images of noise of each
-    class take the place of a published data set's files, which nothing looks for then: for dry runs.
+    class take the place of a published data set's files, which nothing looks for then: for plans.
     Raises `UnknownNameError` for the type, `ConfigError` for an argument it does not take, `DataError` when the data
     are missing or damaged.
     """
@@ -65,7 +70,7 @@ def build_dataset(config: Mapping[str, Any], train: bool = True) -> Any:
     kind = arguments.pop("type", None)
     if kind is None:
         raise ConfigError(f"a data set needs a key 'type', got only {sorted(arguments)}")
-    generated = arguments.pop("generated", 0) if "generated" in dataset_options(str(kind)) else 0
+    generated = arguments.pop("generated", 0) if _can_be_made_up(kind) else 0
     if str(kind).startswith("torchvision."):
         if generated:
             return made_up(str(kind), arguments, train, generated)

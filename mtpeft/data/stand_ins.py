@@ -1,4 +1,4 @@
-"""Pictures of noise in the place of a published data set: for dry runs, which have no files."""
+"""Pictures of noise in the place of a published data set: for plans, which have no files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mtpeft.errors import ConfigError
 SIZE = (256, 320)
 """Height and width in pixels of a made-up picture."""
 CLASSES = {
+    "FashionMNIST": 10,
     "torchvision.CIFAR10": 10,
     "torchvision.CIFAR100": 100,
     "torchvision.Caltech101": 101,
@@ -30,7 +31,7 @@ CLASSES = {
     "torchvision.SVHN": 10,
     "torchvision.StanfordCars": 196,
 }
-"""How many classes data sets of torchvision have."""
+"""How many classes data sets have that are no `Layout`."""
 
 
 class MadeUpPictures(Dataset[tuple[Image.Image, int]]):

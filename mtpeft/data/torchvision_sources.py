@@ -36,7 +36,8 @@ def build_torchvision(kind: str, train: bool, arguments: Mapping[str, Any]) -> A
     try:
         return factory(**given)
     except (RuntimeError, OSError, ValueError, ImportError, EOFError) as error:
-        raise DataError(f"{kind}: {one_line(error)}") from error
+        place = f" in {given['root']}" if "root" in given else ""
+        raise DataError(f"{kind}{place}: {one_line(error)}") from error
 
 
 def part_arguments(kind: str, factory: type, train: bool, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,8 @@ no NaN (an entry that was not evaluated is null). Version 1, T tasks in the orde
     continued    optional, changes of the recipe after the run had begun: {step, key, old, new}
     measures     list of {name, title, value, unit, formula, source, reason}; those of HEADLINE at least
     parameters   method, norm_bias, head, buffers, backbone, trainable_per_task, rule
+    memory       optional, bytes in training: backbone, optimizer, precision, per_task {name: {trained, method, head,
+                 gradients, optimizer, activations (of one more image or clip), fixed}}, rule
     frozen       fingerprint_before, fingerprint_after, unchanged
     curves       train_loss: list of {task, step (of the stream, counted from 1), loss}
     environment  python, torch, timm, mtpeft, threads, device
@@ -67,9 +69,13 @@ def validate(results: Mapping[str, Any]) -> None:
     names = [task["name"] for task in results["tasks"]]
     matrix = matrix_of(results)
     _check_lengths(results, len(matrix))
-    for task in results["parameters"]["trainable_per_task"]:
-        if task not in names:
-            raise DataError(f"parameters.trainable_per_task names {task!r}, which is not one of the tasks {names}")
+    per_task = {"parameters.trainable_per_task": results["parameters"]["trainable_per_task"]}
+    if "memory" in results:
+        per_task["memory.per_task"] = results["memory"]["per_task"]
+    for place, found in per_task.items():
+        for task in found:
+            if task not in names:
+                raise DataError(f"{place} names {task!r}, which is not one of the tasks {names}")
     frozen = results["frozen"]
     if frozen["unchanged"] != (frozen["fingerprint_before"] == frozen["fingerprint_after"]):
         raise DataError("frozen.unchanged contradicts the two fingerprints beside it")

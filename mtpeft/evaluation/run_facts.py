@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -16,6 +18,8 @@ from mtpeft.data.images import Images
 from mtpeft.data.reading import decoder
 from mtpeft.data.video.clips import Clips
 from mtpeft.manager.counting import RULE, backbone_size
+from mtpeft.manager.memory import RULE as BYTE_RULE
+from mtpeft.manager.memory import backbone_bytes, measure_memory
 
 if TYPE_CHECKING:
     from mtpeft.manager.manager import TaskManager
@@ -28,7 +32,7 @@ def run_facts(experiment: Any) -> dict[str, Any]:
     return {
         "name": experiment.name,
         "seed": experiment.seed,
-        "recipe": {k: v for k, v in experiment.recipe.items() if k not in ("device", "continue_from")},
+        "recipe": {k: v for k, v in experiment.recipe.items() if k not in ("device", "continue_from", "cache")},
         "backbone": {"name": experiment.backbone_name, "fingerprint": manager.fingerprint},
         "input": {
             "size": list(config["input_size"][1:]),
@@ -58,6 +62,35 @@ def run_facts(experiment: Any) -> dict[str, Any]:
 def device_name(device: torch.device) -> str:
     """What is said of a device: its kind, of a CUDA device the card's name too."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def memory_facts(
+    experiment: Any, shapes: Mapping[str, Sequence[int]], names: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Bytes of each task in training, under the recipe's optimiser and precision; of an experiment of either engine.
+
+    `shapes` are those of the tasks' images (C, H, W) or clips (C, T, H, W); `names` the manager's task behind each name of
+    the results, where they are not the same.
+    """
+    manager, training = experiment.manager, experiment.training
+    memories = measure_memory(
+        manager,
+        list(shapes),
+        optimizer=training.optimizer_of,
+        shapes=shapes,
+        autocast=partial(training.autocast, experiment.device.type),
+    )
+    behind = {task: task for task in shapes} if names is None else names
+    return {
+        "backbone": backbone_bytes(manager),
+        "optimizer": training.optimizer["type"],
+        "precision": training.amp or "float32",
+        "per_task": {
+            name: {"trained": manager.num_trainable(task), **dataclasses.asdict(memories[task])}
+            for name, task in behind.items()
+        },
+        "rule": BYTE_RULE,
+    }
 
 
 def _images(tasks: Iterable[Any]) -> dict[str, Any]:

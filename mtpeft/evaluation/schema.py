@@ -102,6 +102,7 @@ RESULTS: dict[str, Any] = {
     "confusion?": [{"task": TEXT, "classes": [TEXT], "rows": [COUNT], "counts": [[COUNT]]}],
     "pictures?": TEXT,
     "continued?": [{"step": COUNT, "key": TEXT, "old": PLAIN, "new": PLAIN}],
+    "feature_cache?": {"features": TEXT, "row_bytes": POSITIVE, "images": POSITIVE},
     "measures": [
         {"name": TEXT, "title": TEXT, "value": VALUE, "unit": TEXT, "formula": TEXT, "source": TEXT, "reason": TEXT}
     ],
@@ -112,6 +113,23 @@ RESULTS: dict[str, Any] = {
         "buffers": COUNT,
         "backbone": COUNT,
         "trainable_per_task": MapOf(COUNT),
+        "rule": TEXT,
+    },
+    "memory?": {
+        "backbone": COUNT,
+        "optimizer": TEXT,
+        "precision": TEXT,
+        "per_task": MapOf(
+            {
+                "trained": COUNT,
+                "method": COUNT,
+                "head": COUNT,
+                "gradients": COUNT,
+                "optimizer": COUNT,
+                "activations": COUNT,
+                "fixed": INTEGER,
+            }
+        ),
         "rule": TEXT,
     },
     "frozen": {"fingerprint_before": TEXT, "fingerprint_after": TEXT, "unchanged": FLAG},

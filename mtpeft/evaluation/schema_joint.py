@@ -16,7 +16,10 @@ VALUES = MapOf(MapOf(ENTRY))
 JOINT: dict[str, Any] = {
     **{
         key: RESULTS[key]
-        for key in ("schema", "name", "seed", "recipe", "backbone", "input", "frozen", "environment", "continued?")
+        for key in (
+            *("schema", "name", "seed", "recipe", "backbone", "input", "frozen", "environment", "continued?"),
+            *("feature_cache?", "memory?"),
+        )
     },
     "kind": one_of("joint"),
     "tasks": [
@@ -60,6 +63,8 @@ def validate_joint(results: Mapping[str, Any]) -> None:
         _same_tasks(entry["values"], names, f"history[{index}].values")
     for key in ("trainable_per_task", "per_task"):
         _same_tasks(results["parameters"][key], names, f"parameters.{key}")
+    if "memory" in results:
+        _same_tasks(results["memory"]["per_task"], names, "memory.per_task")
     for key in ("heads", "per_task"):
         _same_tasks(results["flops"][key], names, f"flops.{key}")
     for task in results["tasks"]:

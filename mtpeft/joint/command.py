@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
+from mtpeft.data.made_up import is_made_up
+from mtpeft.errors import ConfigError
 from mtpeft.evaluation.results import read, write
-from mtpeft.joint.distributed import gather, rank, start, together
 from mtpeft.joint.experiment import JointExperiment
 from mtpeft.joint.separate import merge, separate_recipes
 from mtpeft.report import print_joint_summary, write_report
@@ -17,6 +18,7 @@ from mtpeft.runs.command import compare, conclude, finished_run, opening, print_
 from mtpeft.runs.comparison import comparison_rows
 from mtpeft.runs.console import interrupts, open_console, progress_bar
 from mtpeft.runs.device import AUTO, usable_device
+from mtpeft.runs.distributed import first, rank, start, together
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.loading import nothing_unpickled
 from mtpeft.runs.model_folder import MODEL, TASKS
@@ -57,17 +59,19 @@ def _show(results: Sequence[Results], console: Console) -> None:
 
 def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = False) -> Results | None:
     """As `run`, without the summary; returns the results, those on disk when the run is complete already."""
+    if is_made_up([recipe.get("data"), recipe.get("tasks")]):
+        raise ConfigError(f"recipe {recipe['name']}: data.generated makes up data, which is for plans alone")
     if recipe.get("separate"):
         return _separate(recipe, path, console, fresh)
     folder = RunFolder(path, recipe, fresh) if rank() == 0 else None
-    complete = gather(folder is not None and folder.complete)[0]
+    complete = first(folder is not None and folder.complete)
     with progress_bar(console) as callbacks, interrupts() as stop:
         callbacks.message(opening(recipe, path, complete))
         if not complete:
             results = JointExperiment(recipe, callbacks).run(folder, lambda: bool(stop))
         else:
             results = None if folder is None else read(folder.results)
-    results = gather(results)[0]
+    results = first(results)
     _report(results, path)
     return results
 
@@ -84,14 +88,15 @@ def evaluate(path: Path, trust_imports: bool = False) -> int:
     folder, recipe, results = finished_run(path, trust_imports)
     if recipe.get("separate"):
         return max(evaluate(path / sub, trust_imports) for sub in separate_recipes(recipe))
-    with nothing_unpickled():
-        experiment = JointExperiment(recipe)
-    values = experiment.evaluate_final(folder)
-    if not (path / MODEL / TASKS).is_file():  # a run of an earlier version
-        experiment.model_tasks.write(path / MODEL)
-    for task in results["tasks"]:
-        print_measured(console, task, values[task["name"]][task["metric"]], results["main"][task["name"]], ".4g")
-    return 0 if values == results["final"] else 1
+    with together():
+        with nothing_unpickled():
+            experiment = JointExperiment(recipe)
+        values = experiment.evaluate_final(folder)
+        if rank() == 0 and not (path / MODEL / TASKS).is_file():  # a run of an earlier version
+            experiment.model_tasks.write(path / MODEL)
+        for task in results["tasks"]:
+            print_measured(console, task, values[task["name"]][task["metric"]], results["main"][task["name"]], ".4g")
+        return 0 if values == results["final"] else 1
 
 
 def _separate(recipe: dict[str, Any], path: Path, console: Console, fresh: bool) -> Results | None:
@@ -114,7 +119,7 @@ def _separate(recipe: dict[str, Any], path: Path, console: Console, fresh: bool)
         if not folder.results.is_file():
             write(folder.results, merge(recipe, found, path))
         results = read(folder.results)
-    results = gather(results)[0]
+    results = first(results)
     _report(results, path)
     return results
 

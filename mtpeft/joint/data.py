@@ -14,9 +14,12 @@ from mtpeft.data.dense import DenseDataset, TaskInfo
 from mtpeft.data.dense.batch import DenseView, collate
 from mtpeft.data.dense.parts import build_parts
 from mtpeft.data.dense.registry import SPLITS
+from mtpeft.data.dense.row_view import RowView
 from mtpeft.data.dense.sample import Sample, label_source
 from mtpeft.data.dense.transforms import build_transforms
+from mtpeft.data.feature_cache import FeatureCache
 from mtpeft.data.loader import received, sent
+from mtpeft.data.row_images import Precision
 from mtpeft.data.validation import Validation
 from mtpeft.dense.kinds import Kind
 from mtpeft.errors import ConfigError, UnknownNameError
@@ -94,6 +97,17 @@ class JointData:
             self.train.append(view(train, "train", source))
             self.val.append(view(part["val"], "val", source))
 
+    @property
+    def all_views(self) -> list[DenseView]:
+        """Those of every part."""
+        return [*self.train, *self.val, *self.held]
+
+    def use_rows(self, cache: FeatureCache, precision: Precision) -> None:
+        """Have all views give rows for images; `precision` is that of training."""
+        self.train = [RowView(view, cache, precision) for view in self.train]
+        self.val = [RowView(view, cache) for view in self.val]
+        self.held = [RowView(view, cache) for view in self.held]
+
     def check_first(self) -> None:
         """Read the first sample of each part, so that a label that is wrong throughout is told of before a step."""
         for view in (*self.train, *self.val):
@@ -104,6 +118,12 @@ class JointData:
     def sizes(self) -> list[int]:
         """Training samples of each data set."""
         return [len(view) for view in self.train]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """(C, H, W) of the images of each task."""
+        first = {source: tuple(view[0]["image"].shape) for source, view in enumerate(self.train) if len(view)}
+        return {task: first[place.source] for task, place in self.places.items()}
 
     def samples(self, task: str, split: str) -> int:
         """Samples of the task's data set."""
@@ -134,12 +154,12 @@ class JointData:
         return collate(items)
 
     def batches(self, split: str, source: int, indices: Sequence[int], size: int) -> Iterator[Batch]:
-        """Samples of one data set with all its tasks' labels, in the given order, as they are in epoch 0."""
+        """Samples of one data set (`source`) with all its tasks' labels, in the given order, as they are in epoch 0."""
         view = self.views(split)[source]
         view.set_epoch(0)
         tasks = self.tasks_of(source)
         for start in range(0, len(indices), size):
-            yield collate([self.item(view, i, tasks) for i in indices[start : start + size]])
+            yield {**collate([self.item(view, i, tasks) for i in indices[start : start + size]]), "source": source}
 
 
 class Chosen:

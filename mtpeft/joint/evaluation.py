@@ -10,8 +10,8 @@ import torch
 
 from mtpeft.evaluation.definitions import Undefined, multi_task_delta
 from mtpeft.joint.data import JointData
-from mtpeft.joint.distributed import gather, rank, world
 from mtpeft.joint.model import JointModel
+from mtpeft.runs.distributed import gather, rank, world
 
 Values = dict[str, dict[str, float | None]]
 

@@ -7,15 +7,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mtpeft.data.dense.row_view import check_fixed_views, common_size
+from mtpeft.data.feature_cache import FeatureCache
 from mtpeft.data.validation import Validation
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
-from mtpeft.evaluation.run_facts import device_name, run_facts
+from mtpeft.evaluation.run_facts import device_name, memory_facts, run_facts
 from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.joint import evaluation
 from mtpeft.joint.conflict import gradient_conflict
 from mtpeft.joint.data import JointData, build_loader
-from mtpeft.joint.distributed import average_buffers, gather, rank, start, world
 from mtpeft.joint.hooks import CurveHook, EvaluateHook, LossCurve, RateHook, StateHook
 from mtpeft.joint.loop import build_runner
 from mtpeft.joint.model import JointModel
@@ -29,6 +30,8 @@ from mtpeft.manager.attach import resolve_methods
 from mtpeft.options import NotNegative, Section, WholeNumber, check_options
 from mtpeft.runs.backbone import BackboneSection
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
+from mtpeft.runs.distributed import any_of, average_buffers, first, rank, start, world
+from mtpeft.runs.feature_cache import CacheSection, cache_facts, fill, precision_of
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.input import data_config, read_input
 from mtpeft.runs.machine import described, fit, matrix_products
@@ -66,6 +69,7 @@ class JointExperiment:
         self.visualizer = top.take("visualizer", [])
         self.pictures = top.take("pictures", 3, WholeNumber)
         self.conflict_batches = top.take("gradient_conflict", 4, WholeNumber)
+        cache = CacheSection.read(top)
         top.finish()
         set_threads(self.training.threads, self.training.workers)
         resolve_methods(method, sharing)
@@ -94,6 +98,7 @@ class JointExperiment:
         self.model = JointModel(self.manager, kinds, build_weighting(weighting, weights, discrete), self.seed)
         self.model.to(self.device)
         fit(self.manager, self.training, self.training.batch_size // world(), self.progress.message)
+        self.features = self._features(cache)
         self.model.needs_two = self._need_two()
         self.optim_wrapper = self._optim_wrapper()
         self.sampler = self._sampler(sampler)
@@ -112,7 +117,7 @@ class JointExperiment:
         self.folder, self.stop = folder, stop
         self.progress.message(described(self.device))
         saved = None if folder is None or folder.fresh else folder.state.read()
-        state = gather(saved)[0]
+        state = first(saved)
         if state is None:
             self.data.check_first()
         else:
@@ -129,6 +134,10 @@ class JointExperiment:
                 "device": device_name(self.device),
             }
             folder.log("start" if state is None else "resume", **values)
+        if self.features is not None:
+            filled = fill(self.features, self.data.all_views, self.progress, self.training.workers)
+            if folder is not None:
+                folder.log("features", **filled)
         if state is not None:
             self.progress.message(f"resuming at step {self.model.step + 1} of {self.training.steps}")
         if self.model.needs_two and not self.manager.single_pass:
@@ -180,11 +189,9 @@ class JointExperiment:
         kept = "there is no checkpoint yet" if state is None else f"the checkpoint of step {state['step']} is kept"
         return f"{error}; {kept}: lower training.optimizer.lr or set training.clip"
 
-    def stopping(self, due: bool) -> bool:
-        """Whether to stop after this step. Several processes agree where a checkpoint is due only."""
-        if world() == 1:
-            return self.stop()
-        return due and any(gather(self.stop()))
+    def stopping(self) -> bool:
+        """Whether to stop after this step: all processes, when one of them is asked to."""
+        return any_of(self.stop())
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Evaluate on the test part; an entry of the history.
@@ -192,7 +199,7 @@ class JointExperiment:
         Where there are validation data, those held out of the training part, keeps the weights with the best delta on them.
         """
         self.progress.message(f"step {step}: evaluating")
-        average_buffers(self.model)
+        average_buffers(self.model.buffers())
         values = evaluation.evaluate(self.model, self.data, self.training.eval_batch_size, self.device)
         delta = evaluation.delta(self.model, values, self.single_task)
         entry = {"step": step, "values": values, "delta": delta}
@@ -233,7 +240,9 @@ class JointExperiment:
         results = {
             **run_facts(self),
             **self.folder.facts,
+            **cache_facts(self.features, sum(len(view) for view in self.data.all_views)),
             **summarise(self.model, self.data, self.history),
+            "memory": memory_facts(self, self.data.shapes),
             "single_task": self.single_task,
             "best": self.best,
             "gradient_conflict": conflict,
@@ -307,6 +316,23 @@ class JointExperiment:
         if not used:
             raise ConfigError(f"recipe {self.name}: the key head has no effect, every task has a head of its own")
         return found
+
+    def _features(self, section: CacheSection | None) -> FeatureCache | None:
+        """The cache a recipe asks for, the data set's views with rows for images."""
+        if section is None:
+            return None
+        views = self.data.all_views
+
+        def check() -> tuple[int, int]:
+            check_fixed_views(self.data.train)
+            return common_size(views)
+
+        cache = section.open(
+            self.manager, self.training, check, sum(len(view) for view in views), self.progress.message
+        )
+        if cache is not None:
+            self.data.use_rows(cache, precision_of(self.training, self.device))
+        return cache
 
     def _need_two(self) -> frozenset[str]:
         """The tasks with a batch norm that cannot train on one image; a `ConfigError` where a batch has no more."""

@@ -106,20 +106,16 @@ class StateHook(Hook):
     priority = "VERY_LOW"
 
     def __init__(
-        self,
-        save: Callable[[int], None],
-        stopping: Callable[[bool], bool],
-        interval: int,
-        check: Callable[[], None],
+        self, save: Callable[[int], None], stopping: Callable[[], bool], interval: int, check: Callable[[], None]
     ) -> None:
-        """`save(step)` after `check()`; `stopping(due)`: whether to stop here, where saving is due or not."""
+        """`save(step)` after `check()`; `stopping()`: whether to stop here."""
         self.save, self.stopping, self.interval, self.check = save, stopping, interval, check
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save where it is due."""
         step = batch_idx + 1
         due = step % self.interval == 0 or step == runner.max_iters
-        stopping = self.stopping(due)
+        stopping = self.stopping()
         if due or stopping:
             self.check()
             self.save(step)

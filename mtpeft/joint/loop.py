@@ -19,9 +19,9 @@ from mmengine.runner.base_loop import BaseLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mtpeft.joint.distributed import all_well, world
 from mtpeft.joint.model import JointModel
 from mtpeft.joint.optim import UpdateWrapper
+from mtpeft.runs.distributed import all_well, world
 
 #: MMEngine's default hooks: none. Its checkpoints cannot be loaded safely, its schedulers and logs are done here.
 NO_HOOKS = dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"))

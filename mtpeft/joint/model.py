@@ -10,13 +10,13 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
 
+from mtpeft.data.loader import mix
 from mtpeft.dense.kinds import Kind
 from mtpeft.errors import UnknownNameError
-from mtpeft.joint.distributed import rank, sum_gradients, sum_tensors, total, world
 from mtpeft.joint.optim import UpdateWrapper
-from mtpeft.joint.sampler import mix
 from mtpeft.joint.weighting import Weighting
 from mtpeft.manager.manager import TaskManager
+from mtpeft.runs.distributed import rank, sum_gradients, sum_tensors, total
 from mtpeft.runs.update import Recent
 
 #: {task: (rows (n,) into the batch, labels (n, ...))}
@@ -163,8 +163,7 @@ class JointModel(BaseModel):
         own = [[int(c[task].sum()) for c in counts if task in c] for task in self.kinds]
         empty = [[int((c[task] == 0).sum()) for c in counts if task in c] for task in self.kinds]
         empty = [[*found, *(task in tasks for tasks in alone)] for task, found in zip(self.kinds, empty, strict=True)]
-        device = next(self.manager.parameters()).device if world() > 1 else torch.device("cpu")
-        sums = torch.tensor([[sum(x) for x in own], [sum(x) for x in empty]], dtype=sums_dtype(device), device=device)
+        sums = torch.tensor([[sum(x) for x in own], [sum(x) for x in empty]], dtype=torch.float64)
         valid, skipped = (dict(zip(self.kinds, row, strict=True)) for row in total(sums).tolist())
         for task, number in skipped.items():
             self.skipped[task] += int(number)

@@ -34,7 +34,8 @@ def write_pictures(
             for k, row in enumerate(rows.tolist()):
                 case = _case(model, task, output[k : k + 1], label[k : k + 1])
                 if case is not None:
-                    keep[task].append({**case, "image": batch["images"][row], "sample": str(batch["names"][row])})
+                    place = batch["source"], int(batch["index"][row])
+                    keep[task].append({**case, "place": place, "sample": str(batch["names"][row])})
             keep[task] = _ends(keep[task], number)
     index: dict[str, Any] = {}
     for task, cases in keep.items():
@@ -67,8 +68,9 @@ def _write(
     kind = model.kinds[task]
     measure = kind.measure()
     measure.update(case["output"], case["label"])
+    source, index = case["place"]
     pictures = {
-        "image": _image(case["image"], data.mean, data.std),
+        "image": _image(data.val[source].picture(index), data.mean, data.std),
         "truth": kind.picture(case["label"][0]),
         "prediction": kind.picture(case["output"][0], case["label"][0]),
     }

@@ -7,7 +7,6 @@ from there reads nothing again.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
+from mtpeft.data.loader import mix
 from mtpeft.errors import ConfigError, UnknownNameError
 from mtpeft.options import Count, Positive
 
@@ -38,12 +38,6 @@ class Plan:
 
     parts: tuple[tuple[Draw, ...], ...]
     after: dict[str, Any]
-
-
-def mix(*numbers: object) -> int:
-    """One 63-bit seed out of several numbers, the same on every machine."""
-    digest = hashlib.sha256("/".join(map(str, numbers)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 @DATA_SAMPLERS.register_module(force=True)

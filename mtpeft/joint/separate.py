@@ -39,7 +39,7 @@ def merge(recipe: Mapping[str, Any], found: Mapping[str, Results], path: Path) -
         "rule": f"{RULE} Here every task has a model of its own; totals are over all of them.",
     }
     return {
-        **runs[0],
+        **{key: value for key, value in runs[0].items() if key != "memory"},
         "name": recipe["name"],
         "recipe": {k: v for k, v in recipe.items() if k != "device"},
         "tasks": [task for run in runs for task in run["tasks"]],
@@ -58,6 +58,7 @@ def merge(recipe: Mapping[str, Any], found: Mapping[str, Results], path: Path) -
         "delta": 0.0,
         "best": None,
         "parameters": parameters,
+        **_memory(runs),
         "flops": {
             "total": sum(run["flops"]["total"] for run in runs),
             "backbone": sum(run["flops"]["backbone"] for run in runs),
@@ -75,6 +76,13 @@ def merge(recipe: Mapping[str, Any], found: Mapping[str, Results], path: Path) -
 
 def _union(parts: Any) -> dict[str, Any]:
     return {key: value for part in parts for key, value in part.items()}
+
+
+def _memory(runs: list[Results]) -> dict[str, Any]:
+    """Bytes by task; nothing where one of the runs has none."""
+    if not all("memory" in run for run in runs):
+        return {}
+    return {"memory": {**runs[0]["memory"], "per_task": _union(run["memory"]["per_task"] for run in runs)}}
 
 
 def _frozen(runs: list[Results]) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
 from mtpeft.heads import GrowingHead
+from mtpeft.manager.memory import ASSUMED, Memory, backbone_bytes, measure_memory
+from mtpeft.manager.memory import RULE as BYTE_RULE
 from mtpeft.manager.protocol import Managed
 
 RULE = (
@@ -67,11 +70,13 @@ def backbone_size(manager: Managed) -> int:
     return sum(p.numel() for p in manager.backbone.parameters() if p not in classifier)
 
 
-def render_table(manager: Managed, width: int) -> str:
-    """The counts of all tasks as text, `width` columns wide."""
+def render_table(
+    manager: Managed, width: int, memories: Mapping[str, Memory] | None = None, optimizer: str = ASSUMED
+) -> str:
+    """The counts of all tasks, and their bytes with an optimiser, as text `width` columns wide; `memories` where known."""
     from rich.console import Console
 
-    from mtpeft.printing import print_table, print_text
+    from mtpeft.printing import print_table, print_text, size_text
 
     size = backbone_size(manager)
     methods = " + ".join(f"{a.spec.name} ({a.sharing_name})" for a in manager.methods)
@@ -88,4 +93,15 @@ def render_table(manager: Managed, width: int) -> str:
     print_table(console, head, rows, title=title)
     print_text(console, f"all tasks, each weight once: {manager.num_trainable():,}")
     print_text(console, RULE)
+    if memories is None:
+        memories = measure_memory(manager)
+    if memories:
+        head = ["task", "method", "head", "gradients", f"optimiser ({optimizer})", "activations of one more"]
+        rows = []
+        for task, m in memories.items():
+            sizes = (m.method, m.head, m.gradients, m.optimizer, m.activations)
+            rows.append([task, *map(size_text, sizes)])
+        title = f"bytes in training; the backbone, once for all tasks: {size_text(backbone_bytes(manager))}"
+        print_table(console, head, rows, title=title)
+        print_text(console, BYTE_RULE)
     return text.getvalue().rstrip()

@@ -30,14 +30,19 @@ def extract(
 ) -> Features:
     """Run the backbone once under `selection`, on images (B, C, H, W) or clips (B, C, T, H, W); the features of `kinds`.
 
+    Images may be given as rows (B, width), what the frozen part of the backbone makes of them (`mtpeft.manager.rows`).
     With `selection.each` their leading axis is B where no method has task streams, else T B: task after task. `prepared`
     is what weight sources made for these tasks already.
     """
     backbone: Any = manager.backbone
     kinds, checkpoints = set(kinds), uses_checkpoints(backbone)
+    if images.ndim == 2 and manager.frozen_part is not None and not manager.frozen_part.serves(kinds):
+        raise DataError(
+            f"rows hold {manager.frozen_part.words}, too little for a head that reads {', '.join(sorted(kinds))}: make rows anew"
+        )
     if prepared is None:
         prepared = prepare(manager, selection.tasks)
-    given, graph = len(images), _graph(manager)
+    given, graph = len(images), None if images.ndim == 2 else _graph(manager)
     if graph is not None:
         images, selection = graph.filled(images, selection)
     context = Context(
@@ -55,7 +60,7 @@ def extract(
         if selection.each and ("offsets", last) in context.store:
             shared, grid = context.store["stage", last]
             raw = manager.anatomy.finish(apply_offsets(shared, context.store["offsets", last], context), grid)
-        features: Features = {"size": tuple(images.shape[-2:])}
+        features: Features = {"size": size_of(manager, images)}
         if kinds & {"pooled", "frames"}:
             features["frames"] = _pooled(manager, raw, context).unflatten(0, (-1, context.frames))
             features["pooled"] = features["frames"].mean(1) if images.ndim == 5 else features["frames"].squeeze(1)
@@ -81,6 +86,9 @@ def extract(
 def _run(manager: Managed, context: Context, images: torch.Tensor) -> torch.Tensor:
     """`forward_features` of the images or frames. Raises `DataError` where the backbone cannot take images of that size."""
     backbone: Any = manager.backbone
+    if images.ndim == 2:
+        assert manager.frozen_part is not None
+        return manager.frozen_part.replay(context, images)
     folded = fold(images)
     if manager.runtime.channels_last:
         folded = folded.contiguous(memory_format=torch.channels_last)
@@ -134,6 +142,8 @@ def attention_over_time(manager: Managed, clips: torch.Tensor, selection: Select
 def check_images(manager: Managed, images: torch.Tensor) -> None:
     """Raise `DataError` for images the backbone does not take."""
     channels, height, width = manager.anatomy.input_size
+    if images.ndim == 2 and manager.frozen_part is not None:
+        return
     if images.ndim not in (4, 5) or images.shape[1] != channels or not frames_of(images):
         raise DataError(
             f"images have shape {tuple(images.shape)}; the backbone takes (B, {channels}, H, W), or clips "
@@ -150,6 +160,13 @@ def check_images(manager: Managed, images: torch.Tensor) -> None:
         raise DataError(
             f"images are {rows} x {columns}; the backbone takes multiples of {steps[0]} x {steps[1]}: resize them"
         )
+
+
+def size_of(manager: Managed, images: torch.Tensor) -> tuple[int, ...]:
+    """Height and width of the images, or of those that rows stand for."""
+    if images.ndim == 2 and manager.frozen_part is not None:
+        return manager.frozen_part.image_size
+    return tuple(images.shape[-2:])
 
 
 def fitting_size(manager: Managed, size: tuple[int, int]) -> tuple[int, int]:
@@ -246,7 +263,9 @@ def _stages(manager: Managed, context: Context) -> list[torch.Tensor]:
 
 def _pooled(manager: Managed, raw: torch.Tensor, context: Context) -> torch.Tensor:
     backbone: Any = manager.backbone
-    pooled = backbone.forward_head(_with_prompts(manager, raw, context), pre_logits=True)
+    pooled = context.store.get(("pooled",))
+    if pooled is None:
+        pooled = backbone.forward_head(_with_prompts(manager, raw, context), pre_logits=True)
     for attachment in manager.methods:
         read = [v for k, v in context.store.items() if k[0] is attachment and k[1] == "queries"]
         pooled = attachment.spec.module.combine(pooled, read)

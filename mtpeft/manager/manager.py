@@ -17,12 +17,14 @@ from mtpeft.errors import ConfigError, DataError, UnknownNameError
 from mtpeft.heads import GrowingHead, Head
 from mtpeft.heads.build import build_head, own_head
 from mtpeft.hooks.attachment import Attachment
+from mtpeft.hooks.frozen import FrozenPart
 from mtpeft.hooks.installation import Installation, carries_hooks
 from mtpeft.hooks.runtime import Runtime, Selection
 from mtpeft.manager.checkpoint import save
 from mtpeft.manager.counting import Counts, count, render_table
 from mtpeft.manager.ensemble import ensembled
 from mtpeft.manager.features import apply_head, attention_over_time, check_images, extract, prepare, rows_of
+from mtpeft.manager.memory import Memory, measure_memory
 from mtpeft.manager.merging import merged_backbone
 from mtpeft.manager.weights import own_key, set_mode, trainable_parameters, trained_state, trained_state_by_task
 from mtpeft.options import check_options, shown
@@ -59,6 +61,7 @@ class TaskManager(nn.Module):
         self.head_specs: dict[str, dict[str, Any]] = {}
         self.frozen_tasks: set[str] = set()
         self.forced = False  # loaded onto a backbone with another fingerprint, at the user's word
+        self.frozen_part: FrozenPart | None = None  # of images that are given as rows (see `mtpeft.manager.rows`)
         self.runtime = Runtime()
         self.owned = {n for a in attachments if a.spec.owned for n in a.spec.owned(a.config, anatomy)}
         self.own_weights = bool(self.owned)
@@ -172,9 +175,10 @@ class TaskManager(nn.Module):
     def forward(self, images: torch.Tensor, task: str | Sequence[str] | None = None) -> Any:
         """Outputs of one task, or of a batch in which every image has a task of its own.
 
-        `images` (B, C, H, W), or clips (B, C, T, H, W). With a name (or None: the task of `set_task`) returns the head's
-        output. With one name per image returns {task: (indices (n,) into the batch, output of those n images)}, from one
-        backbone pass. In eval mode a source of several members (`averaged`) gives their common prediction, a pass for each.
+        `images` (B, C, H, W), clips (B, C, T, H, W), or rows (see `mtpeft.FeatureCache`). With a name (or None: the
+        task of `set_task`) returns the head's output. With one name per image returns {task: (indices (n,) into the
+        batch, output of those n images)}, from one backbone pass. In eval mode a source of several members (`averaged`)
+        gives their common prediction, a pass for each.
         """
         check_images(self, images)
         return self.ensembled(lambda: self._forward(images, task))
@@ -300,8 +304,16 @@ class TaskManager(nn.Module):
         return sum(p.numel() for _, p in self.trainable_parameters() if p not in skipped)
 
     def table(self, width: int = 80) -> str:
-        """A table of weights per task by kind, with the counting rule, in lines of up to `width` characters."""
+        """Tables of weights per task by kind, and of bytes in training, with their rules, in lines of up to `width` characters.
+
+        Tasks that are not alike are run on a few images each, to see what they keep for backward.
+        """
         return render_table(self, width)
+
+    def memory(self, task: str) -> Memory:
+        """Bytes that training `task` keeps: weights, gradients, AdamW's state, activations of each image of the model's size."""
+        self._check(task)
+        return measure_memory(self, [task])[task]
 
     def trainable_parameters(self, task: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that are trained; with `task`, those the task uses."""

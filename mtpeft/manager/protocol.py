@@ -10,6 +10,7 @@ from torch import nn
 
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.hooks.attachment import Attachment
+from mtpeft.hooks.frozen import FrozenPart
 from mtpeft.hooks.runtime import Runtime
 
 
@@ -25,6 +26,7 @@ class Managed(Protocol):
     frozen_tasks: set[str]
     owned: set[str]
     backbone_train_mode: bool
+    frozen_part: FrozenPart | None
     training: bool
 
     @property
@@ -46,6 +48,21 @@ class Managed(Protocol):
 
     def used_modules(self, task: str) -> list[nn.Module]:
         """The modules whose weights the task's output depends on."""
+
+    def __call__(self, images: torch.Tensor, task: str) -> Any:
+        """Outputs of one task."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Training mode, as of any module."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules, as of any module."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters, as of any module."""
+
+    def buffers(self) -> Iterator[torch.Tensor]:
+        """All buffers, as of any module."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All parameters, as of any module."""

@@ -24,6 +24,7 @@ from mtpeft.report.layout import (
     titled,
 )
 from mtpeft.report.markup import baseline_key
+from mtpeft.report.memory import memory_card
 from mtpeft.report.pictures import of_groups, sentence
 from mtpeft.report.published import published_of_stream
 
@@ -192,7 +193,8 @@ def _parameters(stream: Stream, plots: Plots) -> str:
     chart = charts.parameter_chart(stream, [tables.trainable(group) for group in stream.groups])
     note = "Trained weights of all tasks together, heads not counted."
     note += " Both baselines train none." if stream.baselines else ""
-    return card("Trainable weights", note, plots.place(chart), tables.parameters_table(stream))
+    weights = card("Trainable weights", note, plots.place(chart), tables.parameters_table(stream))
+    return weights + memory_card(stream)
 
 
 def _headline_note(stream: Stream) -> str:

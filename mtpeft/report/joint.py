@@ -26,6 +26,7 @@ from mtpeft.report.layout import (
     titled,
 )
 from mtpeft.report.markup import baseline_key, escape
+from mtpeft.report.memory import memory_card
 from mtpeft.report.pictures import of_groups
 from mtpeft.report.published import published_of_joint
 
@@ -137,9 +138,8 @@ def _weights(runs: JointRuns, plots: Plots) -> str:
     folded = zip(runs.groups, counts, strict=True) if not alone else ()
     by_task += "".join(details(f"{group.label}: each task by kind", found) for group, found in folded)
     numbers = tables.parameters_table(runs) + by_task
-    return card("Trainable weights", note, plots.place(chart), numbers) + card(
-        "Floating-point operations", "Millions, for one image.", joint.flops_table(runs)
-    )
+    flops = card("Floating-point operations", "Millions, for one image.", joint.flops_table(runs))
+    return card("Trainable weights", note, plots.place(chart), numbers) + memory_card(runs) + flops
 
 
 def _pictures(runs: JointRuns, places: dict[int, Path]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtpeft.evaluation.results import measures_of
@@ -242,8 +242,9 @@ def frozen_table(stream: Comparison) -> str:
 
 
 def environment_table(stream: Comparison) -> str:
-    """Versions, and what images are turned into, in training and in test, and what read them."""
+    """Versions, and what images are turned into, in training and in test, and what read them, and what a feature cache kept."""
     rows = []
+    cached = any("feature_cache" in run for _, run in stream.runs)
     clips = any("video" in run["input"] for _, run in stream.runs)
     machine = list(dict.fromkeys(name for _, run in stream.runs for name in run["environment"]))
     images = any("images" in run["input"] for _, run in stream.runs)
@@ -256,7 +257,8 @@ def environment_table(stream: Comparison) -> str:
             read += [run["input"].get("images", {}).get(name, MISSING) for name in ("train", "test", "decoder")]
         size = run["input"]["size"]
         channels = [", ".join(f"{v:g}" for v in run["input"][name]) for name in ("mean", "std")]
-        cells = [run["backbone"]["name"], str(size), *channels, run["input"]["interpolation"], *read]
+        kept = [_kept(run.get("feature_cache"))] if cached else []
+        cells = [run["backbone"]["name"], str(size), *channels, run["input"]["interpolation"], *read, *kept]
         rows.append(
             [
                 f"{group.label}, seed {run['seed']}",
@@ -272,9 +274,17 @@ def environment_table(stream: Comparison) -> str:
         "Interpolation",
         *(["Decoder: files", "Sampling", "Frames", "Unreadable files"] if clips else []),
         *(["Training images", "Test images", "Pictures read by"] if images else []),
+        *(["Feature cache"] if cached else []),
     ]
     head = ["Run", *inputs, *(name.capitalize() for name in machine)]
     return table(f"{stream.title}: input and environment", head, rows, text_columns=len(head))
+
+
+def _kept(cache: Mapping[str, Any] | None) -> str:
+    """What a run kept of its images, in words."""
+    if cache is None:
+        return MISSING
+    return f"{cache['features']}: {cache['images']:,} images of {cache['row_bytes']:,} bytes"
 
 
 def formulas(streams: Sequence[Stream]) -> str:

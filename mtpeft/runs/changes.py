@@ -19,6 +19,7 @@ FREE = (
         f"training.{key}"
         for key in ("workers", "threads", "log_every", "grad_checkpointing", "compile", "channels_last")
     ),
+    *("cache", "cache.features", "cache.folder", "cache.limit"),
 )
 
 
@@ -52,7 +53,7 @@ def allowed(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[
     if wrong:
         raise ConfigError(
             f"{where} holds a run of another recipe, which differs in {_listed(wrong)}; a run can go on with more epochs "
-            "or steps, and with another device, visualizer, checkpoint.interval, or workers, threads, log_every, "
+            "or steps, and with another device, visualizer, cache, checkpoint.interval, or workers, threads, log_every, "
             "grad_checkpointing, compile and channels_last of its training: give another --out, or --fresh to discard it"
         )
     for change in changes:

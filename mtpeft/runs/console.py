@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,20 +47,27 @@ def progress_bar(console: Console) -> Iterator[Callbacks]:
 
 @contextmanager
 def interrupts() -> Iterator[list[bool]]:
-    """Ctrl-C asks for a stop after the running step, which saves the state; a second one stops at once."""
+    """Ctrl-C or SIGTERM asks for a stop after the running step, which saves the state; a second one stops at once.
+
+    Processes that this one forks meanwhile end by SIGTERM, as any does.
+    """
     asked: list[bool] = []
+    own = os.getpid()
 
     def handler(number: int, frame: Any) -> None:
+        if os.getpid() != own and number == signal.SIGTERM:
+            os._exit(128 + number)
         if asked:
             raise KeyboardInterrupt
         asked.append(True)
 
     try:
-        previous = signal.signal(signal.SIGINT, handler)
+        previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread: nothing can be caught here
         yield asked
         return
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, before in previous.items():
+            signal.signal(number, before)

@@ -26,12 +26,17 @@ class RunFolder:
     that of the folder as `mtpeft.runs.changes` says; `changes` are these differences. Nothing is written before `open`.
     """
 
-    def __init__(self, path: str | Path, recipe: dict[str, Any], fresh: bool = False) -> None:
-        """`fresh`: an earlier run of the same folder is removed by `open`."""
-        self.path, self.recipe, self.fresh = Path(path), recipe, fresh
+    def __init__(self, path: str | Path, recipe: dict[str, Any], fresh: bool = False, writes: bool = True) -> None:
+        """`fresh`: an earlier run of the same folder is removed by `open`.
+
+        Of several processes the first one alone `writes`; in the others nothing is read either.
+        """
+        self.path, self.recipe, self.fresh, self.writes = Path(path), recipe, fresh, writes
         self.changes: list[Change] = []
         self.continued: list[dict[str, Any]] = []
         self.state = State(self.path / "checkpoints")  # what a run resumes from
+        if not writes:
+            return
         config = self.path / "config.py"
         if not config.exists() and self.path.exists() and any(self.path.iterdir()):
             raise ConfigError(f"{self.path} exists and is no run folder (it has no config.py); give another --out")
@@ -42,6 +47,8 @@ class RunFolder:
 
     def open(self) -> None:
         """Make the folder, where there is none or a fresh one is wanted."""
+        if not self.writes:
+            return
         config = self.path / "config.py"
         if self.fresh and config.exists():
             shutil.rmtree(self.path)
@@ -76,12 +83,12 @@ class RunFolder:
     @property
     def complete(self) -> bool:
         """Whether there are results, and nothing is to be added to them."""
-        return not self.fresh and self.results.is_file() and not self.longer
+        return self.writes and not self.fresh and self.results.is_file() and not self.longer
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What results.json says of changes: nothing without any; those of the device do not matter to results."""
-        lines = [line for line in self.continued if line["key"] != "device"]
+        """What results.json says of changes: nothing without any; those of device and cache do not matter to results."""
+        lines = [line for line in self.continued if line["key"].split(".")[0] not in ("device", "cache")]
         return {"continued": lines} if lines else {}
 
     def _write(self) -> None:
@@ -103,6 +110,8 @@ class RunFolder:
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to log.jsonl."""
+        if not self.writes:
+            return
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
         try:
             with open(self.path / "log.jsonl", "a") as stream:

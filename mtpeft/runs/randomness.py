@@ -9,6 +9,8 @@ from typing import Any
 import numpy
 import torch
 
+from mtpeft.runs.distributed import world
+
 
 def random_state() -> dict[str, Any]:
     """States of torch's (CPU and CUDA), numpy's and Python's generators."""
@@ -30,4 +32,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     kind, keys, *rest = state["numpy"]
     numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), *rest))
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        if world() > 1:  # each has a GPU of its own, all of them the first one's numbers
+            torch.cuda.set_rng_state(state["cuda"][0])
+        else:
+            torch.cuda.set_rng_state_all(state["cuda"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -107,12 +108,15 @@ class Training:
         """The precision of the forward pass, None for the weights' own."""
         return None if self.amp is None else PRECISIONS[self.amp]
 
+    def autocast(self, device_type: str) -> AbstractContextManager[Any]:
+        """The context of the forward pass on a device."""
+        return nullcontext() if self.dtype is None else torch.autocast(device_type, dtype=self.dtype)
+
     def build_optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An optimiser over named parameters in up to four groups: heads or not, with weight decay or not."""
-        options = {k: v for k, v in self.optimizer.items() if k != "type"}
-        parameters = list(parameters)
-        if self.amp == "float16" and not options.get("foreach") and any(p.is_cuda for _, p in parameters):
-            options.setdefault("fused", True)  # the others wait for the scaler's word on whether to step
+        parameters, more = list(parameters), {}
+        if self.amp == "float16" and not self.optimizer.get("foreach") and any(p.is_cuda for _, p in parameters):
+            more["fused"] = True  # the others wait for the scaler's word on whether to step
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in parameters:
             groups.setdefault((name.startswith("heads."), decays(name, parameter)), []).append(parameter)
@@ -127,12 +131,17 @@ class Training:
         if not packed:
             raise ConfigError("nothing is left to train: every task is frozen")
         try:
-            optimizer = OPTIMIZERS[self.optimizer["type"]](packed, **options)
+            optimizer = self.optimizer_of(packed, **more)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"training.optimizer {self.optimizer}: {str(error).splitlines()[0]}") from None
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
         return optimizer
+
+    def optimizer_of(self, parameters: Any, **more: Any) -> torch.optim.Optimizer:
+        """The optimiser of plain parameters or groups, with `more` options than the recipe gives."""
+        options = {k: v for k, v in self.optimizer.items() if k != "type"}
+        return OPTIMIZERS[self.optimizer["type"]](parameters, **{**more, **options})
 
     def set_rate(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
         """Learning rates for step `step` (from 0) of `total`: a function of the step alone, so there is no state to save."""

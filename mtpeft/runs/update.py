@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -69,30 +69,34 @@ class Update:
 
     def __init__(self, optimizer: torch.optim.Optimizer, device_type: str, training: Training) -> None:
         """`training` gives precision and limit."""
-        self.optimizer, self.device_type, self.dtype, self.clip = optimizer, device_type, training.dtype, training.clip
-        self.scaler = torch.amp.GradScaler(device_type, enabled=self.dtype is torch.float16)
+        self.optimizer, self.device_type, self.training, self.clip = optimizer, device_type, training, training.clip
+        self.scaler = torch.amp.GradScaler(device_type, enabled=training.dtype is torch.float16)
         #: of the last step's gradient, where one that is not finite is a mistake
         self.norm: torch.Tensor | None = None
-        self._scaled = False
+        self._unscaled = False
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the forward pass."""
-        return nullcontext() if self.dtype is None else torch.autocast(self.device_type, dtype=self.dtype)
+        return self.training.autocast(self.device_type)
 
     def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
         """Add the gradients of `loss`; they are scaled until `unscale` or `step`."""
         self.scaler.scale(loss).backward(**kwargs)
-        self._scaled = True
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """All that it updates."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def gradients(self) -> list[torch.Tensor]:
         """Those there are."""
-        return [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
     def unscale(self) -> None:
-        """Make the gradients those of the losses, for what looks at them before the step."""
-        if self._scaled and self.gradients():
+        """Make the gradients those of the losses, for what looks at them before the step. Those of other processes count."""
+        if not self._unscaled and self.gradients():
             self.scaler.unscale_(self.optimizer)
-        self._scaled = False
+            self._unscaled = True
 
     def step(self, **kwargs: Any) -> None:
         """One update. `norm` is that of its gradient from then on.
@@ -100,6 +104,7 @@ class Update:
         In float16 a gradient that is not finite is nothing unusual: the scaler leaves the step out and halves its scale.
         """
         self.unscale()
+        self._unscaled = False
         grads, self.norm = self.gradients(), None
         if not grads:
             return
@@ -107,8 +112,7 @@ class Update:
             norm = torch.nn.utils.get_total_norm(grads)
             self.norm = None if self.scaler.is_enabled() else norm
             if self.clip is not None:
-                parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
+                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         self.scaler.step(self.optimizer, **kwargs)
         self.scaler.update()
 

@@ -7,6 +7,7 @@ moves it is the way of training; the average is saved and loaded as all other we
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -25,13 +26,13 @@ class Averaged(Sharing):
     driven: ClassVar[bool] = True
 
     def __init__(self, factory: BankFactory) -> None:
-        """`factory` builds both banks, at once."""
+        """`factory` builds the bank."""
         super().__init__(factory)
-        self.common, self.average = factory(), factory()
+        self.common = factory()
+        self.average = copy.deepcopy(self.common)  # drawn once: training starts as that of shared weights
         self.average.to_buffers()
         self.begun: torch.Tensor
         self.register_buffer("begun", torch.tensor(False))
-        self._copy()
         self._member = 0
 
     def bank(self, task: str) -> Bank:

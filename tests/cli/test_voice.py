@@ -9,9 +9,6 @@ import sys
 import pytest
 
 COMMANDS = {
-    "continual": ["continual", "fashion_lora"],
-    "train": ["train", "continual/fashion_lora"],
-    "demo": ["demo"],
     "pretrain": ["train", "pretrain/vit_mini"],
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
 import numpy as np
 from conftest import make_recipe
 
 from mtpeft.data.dense import DENSE_DATASETS, Sample, TaskInfo
+from mtpeft.errors import DataError
 
 COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
 DEPTHS = np.array([1.0, 2.0, 3.0], np.float32)
@@ -15,7 +17,10 @@ NORMALS = np.array([[0, 0, 1], [0.6, 0, 0.8], [0, -0.6, 0.8]], np.float32)
 
 
 class Tiles:
-    """Four tiles of three colours per image; every `missing`-th image lacks its depth."""
+    """Four tiles of three colours per image; every `missing`-th image lacks its depth.
+
+    `broken`: in the second of two processes, and there alone, training images cannot be read once the stream is built.
+    """
 
     tasks: ClassVar = {
         "semseg": TaskInfo("semseg", {"classes": 3}, ("red", "green", "blue")),
@@ -23,13 +28,16 @@ class Tiles:
         "normals": TaskInfo("normals"),
     }
 
-    def __init__(self, split: str, length: int = 12, missing: int = 0) -> None:
+    def __init__(self, split: str, length: int = 12, missing: int = 0, broken: bool = False) -> None:
         self.split, self.length, self.missing = split, length, missing
+        self.broken = broken and split == "train" and os.environ.get("RANK") == "1"
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
+        if self.broken and index:
+            raise DataError("train tiles cannot be read in process 1")
         rng = np.random.default_rng((index, self.split == "val"))
         tiles = np.kron(rng.integers(0, 3, (2, 2)), np.ones((16, 16), np.int64))
         noise = rng.integers(0, 30, (32, 32, 3))

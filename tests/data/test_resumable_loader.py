@@ -117,3 +117,28 @@ def test_impossible_arguments() -> None:
 def _digits() -> Any:
     augment = {"crop_padding": 1, "flip": True}
     return to_images(build_dataset({"type": "Digits"}), CONFIG, train=True, augment=augment)
+
+
+def rows(reader: int) -> Any:
+    """The rows of a batch that one of three readers takes."""
+    return lambda number: range(reader * number // 3, (reader + 1) * number // 3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_rows_of_three_readers_are_the_whole_batches(workers: int) -> None:
+    """Also where augmentation draws for a batch as a whole; of a last batch of one image two readers have none."""
+    images = _digits().subset(range(17))
+    parts = [list(ResumableLoader(images, 8, 3, 1, rows=rows(k), num_workers=workers)) for k in range(3)]
+    assert [part[2] is None for part in parts] == [True, True, False]
+    for number, (x, y) in enumerate(ResumableLoader(images, 8, 3, 1)):
+        found = [part[number] for part in parts if part[number] is not None]
+        assert torch.equal(torch.cat([own for own, _ in found]), x)
+        assert torch.equal(torch.cat([own for _, own in found]), y)
+
+
+def test_only_rows_and_items_asked_for_are_read() -> None:
+    dataset = Numbers(17)
+    assert [x is not None for x in ResumableLoader(dataset, 8, 3, 1, rows=rows(0))] == [True, True, False]
+    assert len(dataset.read) == 2 + 2
+    assert order(ResumableLoader(Numbers(9), 2, 0, 0, shuffle=False, items=range(4, 7))) == [[4, 5], [6]]
+    assert order(ResumableLoader(Numbers(9), 2, 0, 0, shuffle=False, items=range(0))) == []

@@ -108,6 +108,24 @@ def _sizes(tasks: tuple[str, ...], method: int) -> dict[str, Any]:
             "per_task": {task: dict(counts) for task in tasks},
             "rule": "trained weights, each counted once; heads apart",
         },
+        "memory": {
+            "backbone": 21_451_008,
+            "optimizer": "AdamW",
+            "precision": "bfloat16",
+            "per_task": {
+                task: {
+                    "trained": method + 1536 + 21058,
+                    "method": 4 * method,
+                    "head": 84232,
+                    "gradients": 4 * (method + 1536 + 21058),
+                    "optimizer": 8 * (method + 1536 + 21058),
+                    "activations": 5 * 2**20 + 2**19,
+                    "fixed": 0,
+                }
+                for task in tasks
+            },
+            "rule": "bytes of each task in training",
+        },
         "flops": {
             "total": 61_000_000 + 7_000_000 * len(tasks),
             "backbone": 61_000_000,

@@ -65,6 +65,9 @@ def test_one_run_shows_every_number(tmp_path):
     assert f"{count(run['best']['step'])}" in card(text, "Validation history", "Tasks")
     for kind in ("method", "norm_bias", "head", "buffers", "backbone"):
         assert count(run["parameters"][kind]) in card(text, "Trainable weights", "Floating-point operations")
+    memory = card(text, "Memory in training", "Floating-point operations")
+    assert "5.5 MiB" in memory and "Optimiser (AdamW)" in memory and "backbone 20.5 MiB, bfloat16" in memory
+    assert count(run["memory"]["per_task"]["semseg"]["trained"]) in memory and run["memory"]["rule"] in memory
     assert run["parameters"]["rule"] in text and run["flops"]["rule"] in text
     assert "89.0" in card(text, "Floating-point operations", "Pictures"), "61 + 4 x 7 million"
     assert json.dumps({"recipe": run["recipe"], "input": run["input"]}, indent=2, sort_keys=True) in text

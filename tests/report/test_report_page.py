@@ -13,8 +13,9 @@ from elements import Elements
 from results_factory import make_results
 
 import mtpeft.report
-from mtpeft.errors import MtpeftError
+from mtpeft.errors import DataError, MtpeftError
 from mtpeft.evaluation import compute_measures, matrix_of
+from mtpeft.evaluation.results import validate
 from mtpeft.report import write_report
 from mtpeft.report.charts import PALETTE, palette
 from mtpeft.report.heatmap import colour_at, luminance, text_colour
@@ -201,3 +202,33 @@ def test_contrast_of_text_and_lines_in_both_modes():
 def test_series_differ_in_colour_and_marker():
     assert len({palette(index) for index in range(8)}) == 8
     assert len({palette(index)[1] for index in range(8)}) == 8
+
+
+def test_bytes_in_training_are_told_where_results_have_them():
+    """Those of earlier versions have none, and no card about them."""
+    old, new = make_results("lora"), make_results("ssf")
+    names = [task["name"] for task in new["tasks"]]
+    facts = {"method": 2**20, "head": 512, "gradients": 3 * 2**20, "optimizer": 6 * 2**20, "activations": 1536}
+    new["memory"] = {
+        "backbone": 5 * 2**20,
+        "optimizer": "SGD",
+        "precision": "float32",
+        "per_task": {name: {"trained": 262_272, **facts, "fixed": 0} for name in names},
+        "rule": "bytes of each task",
+    }
+    assert "Memory in training" not in render([old])
+    text = Elements(render([old, new])).text
+    for told in (
+        "262,272",
+        "1.0 MiB",
+        "512 B",
+        "3.0 MiB",
+        "Optimiser (SGD)",
+        "6.0 MiB",
+        "1.5 KiB",
+        "bytes of each task",
+    ):
+        assert told in text
+    with pytest.raises(DataError, match=r"memory\.per_task names 'other'"):
+        new["memory"]["per_task"]["other"] = new["memory"]["per_task"][names[0]]
+        validate(new)

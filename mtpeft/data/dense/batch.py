@@ -20,7 +20,7 @@ class DenseView(Dataset[dict[str, Any]]):
     """A data set seen through transforms, as normalised tensors.
 
     An item: `image` float32 (3, H, W), `labels` {task: tensor} (see `Kind.layout`; missing labels are absent
-    keys), `index` and `name`. The random numbers of item i in epoch e come from (seed, e, i): neither order nor
+    keys), `index`, `name` and `size` (H, W). The random numbers of item i in epoch e come from (seed, e, i): neither order nor
     workers nor a restart changes them. Raises `DataError` that names the file for labels whose size is not the image's,
     and those that a kind they train refuses; what a kind warns of is told once per label.
     """
@@ -68,7 +68,13 @@ class DenseView(Dataset[dict[str, Any]]):
             "labels": {task: self._layouts[task].tensor(label) for task, label in sample.labels.items()},
             "index": index,
             "name": sample.name,
+            "size": tuple(pixels.shape[1:]),
         }
+
+    def picture(self, index: int) -> torch.Tensor:
+        """The normalised image (3, H, W) of an item."""
+        image: torch.Tensor = self[index]["image"]
+        return image
 
     def read(self, index: int) -> Sample:
         """The sample as it is in the data set, its labels checked."""
@@ -91,12 +97,12 @@ class DenseView(Dataset[dict[str, Any]]):
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: `images` (B, 3, H, W), `labels` {task: (rows (n,), labels (n, ...))}, `index` (B,) and `names`.
+    """A batch: `images` (B, 3, H, W), `labels` {task: (rows (n,), labels (n, ...))}, `index` (B,), `names` and `size` (H, W).
 
     `rows` are the positions of the images that have the task's label; a task without any is absent. Raises
     `DataError` for images of different sizes.
     """
-    sizes = {tuple(item["image"].shape[1:]): item["name"] for item in items}
+    sizes = {item["size"]: item["name"] for item in items}
     if len(sizes) > 1:
         (first, one), (second, other) = list(sizes.items())[:2]
         raise DataError(
@@ -112,4 +118,5 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "labels": labels,
         "index": torch.tensor([item["index"] for item in items]),
         "names": [item["name"] for item in items],
+        "size": next(iter(sizes)),
     }

@@ -40,7 +40,8 @@ class LabelBatch:
         """Make the batch; raises `DataError` for images of different sizes."""
         batch = collate([item[0] for item in items])
         images = batch["images"]
-        shape = (len(images), self.channels, *images.shape[2:]) if self.layout.channels else images[:, 0].shape
+        channels = (self.channels,) if self.layout.channels else ()
+        shape = (len(images), *channels, *batch["size"])
         labels = torch.full(shape, self.layout.fill, dtype=self.layout.dtype)
         if self.label in batch["labels"]:
             rows, found = batch["labels"][self.label]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,10 @@ Kinds = Mapping[str, str]
 
 
 class Transform(Protocol):
-    """Gives a new sample; `kinds` maps tasks to the kind of their label, random numbers come from `rng` alone."""
+    """Gives a new sample; `kinds` maps tasks to the kind of their label, random numbers come from `rng` alone.
+
+    One with a true attribute `fixed` uses none.
+    """
 
     def __call__(self, sample: Sample, kinds: Kinds, rng: np.random.Generator) -> Sample:
         """The changed sample."""
@@ -120,6 +123,7 @@ class Resize:
     Depth keeps its values: the picture is taken to show the same scene with another number of pixels.
     """
 
+    fixed: ClassVar[bool] = True
     size: int | Sequence[int]
 
     def __post_init__(self) -> None:

@@ -17,6 +17,10 @@ class Layout:
     classes: Callable[[Mapping[str, Any]], int]
 
 
+def _always(number: int) -> Callable[[Mapping[str, Any]], int]:
+    return lambda options: number
+
+
 LAYOUTS: dict[str, Layout] = {
     "VTAB": Layout(vtab.vtab, lambda options: vtab.CLASSES[options["task"]]),
     "FGVC": Layout(fgvc.fgvc, lambda options: fgvc.CLASSES[options["task"]]),
@@ -27,8 +31,5 @@ LAYOUTS: dict[str, Layout] = {
         lambda options: len(domains.CATEGORIES) if options.get("labels") == "category" else domains.OBJECTS,
     ),
     "Stream51": Layout(stream51.stream51, lambda options: stream51.CLASSES),
-    **{
-        name: Layout(folders.class_folders(name), lambda options, n=number: n)
-        for name, number in folders.CLASSES.items()
-    },
+    **{name: Layout(folders.class_folders(name), _always(number)) for name, number in folders.CLASSES.items()},
 }

@@ -1,4 +1,4 @@
-"""Made-up videos in the place of a published data set: for dry runs, which have no files."""
+"""Made-up videos in the place of a published data set: for plans, which have no files."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def build_video_dataset(
 
     `augment` sets fields of `ClipTransform`; `flip` is off by default where the direction is the class. Missing files
     (and, with `check`, unreadable ones, remembered in the file `check_index`) are left out up to `max_bad_share`.
-    `generated` videos of noise of each class take the place of the files, which nothing looks for then: for dry runs.
+    `generated` videos of noise of each class take the place of the files, which nothing looks for then: for plans.
     Raises `UnknownNameError` for the name, `ConfigError` for a split or option it does not have, `DataError` when more
     files are bad or the annotations are.
     """
@@ -95,7 +95,8 @@ def build_video_dataset(
     check_options(f"data set {name!r}", source.listing, options, given=("split",), others=common, section="data")
     if generated:
         names = map(str, range(source.num_classes)) if source.names is None else source.names(options)
-        listing = generated_listing(tuple(names), generated)
+        kept = options.get("train_per_class" if split == "train" else "test_per_class", generated)
+        listing = generated_listing(tuple(names), min(generated, kept))
     else:
         listing = source.listing(split=split, **options)
     bad = {} if generated else missing_files(listing.records)

@@ -47,6 +47,7 @@ def load_scenes(
             missing[name] = indices
         else:
             loaded[name] = content
+    manifest.check_makes(missing)
     if missing:
         digests = _render(manifest, missing, seed, split, size, workers)
         for name, digest in digests.items():

@@ -8,7 +8,7 @@ from mtpeft.data.dense.registry import DENSE_DATASETS
 from mtpeft.data.dense.sample import Sample, TaskInfo
 from mtpeft.data.dense.scenes.cache import load_scenes
 from mtpeft.data.dense.scenes.catalogue import CLASSES, PARTS
-from mtpeft.data.dense.scenes.render import focal_length
+from mtpeft.data.dense.scenes.render import draw_scenes, focal_length
 from mtpeft.errors import ConfigError
 
 SCENES_TASKS = {
@@ -45,10 +45,12 @@ class Scenes:
         seed: int = 0,
         cache: str = "~/.cache/mtpeft",
         workers: int | None = None,
+        generated: int = 0,
     ) -> None:
         """`size` is the side of the images in pixels, `workers` the number of rendering processes (None: all cores).
 
-        Raises `ConfigError` for numbers that cannot be, `DataError` when pybullet is missing.
+        `generated` scenes, in turn, take the place of all others, and nothing is kept on disk: for plans. Raises
+        `ConfigError` for numbers that cannot be, `DataError` when pybullet is missing.
         """
         count = train_size if split == "train" else val_size
         for name, value in (("train_size", train_size), ("val_size", val_size), ("size", size)):
@@ -56,13 +58,20 @@ class Scenes:
                 raise ConfigError(f"data set 'scenes': {name} is {value!r}, expected a whole number from 1")
         self.split, self.size, self.seed = split, size, seed
         self.focal = focal_length(size)
-        self._arrays = load_scenes(cache, seed, split, count, size, workers)
+        self._length = count
+        if generated:
+            self._arrays = draw_scenes(seed, split, range(min(generated, count)), size)
+        else:
+            self._arrays = load_scenes(cache, seed, split, count, size, workers)
 
     def __len__(self) -> int:
-        return len(self._arrays["image"])
+        return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        arrays = {key: values[index] for key, values in self._arrays.items()}
+        if not -self._length <= index < self._length:
+            raise IndexError(f"scene {index} of {self._length}")
+        index %= self._length
+        arrays = {key: values[index % len(values)] for key, values in self._arrays.items()}
         labels = {
             "semseg": arrays["semseg"],
             "parts": arrays["parts"],

@@ -55,11 +55,16 @@ def render_scene(seed: int, split: str, index: int, size: int) -> dict[str, Arra
     }
 
 
+def draw_scenes(seed: int, split: str, indices: range, size: int) -> dict[str, Array]:
+    """The scenes `indices` as stacked arrays."""
+    scenes = [render_scene(seed, split, index, size) for index in indices]
+    return {key: np.stack([scene[key] for scene in scenes]) for key in scenes[0]}
+
+
 def render_shard(seed: int, split: str, indices: range, size: int, path: str) -> str:
     """Render the scenes `indices` into one compressed file; returns its SHA-256."""
-    scenes = [render_scene(seed, split, index, size) for index in indices]
     buffer = io.BytesIO()
-    stacked: dict[str, Any] = {key: np.stack([scene[key] for scene in scenes]) for key in scenes[0]}
+    stacked: dict[str, Any] = draw_scenes(seed, split, indices, size)
     np.savez_compressed(buffer, **stacked)
     content = buffer.getvalue()
     write_atomic(Path(path), content)

@@ -42,6 +42,7 @@ def load_clips(
         clips.append((folder / name, label))
         if manifest.verified(name, known.get(name), stacklevel=3) is None:
             missing.append((name, label, index))
+    manifest.check_makes([name for name, _, _ in missing])
     digests: dict[str, str] = {}
     try:
         for name, label, index in bar(missing, f"making {split} clips", "clip", least=BATCH):

@@ -1,4 +1,5 @@
-"""`--dry-run`: every recipe on video, without files or weights; what it prints, what it refuses, and that it writes nothing."""
+"""Plans and `--dry-run` of continual recipes: every one on video without files or weights; what is told, what is refused, and
+that nothing is written."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import math
 import pprint
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +16,17 @@ from conftest import make_recipe
 
 import mtpeft
 from mtpeft.cli.main import main
-from mtpeft.continual.dry_run import dry_run, without_files
+from mtpeft.continual.built import Built
 from mtpeft.continual.experiment import Experiment
+from mtpeft.continual.plan import runs
 from mtpeft.continual.strategy import ContinualStrategy
+from mtpeft.data.made_up import made_up
 from mtpeft.data.video import VIDEO_DATASETS, build_video_dataset
 from mtpeft.errors import ConfigError
 from mtpeft.manager.flops import forward_flops
+from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.plan import measure
+from mtpeft.runs.plan_text import tell
 from mtpeft.runs.recipe import load_recipe, recipe_names
 
 #: frames of a clip, and classes of the first task
@@ -41,6 +48,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def dry_run(recipe: dict[str, Any]) -> int:
+    """What `--dry-run` does with a resolved recipe."""
+    return tell(runs(recipe), None)
+
+
 def command(name: str, *changes: str, engine: str = "continual") -> list[str]:
     """A dry run of a recipe, changed."""
     return [engine, name, "--dry-run", *(part for change in changes for part in ("--set", change))]
@@ -53,6 +65,7 @@ def test_recipes_on_published_video_sets(name: str, folder: Path, capsys: pytest
     assert main(command(name, *TINY)) == 0
     out = capsys.readouterr().out
     assert f"input (2, 3, {frames}, 32, 32)" in out and f"output (2, {classes})" in out
+    assert "steps: not known without the files" in out and "  made up, as " in out
     loss = re.search(r"loss ([\d.]+);", out)
     assert loss is not None and abs(float(loss[1]) - math.log(classes)) < 1.5
     assert "GFLOPs for one clip forward" in out and "all tasks, each weight once" in out
@@ -81,7 +94,7 @@ def test_every_recipe_on_video_is_tested_here() -> None:
     assert found == set(VIDEO)
 
 
-def test_the_step_is_one_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_steps_are_those_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """An optimiser step of the first experience moves its weights, all through the run's own strategy."""
     steps = []
     step = ContinualStrategy.optimizer_step
@@ -94,7 +107,7 @@ def test_the_step_is_one_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ContinualStrategy, "optimizer_step", counted)
     assert dry_run(make_recipe()) == 0
-    assert [index for index, _ in steps] == [0]
+    assert [index for index, _ in steps] == [0, 0, 0]
     assert any(name.startswith("heads.") for name in steps[0][1])
     assert any("lora_B" in name for name in steps[0][1])
 
@@ -130,7 +143,7 @@ def test_recipes_on_motion(name: str, folder: Path, capsys: pytest.CaptureFixtur
     assert main(command(name, "backbone.options.depth=1")) == 0
     out = capsys.readouterr().out
     for row in load_recipe(name).get("rows", [name]):
-        assert f"{row}: a dry run" in out
+        assert f"{row}: a dry run with made-up clips" in out
     assert "one clip forward" in out and not list(folder.iterdir())
 
 
@@ -158,9 +171,7 @@ def test_typos(change: str, message: str, folder: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("engine", "name", "message"),
     [
-        ("train", "joint/scenes_full", "--dry-run is for continual recipes, this is a joint one"),
-        ("train", "joint/compare_sharing", "--dry-run is for continual recipes, this is a joint one"),
-        ("train", "pretrain/vit_mini", "--dry-run is for continual recipes, this is a pretrain one"),
+        ("train", "pretrain/vit_mini", "plans are of runs that train tasks"),
         ("continual", "joint/scenes_full", "it is a joint one"),
         ("continual", "joint/compare_sharing", "the key reference is for comparisons of joint recipes"),
     ],
@@ -195,14 +206,18 @@ def test_a_dry_run_has_as_many_videos_as_the_stream_keeps() -> None:
         "train_per_class": 7,
         "data": {"type": "motion", "frames": 2},
     }
-    experiment = Experiment(without_files(make_recipe(stream=stream)))
+    experiment = Built(make_recipe(stream=made_up(stream, 2)))
     assert len(experiment.stream[0].train) == 2 * 7
+    data = {"type": "motion", "frames": 2, "train_per_class": 9, "test_per_class": 3}
+    stream = Built(make_recipe(stream=made_up({**stream, "train_per_class": None, "data": data}, 2))).stream
+    assert (len(stream[0].train), len(stream[0].test)) == (2 * 9, 2 * 3)
 
 
 def test_tasks_of_listed_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     """101 is a prime: UCF101 is split into 51 classes and five times 10."""
     recipe = load_recipe("ucf101_class_incremental", TINY)
-    stream = Experiment(without_files(recipe)).stream
+    backbone = {**recipe["backbone"], "pretrained": False}
+    stream = Built({**recipe, "backbone": backbone, "stream": made_up(recipe["stream"], 2)}).stream
     assert [len(task.classes) for task in stream] == [51, 10, 10, 10, 10, 10]
     assert sorted(label for task in stream for label in task.classes) == list(range(101))
     assert sorted(set(stream[1].train.targets)) == list(range(51, 61))
@@ -227,3 +242,58 @@ def test_a_recipe_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(command(str(file), engine="train")) == 0
     assert "small: a dry run" in capsys.readouterr().out
     assert [f.name for f in folder.iterdir()] == ["own.py"]
+
+
+def test_a_plan_is_what_the_run_does(folder: Path) -> None:
+    """Steps, trained weights and bytes as the run has them; the folder is about as large as told."""
+    recipe = make_recipe(backbone={"name": "vit_mini_patch4_32", "pretrained": False, "options": {"depth": 1}})
+    [plan] = [measure(run, 0.01) for run in runs(recipe)]
+    assert not list(folder.iterdir())
+    experiment = Experiment(recipe)
+    results = experiment.run(RunFolder(folder / "run", recipe))
+    assert results is not None
+    assert plan["steps"] == experiment.curve.step == 20
+    assert plan["memory"]["backbone"] == results["memory"]["backbone"]
+    for task, facts in results["memory"]["per_task"].items():
+        assert {"trained": plan["tasks"][task]["trained"], **plan["tasks"][task]["bytes"]} == facts
+    [part] = plan["parts"]
+    assert part["tasks"] == [f"task{i}" for i in range(5)] and part["epoch_steps"] == 10
+    assert part["seconds"]["samples"] < 16 and plan["seconds"]["run"] > 20 * part["seconds"]["compute"]
+    kept = sum(file.stat().st_size for file in (folder / "run" / "checkpoints").glob("*.safetensors"))
+    model = sum(file.stat().st_size for file in (folder / "run" / "model").iterdir())
+    assert plan["disk"]["model"] == pytest.approx(model, rel=0.3)
+    assert plan["disk"]["model"] < kept < 2 * plan["disk"]["checkpoint"]
+
+
+def test_the_estimated_peak_is_that_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same plan where steps of the whole batch are watched instead of small ones."""
+    recipe = make_recipe(method={"name": "full"}, training={**make_recipe()["training"], "accumulate": 2})
+    [run] = runs(recipe)
+    told = measure(run, None)["memory"]
+    [run] = runs(recipe)
+    monkeypatch.setattr(run.parts[0], "sizes", (16, 17))
+    whole = measure(run, None)["memory"]
+    assert told["peak"] == pytest.approx(whole["peak"], rel=0.05)
+    assert told["activations"] == pytest.approx(whole["activations"], rel=0.05)
+
+
+def test_a_class_incremental_plan_has_all_heads() -> None:
+    stream = {**make_recipe()["stream"], "type": "class_incremental"}
+    [plan] = [measure(run, None) for run in runs(make_recipe(stream=stream))]
+    assert list(plan["tasks"]) == [f"task{i}" for i in range(5)]
+    assert plan["parts"][0]["outputs"] == {"task0": [2, 2]}
+
+
+def test_images_that_are_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Made up where the data set can be, else refused in one line that names the folder."""
+    root = f"stream.data.root={folder}"
+    assert main(command("fashion_lora", "backbone.options={'depth': 1}", root)) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "made-up data" in out and f"not found in {folder}" in out and "130 steps" in out
+    data = {"type": "torchvision.CIFAR100", "download": True, "root": str(folder)}
+    assert main(command("fashion_lora", f"stream.data={data}")) == 2
+    err = capsys.readouterr().err
+    assert str(folder) in err and len(err.splitlines()) == 1
+    assert not list(folder.iterdir())
+    assert main(["continual", "fashion_lora", "--set", "stream.data.generated=3"]) == 2
+    assert "makes up data, which is for plans alone" in capsys.readouterr().err
