@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
-from mtpeft.cli.arguments import Commands
+from mtpeft.cli.arguments import Commands, one_process
 from mtpeft.errors import ConfigError
 
 #: seconds that the timed steps of one run may take
@@ -52,8 +51,7 @@ def show_plan(recipe: dict[str, Any], name: str, seconds: float | None, as_json:
 
     if find_recipe(name).parent.name == "pretrain":
         raise ConfigError(f"recipe {name} makes the weights of a backbone: plans are of runs that train tasks")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("a plan is one process's work: run the command without torchrun")
+    one_process("a plan")
     if is_joint(recipe):
         from mtpeft.joint.plan import runs
     else:

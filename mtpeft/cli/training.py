@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from mtpeft.cli.arguments import Commands
+from mtpeft.cli.arguments import Commands, one_process
 from mtpeft.errors import ConfigError
 
 
@@ -54,7 +53,7 @@ def _train(options: argparse.Namespace) -> int:
     if recipe.parent.name == "pretrain":  # the folder of a recipe is its engine
         from mtpeft.pretraining.command import main as pretrain
 
-        _one_process()
+        one_process("pretraining")
         changes = ["--set", *options.set] if options.set else []
         return pretrain([str(recipe), *changes])
     values = load_recipe(str(recipe), options.set)
@@ -86,13 +85,6 @@ def _continual(options: argparse.Namespace) -> int:
     from mtpeft.continual.command import run
 
     return run(recipe, options.out, resume=options.resume, fresh=options.fresh)
-
-
-def _one_process() -> None:
-    if (number := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ConfigError(
-            f"pretraining is one process's work, torchrun started {number}: run the command without torchrun"
-        )
 
 
 def _demo(options: argparse.Namespace) -> int:
