@@ -32,7 +32,7 @@ class HubImages(Dataset[tuple[Image.Image, int]]):
     @property
     def paths(self) -> list[str | None] | None:
         """The file of every picture; None where the table holds them itself."""
-        return [str((cell or {}).get("path")) for cell in self.table[self.image]] if self._in_files else None
+        return [(cell or {}).get("path") for cell in self.table[self.image]] if self._in_files else None
 
     @property
     def _in_files(self) -> bool:
