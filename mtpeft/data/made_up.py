@@ -8,7 +8,6 @@ from typing import Any
 
 from mtpeft.data.dense.build import DENSE_DATASETS
 from mtpeft.data.sources import dataset_options
-from mtpeft.data.stand_ins import number_of_classes
 from mtpeft.data.video.clips import is_video
 
 KEY = "generated"
@@ -58,7 +57,7 @@ def _can_be(config: Mapping[str, Any]) -> bool:
     """Whether it describes a data set, of images, clips or dense labels, that has the option."""
     kind, name = config.get("type"), config.get("name")
     if isinstance(kind, str):
-        return is_video(config) or (KEY in dataset_options(kind) and number_of_classes(config) is not None)
+        return is_video(config) or KEY in dataset_options(kind)
     return (
         isinstance(name, str)
         and name in DENSE_DATASETS
