@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from mtpeft._version import __version__
-from mtpeft.cli import catalogue, checks, export, plan, predict, results, training
+from mtpeft.cli import catalogue, checks, completion, export, plan, predict, results, runs, sweep, training
 from mtpeft.cli.voice import first_speaks
 from mtpeft.errors import MtpeftError
 from mtpeft.runs.threads import wait_asleep
 
 #: the files of commands, in the order of the help
-FILES = (catalogue, plan, training, results, predict, export, checks)
+FILES = (catalogue, plan, training, sweep, runs, results, predict, export, checks, completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,8 +21,10 @@ from mtpeft.evaluation.single_task import single_task_values
 from mtpeft.manager.attach import resolve_methods
 from mtpeft.options import Section
 from mtpeft.runs.backbone import BackboneSection
+from mtpeft.runs.distributed import rank
 from mtpeft.runs.feature_cache import CacheSection
 from mtpeft.runs.input import data_config, read_input
+from mtpeft.runs.logs import Logs, check_visualizer
 from mtpeft.runs.machine import fit
 from mtpeft.runs.progress import Progress
 from mtpeft.runs.published import check_published
@@ -49,6 +51,8 @@ class Built:
         self.continue_from = top.take("continue_from", None)
         baselines, single_task = top.take("baselines", None), top.take("single_task", None)
         strips, published = top.take("strips", None), top.take("published", None)
+        backends = check_visualizer(top.take("visualizer", []), self.name)
+        self.logs = Logs(backends if rank() == 0 else [], recipe)
         cache = CacheSection.read(top)
         top.finish()
         set_threads(self.training.threads, self.training.workers)

@@ -68,7 +68,7 @@ def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = F
     complete = first(folder.complete)
     console.print(opening(recipe, path, complete), soft_wrap=True)
     if not complete:
-        with progress_bar(console) as callbacks, interrupts() as stop:
+        with folder.session(), progress_bar(console) as callbacks, interrupts() as stop:
             results = Experiment(recipe, callbacks).run(folder, lambda: bool(stop))
     else:
         results = read(folder.results) if folder.writes else None

@@ -58,12 +58,12 @@ class Experiment(Built):
         """
         self.folder, self.stop = folder, lambda: any_of(stop())
         self.progress.message(described(self.device))
-        state = first(folder.state.read() if folder.writes and not folder.fresh else None)
-        if state is None:
-            self._start()
-        else:
-            self._resume(state)
+        state = first(folder.saved())
         try:
+            if state is None:
+                self._start()
+            else:
+                self._resume(state)
             with matrix_products(self.training, self.device, self.progress.message):
                 for index in range(self.position.experience, len(self.stream)):
                     self._train_experience(index, state)
@@ -73,6 +73,8 @@ class Experiment(Built):
                 return self._finish() if folder.writes else None
         except _Stopped:
             return None
+        finally:
+            self.logs.close()
 
     def _start(self) -> None:
         """From the beginning, or from the end of the run that tasks are added to."""
@@ -88,6 +90,7 @@ class Experiment(Built):
             folder.continued = [*earlier.continued, added]
         folder.open()
         folder.accept(0)
+        self.logs.open(folder.path)
         folder.log("start", recipe=self.name, seed=self.seed, device=device_name(self.device))
         if self.granularity == "none":
             self.progress.message(
@@ -115,6 +118,8 @@ class Experiment(Built):
         for line in folder.told:
             self.progress.message(line)
         folder.accept(state["curve"]["step"])
+        self.logs.restore(state.get("logs"))
+        self.logs.open(folder.path)
         self._restore_progress(state)
         if again:
             self.position = Position(len(self.stream) - 1, state["epochs"])
@@ -158,12 +163,14 @@ class Experiment(Built):
 
         def on_losses(losses: list[float]) -> None:
             for loss in losses:
-                self.curve.add(name, loss)
+                if self.curve.add(name, loss):
+                    self._log_loss(name)
 
         strategy.on_step, strategy.on_losses = on_step, on_losses
         resume = None if state is None else (lambda: self._restore_training(state))
         strategy.train_experience(index, self.position.epoch, self.position.batch, resume)
-        self.curve.flush(name)
+        if self.curve.flush(name):
+            self._log_loss(name)
         self._join_tallies()
         self._report_files(task)
         if not self.manager.own_weights and not self.manager.backbone_unchanged():
@@ -174,6 +181,11 @@ class Experiment(Built):
             "task", task=name, row=[None if np.isnan(v) else round(v, 4) for v in self.measured.matrix.row(index)]
         )
         self._save()
+
+    def _log_loss(self, name: str) -> None:
+        """The newest point of the loss curve, and the learning rate of its step."""
+        rate = self.strategy.optimizer.param_groups[0]["lr"]
+        self.logs.add({"rate": rate, f"loss/{name}": self.curve.points[-1]["loss"]}, self.curve.step)
 
     def _report_files(self, task: Any) -> None:
         """Tell of training files that others stood for, as they could not be read, and of those another decoder read."""
@@ -215,6 +227,8 @@ class Experiment(Built):
                 matrix.set(i, j, source, len(self.stream[j].test))
             else:
                 matrix.set(i, j, *self._measure(j))
+        measured = zip(matrix.tasks, matrix.to_dict()["values"][i], strict=True)
+        self.logs.add({f"{task.name}/{task.metric}": value for task, value in measured}, self.curve.step)
 
     @property
     def carried(self) -> bool:
@@ -253,6 +267,7 @@ class Experiment(Built):
             pictures, predictions = self.folder.path / PICTURES, self.measured.predictions
             write_strips(self.model, self.stream, predictions, pictures, self.strips)
             results["pictures"] = PICTURES
+        self.logs.send()
         save_model(self.manager, self.folder.path / MODEL, model_tasks(self.manager, self.stream))
         write(self.folder.results, results)
         self.folder.log("done")
@@ -280,11 +295,15 @@ class Experiment(Built):
                 **self.measured.state(self._rows()),
                 "skipped": {t.name: list(t.train.skipped) for t in self.stream if isinstance(t.train, Clips)},
                 "readers": {name: tally.readers for name, tally in self._tallies().items()},
+                "logs": self.logs.state(),
                 "curve": {"every": self.curve.every, "pending": self.curve.pending, "step": self.curve.step},
                 "points": Parts("points", {t: self.curve.of(t) for t in self._names()}, partial=True),
             },
         )
         self._saved = True
+        self.logs.send()
+        place = {"step": self.curve.step, "tasks": len(self.stream), "epochs": self.training.epochs}
+        self.folder.log("checkpoint", **vars(self.position), **place)
 
     def _names(self) -> list[str]:
         """The tasks whose own state may have changed since it was saved last: all, until all were saved once."""

@@ -28,18 +28,19 @@ class Curve:
     pending: list[float] = field(default_factory=list)
     step: int = 0
 
-    def add(self, task: str, loss: float) -> None:
-        """One optimiser step."""
+    def add(self, task: str, loss: float) -> bool:
+        """One optimiser step; whether a point was made."""
         self.step += 1
         self.pending.append(loss)
-        if len(self.pending) >= self.every:
-            self.flush(task)
+        return len(self.pending) >= self.every and self.flush(task)
 
-    def flush(self, task: str) -> None:
-        """Make a point of what is pending; at the end of a task too, so that no point mixes two."""
-        if self.pending:
-            self.points.append({"task": task, "step": self.step, "loss": sum(self.pending) / len(self.pending)})
-            self.pending = []
+    def flush(self, task: str) -> bool:
+        """Make a point of what is pending, if anything is; at the end of a task too, so that no point mixes two."""
+        if not self.pending:
+            return False
+        self.points.append({"task": task, "step": self.step, "loss": sum(self.pending) / len(self.pending)})
+        self.pending = []
+        return True
 
     def of(self, task: str) -> list[dict[str, Any]]:
         """The points of one task."""

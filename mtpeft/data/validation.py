@@ -16,10 +16,14 @@ from mtpeft.options import Section, Share, WholeNumber
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """The recipe's `validation=dict(share=0.1, seed=0)`: the share of the training part, above 0 and below 1."""
+    """The recipe's `validation=dict(share=0.1, seed=0)`: the share of the training part, above 0 and below 1.
+
+    With `instead_of_test` the run is measured on them, and the test part is not: for runs out of which some are chosen.
+    """
 
     share: Share
     seed: WholeNumber = 0
+    instead_of_test: bool = False
 
     @classmethod
     def of(cls, config: Any, recipe: str, key: str) -> Validation | None:
@@ -53,7 +57,9 @@ def hold_out(stream: Stream, validation: Validation) -> Stream:
     Raises `DataError`, naming task and class, for a class of one training item.
     """
     tasks = [
-        dataclasses.replace(task, train=train, validation=held)
+        dataclasses.replace(
+            task, train=train, validation=held, test=held.plain() if validation.instead_of_test else task.test
+        )
         for task in stream
         for train, held in [_split(task.train, task.name, validation)]
     ]

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from mtpeft.manager.manager import TaskManager
 
 
+#: keys of a recipe that are no part of what a run finds: where it goes, what it says meanwhile
+UNRELATED = ("device", "continue_from", "cache", "visualizer")
+
+
 def run_facts(experiment: Any) -> dict[str, Any]:
     """Name, recipe, backbone, input, whether the backbone is as it was, environment; of an experiment of either engine."""
     manager, config = experiment.manager, experiment.data_config
@@ -32,7 +36,7 @@ def run_facts(experiment: Any) -> dict[str, Any]:
     return {
         "name": experiment.name,
         "seed": experiment.seed,
-        "recipe": {k: v for k, v in experiment.recipe.items() if k not in ("device", "continue_from", "cache")},
+        "recipe": {k: v for k, v in experiment.recipe.items() if k not in UNRELATED},
         "backbone": {"name": experiment.backbone_name, "fingerprint": manager.fingerprint},
         "input": {
             "size": list(config["input_size"][1:]),

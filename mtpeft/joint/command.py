@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = F
         return _separate(recipe, path, console, fresh)
     folder = RunFolder(path, recipe, fresh) if rank() == 0 else None
     complete = first(folder is not None and folder.complete)
-    with progress_bar(console) as callbacks, interrupts() as stop:
+    session = nullcontext() if folder is None else folder.session()
+    with session, progress_bar(console) as callbacks, interrupts() as stop:
         callbacks.message(opening(recipe, path, complete))
         if not complete:
             results = JointExperiment(recipe, callbacks).run(folder, lambda: bool(stop))

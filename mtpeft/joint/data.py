@@ -39,7 +39,8 @@ class Place:
 class JointData:
     """The data sets of a run. `train` and `val` hold one view per data set, `places` says which serves which task.
 
-    `held` are the views of what `validation` takes out of the training part, as they are evaluated; empty without it.
+    `held` are the views of what `validation` takes out of the training part, as they are evaluated; empty without it, and
+    where they stand in the place of `val`.
 
     Data sets with the same description are one. Raises `UnknownNameError` for a task whose label its data set lacks.
     """
@@ -96,6 +97,8 @@ class JointData:
                 train = Chosen(train, kept)
             self.train.append(view(train, "train", source))
             self.val.append(view(part["val"], "val", source))
+        if validation is not None and validation.instead_of_test:
+            self.val, self.held = self.held, []
 
     @property
     def all_views(self) -> list[DenseView]:
@@ -122,7 +125,7 @@ class JointData:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """(C, H, W) of the images of each task."""
-        first = {source: tuple(view[0]["image"].shape) for source, view in enumerate(self.train) if len(view)}
+        first = {source: (len(self.mean), *view[0]["size"]) for source, view in enumerate(self.train) if len(view)}
         return {task: first[place.source] for task, place in self.places.items()}
 
     def samples(self, task: str, split: str) -> int:

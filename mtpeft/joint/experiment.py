@@ -34,6 +34,7 @@ from mtpeft.runs.distributed import any_of, average_buffers, first, rank, start,
 from mtpeft.runs.feature_cache import CacheSection, cache_facts, fill, precision_of
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.input import data_config, read_input
+from mtpeft.runs.logs import Logs, check_visualizer
 from mtpeft.runs.machine import described, fit, matrix_products
 from mtpeft.runs.model_folder import BEST, MODEL, ModelTasks, save_model
 from mtpeft.runs.progress import Progress
@@ -66,7 +67,8 @@ class JointExperiment:
         validation = Validation.of(top.take("validation", None), self.name, "validation")
         sampler, weighting = top.section("sampler").values, top.section("weighting").values
         self.reference, published = top.take("single_task", None), top.take("published", None)
-        self.visualizer = top.take("visualizer", [])
+        backends = check_visualizer(top.take("visualizer", []), self.name)
+        self.logs = Logs(backends if rank() == 0 else [], recipe)
         self.pictures = top.take("pictures", 3, WholeNumber)
         self.conflict_batches = top.take("gradient_conflict", 4, WholeNumber)
         cache = CacheSection.read(top)
@@ -116,8 +118,7 @@ class JointExperiment:
         """
         self.folder, self.stop = folder, stop
         self.progress.message(described(self.device))
-        saved = None if folder is None or folder.fresh else folder.state.read()
-        state = first(saved)
+        state = first(None if folder is None else folder.saved())
         if state is None:
             self.data.check_first()
         else:
@@ -134,6 +135,7 @@ class JointExperiment:
                 "device": device_name(self.device),
             }
             folder.log("start" if state is None else "resume", **values)
+            self.logs.open(folder.path)
         if self.features is not None:
             filled = fill(self.features, self.data.all_views, self.progress, self.training.workers)
             if folder is not None:
@@ -153,16 +155,18 @@ class JointExperiment:
                     self._train(begun)
                 except NonFiniteLossError as error:
                     raise NonFiniteLossError(self._explain(error)) from None
+                finally:
+                    self.logs.close()
             if self.model.step < self.training.steps:
                 return None
             return self._finish() if rank() == 0 else None
 
     def _train(self, begun: int) -> None:
-        curve = CurveHook(self.curve, self.model.recent, self._after_step)
+        curve = CurveHook(self.curve, self.model.recent, self._after_step, self.logs.add)
         hooks = [
             RateHook(lambda optimizer, step: self.training.set_rate(optimizer, step, self.training.steps)),
             curve,
-            EvaluateHook(self.evaluate, self.training.eval_every, curve.read),
+            EvaluateHook(self.evaluate, self.training.eval_every, curve.read, self.logs.add),
             StateHook(self.save, self.stopping, self.interval, curve.read),
         ]
         with TemporaryDirectory() as nowhere:  # for the processes that do not write
@@ -174,7 +178,6 @@ class JointExperiment:
                 steps=self.training.steps,
                 start=begun,
                 work_dir=Path(nowhere) if self.folder is None else self.folder.path / "mmengine",
-                visualizer=self.visualizer if self.folder is not None else [],
                 seed=self.seed,
             )
             runner.train()
@@ -268,9 +271,11 @@ class JointExperiment:
             "history": self.history,
             "best": self.best,
             "skipped": self.model.skipped,
+            "logs": self.logs.state(),
         }
         self.folder.state.write(state)
-        self.folder.log("checkpoint", step=step)
+        self.logs.send()
+        self.folder.log("checkpoint", step=step, steps=self.training.steps)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `save` wrote."""
@@ -281,6 +286,7 @@ class JointExperiment:
         self.sampler.state = self.sampled = state["sampler"]
         self.curve = LossCurve(**{**state["curve"], "every": self.training.log_every})
         self.history, self.best, self.model.skipped = state["history"], state["best"], state["skipped"]
+        self.logs.restore(state.get("logs"))
 
     def evaluate_final(self, folder: RunFolder) -> evaluation.Values:
         """The final values, measured again on the state a finished run left."""

@@ -12,6 +12,9 @@ from mmengine.runner import Runner
 
 from mtpeft.runs.update import Recent
 
+#: takes scalars by name, and the step they are of
+Log = Callable[[dict[str, float | None], int], None]
+
 
 @dataclass
 class LossCurve:
@@ -50,13 +53,13 @@ class RateHook(Hook):
 
 @HOOKS.register_module(force=True)
 class CurveHook(Hook):
-    """Keeps the loss curve, and gives its points to MMEngine's visualiser. Losses are read where a point is made."""
+    """Keeps the loss curve, and logs its points. Losses are read where a point is made."""
 
     priority = "NORMAL"
 
-    def __init__(self, curve: LossCurve, recent: Recent, on_step: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, curve: LossCurve, recent: Recent, on_step: Callable[[dict[str, Any]], None], log: Log) -> None:
         """`on_step` is called after every step with the sampler's state from there on."""
-        self.curve, self.recent, self.on_step = curve, recent, on_step
+        self.curve, self.recent, self.on_step, self.log = curve, recent, on_step, log
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """One step."""
@@ -64,9 +67,7 @@ class CurveHook(Hook):
         if step % self.curve.every == 0 or step == runner.max_iters:
             self.read(step == runner.max_iters)
             recent = {f"loss/{p['task']}": p["loss"] for p in self.curve.points if p["step"] == step}
-            runner.visualizer.add_scalars(
-                {"rate": runner.optim_wrapper.optimizer.param_groups[0]["lr"], **recent}, step
-            )
+            self.log({"rate": runner.optim_wrapper.optimizer.param_groups[0]["lr"], **recent}, step)
         self.on_step(data_batch["after"])
 
     def read(self, last: bool = False) -> None:
@@ -85,9 +86,11 @@ class EvaluateHook(Hook):
 
     priority = "LOW"
 
-    def __init__(self, evaluate: Callable[[int], dict[str, Any]], every: int, check: Callable[[], None]) -> None:
+    def __init__(
+        self, evaluate: Callable[[int], dict[str, Any]], every: int, check: Callable[[], None], log: Log
+    ) -> None:
         """`evaluate(step)` gives an entry of the history; `every` 0: only after the last step; `check()` comes first."""
-        self.evaluate, self.every, self.check = evaluate, every, check
+        self.evaluate, self.every, self.check, self.log = evaluate, every, check, log
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Evaluate where it is due."""
@@ -95,8 +98,7 @@ class EvaluateHook(Hook):
         if step == runner.max_iters or (self.every and step % self.every == 0):
             self.check()
             entry = self.evaluate(step)
-            scalars = {f"{t}/{m}": v for t, ms in entry["values"].items() for m, v in ms.items() if v is not None}
-            runner.visualizer.add_scalars(scalars, step)
+            self.log({f"{t}/{m}": v for t, ms in entry["values"].items() for m, v in ms.items()}, step)
 
 
 @HOOKS.register_module(force=True)

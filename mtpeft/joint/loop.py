@@ -95,10 +95,9 @@ def build_runner(
     steps: int,
     start: int,
     work_dir: Path,
-    visualizer: list[dict[str, Any]],
     seed: int,
 ) -> JointRunner:
-    """A Runner over ready parts. `visualizer` lists MMEngine's backends, `dict(type="TensorboardVisBackend")` say."""
+    """A Runner over ready parts. It logs nothing: `mtpeft.runs.logs` does, in both engines."""
     all_well()  # MMEngine's own exchange comes now
     state = torch.get_rng_state()
     runner = JointRunner(
@@ -110,7 +109,7 @@ def build_runner(
         default_hooks=dict(NO_HOOKS),
         custom_hooks=hooks,
         launcher="pytorch" if world() > 1 else "none",
-        visualizer={"type": "Visualizer", "vis_backends": visualizer or None},
+        visualizer={"type": "Visualizer", "vis_backends": None},
         log_level=logging.ERROR,
         randomness={"seed": seed},
         default_scope="mmengine",

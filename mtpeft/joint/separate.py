@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mtpeft.evaluation.run_facts import UNRELATED
 from mtpeft.files import write_atomic
 from mtpeft.joint.pictures import FOLDER
 from mtpeft.manager.counting import RULE
@@ -41,7 +42,7 @@ def merge(recipe: Mapping[str, Any], found: Mapping[str, Results], path: Path) -
     return {
         **{key: value for key, value in runs[0].items() if key != "memory"},
         "name": recipe["name"],
-        "recipe": {k: v for k, v in recipe.items() if k != "device"},
+        "recipe": {k: v for k, v in recipe.items() if k not in UNRELATED},
         "tasks": [task for run in runs for task in run["tasks"]],
         "final": _union(run["final"] for run in runs),
         "main": main,

@@ -11,6 +11,7 @@ from typing import Any
 
 from mtpeft.errors import DataError
 from mtpeft.evaluation.results import measures_of, validate
+from mtpeft.runs.changes import flatten
 
 Results = Mapping[str, Any]
 BASELINES = {"linear_probe": "Linear probe (frozen)", "nearest_class_mean": "Nearest class mean (frozen)"}
@@ -155,15 +156,6 @@ def kind_of(results_list: Sequence[Results]) -> str:
 def recipe_without_seed(results: Results) -> dict[str, Any]:
     """The recipe apart from its top-level seed: what runs of one group share."""
     return {key: value for key, value in results["recipe"].items() if key != "seed"}
-
-
-def flatten(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested recipe as {"method.rank": 8, ...}; lists are values."""
-    flat: dict[str, Any] = {}
-    for key, value in recipe.items():
-        name = f"{prefix}{key}"
-        flat.update(flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value})
-    return flat
 
 
 def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:

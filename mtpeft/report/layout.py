@@ -37,10 +37,20 @@ class Plots:
 
 def document(comparisons: Sequence[Comparison], prefix: str, body: Sequence[str]) -> str:
     """The whole page: sections `body`, of which those about the comparisons have ids that begin with `prefix`."""
-    import plotly.offline
-
     labels = list(dict.fromkeys(group.label for comparison in comparisons for group in comparison.groups))
     title = f"mtpeft: {' · '.join(labels) if len(labels) <= 3 else f'{len(labels)} methods compared'}"
+    runs = sum(len(comparison.runs) for comparison in comparisons)
+    groups = sum(len(comparison.groups) for comparison in comparisons)
+    backbones = sorted({run["backbone"]["name"] for comparison in comparisons for _, run in comparison.runs})
+    lead = f"{plural(groups, 'method')}, {plural(runs, 'run')}, on {' and '.join(backbones)}."
+    links = [(f"{prefix}-{number}", comparison.title) for number, comparison in enumerate(comparisons, 1)]
+    return page(title, lead, [*links, FORMULAS], body)
+
+
+def page(title: str, lead: str, links: Sequence[tuple[str, str]], body: Sequence[str]) -> str:
+    """The whole page: `links` are (id, title) of the sections among `body`."""
+    import plotly.offline
+
     folder = Path(__file__).parent
     style = (folder / "style.css").read_text(encoding="utf-8")
     script = (folder / "script.js").read_text(encoding="utf-8")
@@ -50,18 +60,13 @@ def document(comparisons: Sequence[Comparison], prefix: str, body: Sequence[str]
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>"
     )
-    main = "\n".join([_header(title, comparisons, prefix), "<main>", *body, "</main>"])
+    main = "\n".join([_header(title, lead, links), "<main>", *body, "</main>"])
     scripts = f"<script>{plotly.offline.get_plotlyjs()}</script>\n<script>\n{script}</script>"
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{main}\n{scripts}\n</body>\n</html>\n'
 
 
-def _header(title: str, comparisons: Sequence[Comparison], prefix: str) -> str:
-    runs = sum(len(comparison.runs) for comparison in comparisons)
-    groups = sum(len(comparison.groups) for comparison in comparisons)
-    backbones = sorted({run["backbone"]["name"] for comparison in comparisons for _, run in comparison.runs})
-    lead = f"{plural(groups, 'method')}, {plural(runs, 'run')}, on {' and '.join(backbones)}."
-    links = [(f"{prefix}-{number}", comparison.title) for number, comparison in enumerate(comparisons, 1)]
-    items = "".join(f'<li><a href="#{target}">{escape(text)}</a></li>' for target, text in [*links, FORMULAS])
+def _header(title: str, lead: str, links: Sequence[tuple[str, str]]) -> str:
+    items = "".join(f'<li><a href="#{target}">{escape(text)}</a></li>' for target, text in links)
     noscript = "<noscript><p>The charts need JavaScript; all their numbers are in the tables.</p></noscript>"
     return (
         f'<header><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>'

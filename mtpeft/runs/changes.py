@@ -36,6 +36,15 @@ class Change:
         return f"{self.key} ({shown[0]} there, {shown[1]} here)"
 
 
+def flatten(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested recipe as {"method.rank": 8, ...}; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in recipe.items():
+        name = f"{prefix}{key}"
+        flat.update(flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value})
+    return flat
+
+
 def differences(old: Any, new: Any, path: str = "") -> Iterator[Change]:
     """The keys whose values differ, mapping by mapping, in the order of the names."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
-import pprint
 import shutil
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mtpeft.errors import ConfigError, MtpeftError
-from mtpeft.files import sha256, write_atomic
 from mtpeft.runs.changes import LENGTHS, Change, allowed
+from mtpeft.runs.config_file import CONFIG, read_config, read_recipe, write_config
+from mtpeft.runs.lock import TRAINING, Lock
 from mtpeft.runs.state import State
 
-_SEAL = "\n# SHA-256 of all above: "
+__all__ = ["RunFolder", "default_folder", "one_line", "read_recipe"]
 
 
 class RunFolder:
@@ -24,6 +26,7 @@ class RunFolder:
 
     Opened with the resolved recipe: a folder of another recipe is refused, not overwritten. The recipe may differ from
     that of the folder as `mtpeft.runs.changes` says; `changes` are these differences. Nothing is written before `open`.
+    From `open`, or from `saved` where there is a run already, the folder belongs to this process alone.
     """
 
     def __init__(self, path: str | Path, recipe: dict[str, Any], fresh: bool = False, writes: bool = True) -> None:
@@ -35,26 +38,59 @@ class RunFolder:
         self.changes: list[Change] = []
         self.continued: list[dict[str, Any]] = []
         self.state = State(self.path / "checkpoints")  # what a run resumes from
+        self._lock: Lock | None = None
         if not writes:
             return
-        config = self.path / "config.py"
+        config = self.path / CONFIG
         if not config.exists() and self.path.exists() and any(self.path.iterdir()):
             raise ConfigError(f"{self.path} exists and is no run folder (it has no config.py); give another --out")
         if config.exists() and not fresh:
-            known = _read(config, whole=True)
+            known = read_config(config, whole=True)
             self.changes = allowed(known["recipe"], recipe, str(self.path))
             self.continued = known.get("continued", [])
+
+    def saved(self) -> dict[str, Any] | None:
+        """The state to go on from, None when there is none; `ConfigError` when another process is at work on it."""
+        if not self.writes or self.fresh or not (self.path / CONFIG).exists():
+            return None
+        self._claim()
+        return self.state.read()
 
     def open(self) -> None:
         """Make the folder, where there is none or a fresh one is wanted."""
         if not self.writes:
             return
-        config = self.path / "config.py"
+        config = self.path / CONFIG
         if self.fresh and config.exists():
+            self._claim()
             shutil.rmtree(self.path)
+            self._release()
         self.fresh = False
         if not config.exists():
             self._write()
+        self._claim()
+
+    def _claim(self) -> None:
+        if self._lock is None:
+            self._lock = Lock(self.path / TRAINING, str(self.path))
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """The folder is given back at the end; an error that stops a run is noted in its log."""
+        try:
+            yield
+        except Exception as error:
+            if self._lock is not None and (self.path / CONFIG).is_file():
+                unexpected = {} if isinstance(error, MtpeftError) else {"traceback": traceback.format_exc()}
+                self.log("failed", reason=one_line(error), **unexpected)
+            raise
+        finally:
+            self._release()
 
     def accept(self, step: int) -> None:
         """Make the changes those of the folder, noted as made after `step`; results of a shorter run are removed."""
@@ -87,16 +123,12 @@ class RunFolder:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What results.json says of changes: nothing without any; those of device and cache do not matter to results."""
-        lines = [line for line in self.continued if line["key"].split(".")[0] not in ("device", "cache")]
+        """What results.json says of changes: nothing without any; those of device, cache and logs do not matter to results."""
+        lines = [line for line in self.continued if line["key"].split(".")[0] not in ("device", "cache", "visualizer")]
         return {"continued": lines} if lines else {}
 
     def _write(self) -> None:
-        recipe = pprint.pformat(self.recipe, width=100, sort_dicts=True)
-        text = f'"""The resolved recipe of this run."""\n\nrecipe = {recipe}\n'
-        if self.continued:
-            text += f"\n# changes of a run that went on\ncontinued = {pprint.pformat(self.continued, width=100)}\n"
-        write_atomic(self.path / "config.py", f"{text}{_SEAL}{sha256(text.encode())}\n")
+        write_config(self.path, self.recipe, self.continued)
 
     @property
     def results(self) -> Path:
@@ -120,36 +152,12 @@ class RunFolder:
             raise MtpeftError(f"cannot write {self.path / 'log.jsonl'}: {error.strerror}") from None
 
 
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The resolved recipe of a run folder."""
-    config = Path(path) / "config.py"
-    if not config.is_file():
-        raise ConfigError(f"{path} is no run folder: it has no config.py")
-    recipe: dict[str, Any] = _read(config)["recipe"]
-    return recipe
-
-
-def _read(config: Path, whole: bool = False) -> dict[str, Any]:
-    """The values config.py assigns; `whole`: only from a file that is as it was written, to the byte."""
-    try:
-        text, _, seal = config.read_bytes().rpartition(_SEAL.encode())
-    except OSError:
-        text, seal = b"", b""
-    if whole and seal != f"{sha256(text)}\n".encode():
-        raise ConfigError(
-            f"{config.parent} cannot go on: its config.py differs from what the run wrote there; give another --out, or "
-            "--fresh to discard it"
-        )
-    try:
-        lines = [line for line in ast.parse(config.read_text(encoding="utf-8")).body if isinstance(line, ast.Assign)]
-        found = {line.targets[0].id: ast.literal_eval(line.value) for line in lines}  # type: ignore[attr-defined]
-        if isinstance(found["recipe"], dict) and isinstance(found.get("continued", []), list):
-            return found
-    except (OSError, SyntaxError, ValueError, AttributeError, KeyError, TypeError, RecursionError, MemoryError):
-        pass
-    raise ConfigError(f"{config} is damaged; it should hold the resolved recipe")
-
-
 def default_folder(recipe: dict[str, Any]) -> Path:
     """runs/NAME-seedN below the working directory (or below MTPEFT_RUNS)."""
     return Path(os.environ.get("MTPEFT_RUNS", "runs")) / f"{recipe['name']}-seed{recipe.get('seed', 0)}"
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line; one that is no message to a user has its kind in front."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, MtpeftError) else f"{type(error).__name__}: {text}"

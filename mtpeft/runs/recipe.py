@@ -50,11 +50,19 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return values
 
 
-def _override(values: dict[str, Any], text: str) -> None:
-    """Set one key; the mappings on the way must exist, so that a typo is noticed."""
-    place, sign, raw = text.partition("=")
-    if not sign or not place:
-        raise ConfigError(f"--set {text!r}: write it as key=value, for example training.epochs=3")
+def literal(text: str) -> Any:
+    """The value of a Python literal; any other text is itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def set_key(values: dict[str, Any], place: str, value: Any, given: str) -> None:
+    """Set the dotted key `place`; the mappings on the way must exist, so that a typo is noticed.
+
+    Raises `ConfigError` that says how it was `given` ("--set 'trainin.epochs=3'").
+    """
     *parents, last = place.split(".")
     target: Any = values
     for depth, key in enumerate(parents):
@@ -63,15 +71,19 @@ def _override(values: dict[str, Any], text: str) -> None:
             continue
         if not isinstance(target, dict) or key not in target:
             raise ConfigError(
-                f"--set {text!r}: the recipe has no {'.'.join(parents[: depth + 1])}.{nearest(key, _keys(target))}"
+                f"{given}: the recipe has no {'.'.join(parents[: depth + 1])}.{nearest(key, _keys(target))}"
             )
         target = target[key]
     if not isinstance(target, dict):
-        raise ConfigError(f"--set {text!r}: {'.'.join(parents)} is no mapping")
-    try:
-        target[last] = ast.literal_eval(raw)
-    except (ValueError, SyntaxError):
-        target[last] = raw
+        raise ConfigError(f"{given}: {'.'.join(parents)} is no mapping")
+    target[last] = value
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    place, sign, raw = text.partition("=")
+    if not sign or not place:
+        raise ConfigError(f"--set {text!r}: write it as key=value, for example training.epochs=3")
+    set_key(values, place, literal(raw), f"--set {text!r}")
 
 
 def _keys(value: Any) -> Iterator[str]:

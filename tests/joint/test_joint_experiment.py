@@ -176,7 +176,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(make_recipe(visualizer=[{"type": "TensorboardVisBackend"}]), tmp_path / "run")
-    events = EventAccumulator(str(next((tmp_path / "run/mmengine").rglob("events.*")).parent))
+    events = EventAccumulator(str(tmp_path / "run/logs/tensorboard"))
     events.Reload()
     names = events.Tags()["scalars"]
     assert {"rate", "loss/depth", "depth/rmse", "semseg/mIoU"} <= set(names)
@@ -209,7 +209,6 @@ def test_order_of_events(tmp_path: Path) -> None:
         2,
         0,
         tmp_path,
-        [],
         0,
     )
     logging.disable(logging.CRITICAL)
