@@ -93,7 +93,7 @@ class Outcomes:
     def _read(self, trial: Trial) -> dict[str, Any]:
         results = read_results(self.path / trial.folder / "results.json")
         figure = figure_of(results)
-        found = {"value": None, "tasks": task_values(results), "weights": trained_weights(results)}
+        found: dict[str, Any] = {"value": None, "tasks": task_values(results), "weights": trained_weights(results)}
         if figure is not None:
             kind = {"title": figure.title, "unit": figure.unit, "higher_is_better": figure.higher_is_better}
             self.figure = self.figure or kind
