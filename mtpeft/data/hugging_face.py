@@ -30,7 +30,7 @@ class HubImages(Dataset[tuple[Image.Image, int]]):
         self.name = name
 
     @property
-    def paths(self) -> list[str] | None:
+    def paths(self) -> list[str | None] | None:
         """The file of every picture; None where the table holds them itself."""
         return [(cell or {}).get("path") for cell in self.table[self.image]] if self._in_files else None
 

@@ -100,16 +100,17 @@ def row_stream(
     """
     made: list[RowImages] = []
 
-    def rows(data: Labelled | None, context: Precision = nullcontext) -> RowImages | None:
-        if data is None:
-            return None
+    def rows(data: Labelled, context: Precision = nullcontext) -> RowImages:
         assert isinstance(data, Images)
         made.append(RowImages(data, cache, context))
         return made[-1]
 
     tasks = [
         dataclasses.replace(
-            task, train=rows(task.train, precision), test=rows(task.test), validation=rows(task.validation)
+            task,
+            train=rows(task.train, precision),
+            test=rows(task.test),
+            validation=None if task.validation is None else rows(task.validation),
         )
         for task in stream
     ]

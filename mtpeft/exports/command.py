@@ -56,7 +56,7 @@ def _chosen(run: LoadedRun, names: Sequence[str] | None) -> list[ModelTask]:
 def _frames(chosen: Sequence[ModelTask]) -> int | None:
     """Those of a clip, None for images; `ConfigError` for tasks of both."""
     shown = [task.input for task in chosen]
-    found = {build_sampling(one["sampling"]).frames if one["shows"] == "clips" else None for one in shown}
+    found = {build_sampling(**one["sampling"]).frames if one["shows"] == "clips" else None for one in shown}
     if len(found) > 1:
         raise ConfigError(
             f"tasks of images or clips of different lengths do not go into one graph: name one kind ({_names(chosen)})"

@@ -87,7 +87,8 @@ def _products(request: Request) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         parts.setdefault(site.path, []).append(site)
     products = {}
     for path, sites in parts.items():
-        out = request.manager.backbone.get_submodule(path).weight.shape[0]
+        layer: Any = request.manager.backbone.get_submodule(path)
+        out = layer.weight.shape[0]
         above, blocks = [], []
         for site in sites:
             module: Any = bank.sites[site.key]

@@ -62,7 +62,7 @@ def _convolution(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> torch.Tensor:
-    """x (B, C, ...) -> (B, O, ...): a sum over the places of the kernel, of the weights there times a shifted image."""
+    """x (B, C, ...) -> (B, O, ...): one product of the weights with the image shifted to every place of the kernel."""
     kernel, out = weight.shape[2:], weight.shape[0]
     steps, spread = _each(stride, len(kernel)), _each(dilation, len(kernel))
     reach = [d * (k - 1) for d, k in zip(spread, kernel, strict=True)]
@@ -74,17 +74,15 @@ def _convolution(
         x = F.pad(x, [p for pair in reversed(pads) for p in pair])
     size = [(n - r - 1) // s + 1 for n, r, s in zip(x.shape[2:], reach, steps, strict=True)]
     rows = x.unflatten(1, (groups, -1))  # (B, g, C / g, ...)
-    total = None
+    shifted = []
     for place in itertools.product(*map(range, kernel)):
         part = rows
         for axis, (index, d, s, n) in enumerate(zip(place, spread, steps, size, strict=True), start=3):
-            part = part.narrow(axis, index * d, s * (n - 1) + 1)[(slice(None),) * axis + (slice(None, None, s),)]
-        at: tuple[Any, ...] = (slice(None), slice(None), *place)
-        here = weight[at].unflatten(0, (groups, -1))  # (g, O / g, C / g)
-        product = here @ part.flatten(3)
-        total = product if total is None else total + product
-    assert total is not None
-    y = total.flatten(1, 2).unflatten(2, size)
+            part = part.narrow(axis, index * d, s * (n - 1) + 1)
+            part = part if s == 1 else part[(slice(None),) * axis + (slice(None, None, s),)]
+        shifted.append(part)
+    columns = torch.stack(shifted, dim=3).flatten(2, 3).flatten(3)  # (B, g, C / g x places, cells)
+    y = (weight.flatten(1).unflatten(0, (groups, -1)) @ columns).flatten(1, 2).unflatten(2, size)
     return y if bias is None else y + bias.view(out, *[1] * len(kernel))
 
 

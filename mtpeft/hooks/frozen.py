@@ -255,7 +255,7 @@ class FrozenPart:
                     like = layout.skipped[module]
                     output = torch.zeros((), dtype=like.dtype, device=self._device).expand(batch, *like.shape)
                 pair = (parts["keys", index], parts["values", index]) if index in self.queries else None
-                module.forward = _Over(output, module.forward, self.queries.get(index), pair)  # type: ignore[method-assign]
+                module.forward = _Over(output, module.forward, self.queries.get(index), pair)
             yield
         finally:
             for hook in entered:

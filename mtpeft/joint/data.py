@@ -125,7 +125,7 @@ class JointData:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """(C, H, W) of the images of each task."""
-        first = {source: tuple(view[0]["image"].shape) for source, view in enumerate(self.train) if len(view)}
+        first = {source: (len(self.mean), *view[0]["size"]) for source, view in enumerate(self.train) if len(view)}
         return {task: first[place.source] for task, place in self.places.items()}
 
     def samples(self, task: str, split: str) -> int:

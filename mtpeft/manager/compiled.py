@@ -27,7 +27,8 @@ class Compiled:
     def __init__(self, backbone: nn.Module, batch: int, message: Callable[[str], None]) -> None:
         """`message` is told in one line why nothing is compiled."""
         self.backbone, self.batch, self.message = backbone, batch, message
-        self.plain: Any = backbone.forward_features
+        model: Any = backbone
+        self.plain: Callable[..., Any] = model.forward_features
         self.graph: Callable[..., Any] | None = None
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException  # slow to import
 

@@ -42,7 +42,7 @@ def extract(
         )
     if prepared is None:
         prepared = prepare(manager, selection.tasks)
-    given, graph = len(images), None if images.ndim == 2 else _graph(manager)
+    given, graph = images.shape[0], None if images.ndim == 2 else _graph(manager)
     if graph is not None:
         images, selection = graph.filled(images, selection)
     context = Context(
@@ -74,8 +74,8 @@ def extract(
             features["merged"] = [*(m.permute(0, 3, 1, 2) for m in coarser), features["map"]]
         if images.ndim == 5:
             features.update(_unfold({k: f for k, f in features.items() if k in MAPS}, context.frames))
-        if len(images) > given:
-            features = _first(features, given, len(images))
+        if images.shape[0] > given:  # not `len`, which would fix the batch of an exported graph
+            features = _first(features, given, images.shape[0])
         if checkpoints:
             manager.runtime.restore_in_backward(flat(features))
     finally:

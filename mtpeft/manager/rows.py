@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -68,6 +68,7 @@ def _try(manager: TaskManager, part: FrozenPart, kinds: set[str]) -> None:
 
 def _plain(manager: TaskManager, images: torch.Tensor) -> torch.Tensor:
     """The pooled features of the backbone without any method."""
+    backbone: Any = manager.backbone
     part, context = manager.frozen_part, manager.runtime.context
     assert part is not None
     manager.runtime.context = None
@@ -77,8 +78,8 @@ def _plain(manager: TaskManager, images: torch.Tensor) -> torch.Tensor:
             if part.pooled:
                 return part.layout.unpack(images)["pooled", 0]
         else:
-            raw = manager.backbone.forward_features(images)
-        pooled: torch.Tensor = manager.backbone.forward_head(raw, pre_logits=True)
+            raw = backbone.forward_features(images)
+        pooled: torch.Tensor = backbone.forward_head(raw, pre_logits=True)
         return pooled
     finally:
         manager.runtime.context = context

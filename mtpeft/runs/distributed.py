@@ -120,9 +120,8 @@ def _exchange() -> Iterator[None]:
         raise
     except RuntimeError as error:
         raise LostError(
-            f"one of the {world()} processes has ended ({str(error).splitlines()[0]}); the same command goes on from the "
-            "last checkpoint"
-        ) from None
+            f"one of the {world()} processes has ended; the same command goes on from the last checkpoint"
+        ) from error
 
 
 def total(values: torch.Tensor) -> torch.Tensor:

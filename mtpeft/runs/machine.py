@@ -33,7 +33,7 @@ def fit(manager: TaskManager, training: Training, batch: int, message: Message) 
     if training.channels_last:
         if not any(isinstance(module, nn.Conv2d) for module in manager.modules()):
             raise ConfigError("training.channels_last has no effect: the model has no convolution; leave it out")
-        manager.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        manager.to(memory_format=torch.channels_last)
         manager.runtime.channels_last = True
     if training.compile:
         manager.runtime.compiled = Compiled(manager.backbone, batch, message)

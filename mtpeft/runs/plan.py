@@ -71,7 +71,8 @@ class Part(Protocol):
 class Run:
     """What an engine knows of a run: `evaluated` samples are predicted in all (None: not known), `trained` the weights
     that the optimiser of a step has, `weights` all tensors that stay in memory, `copies` of the trained weights that are
-    left on disk besides the checkpoint, `plugins` what may do more than the steps here."""
+    left on disk besides the checkpoint, `plugins` what may do more than the steps here, `cache` whether the recipe asks for
+    a feature cache, which is left out here."""
 
     name: str
     engine: str
@@ -88,6 +89,7 @@ class Run:
     finish: Callable[[], None] = lambda: None
     plugins: Sequence[str] = ()
     made_up: str = ""
+    cache: bool = False
 
 
 def build(recipe: Mapping[str, Any], keys: Sequence[str], make: Callable[[dict[str, Any]], Run]) -> Run:
@@ -96,21 +98,23 @@ def build(recipe: Mapping[str, Any], keys: Sequence[str], make: Callable[[dict[s
     `keys` of the recipe describe data. Nothing is written. Raises what `make` does; `DataError` for data that are not
     there and cannot be made up.
     """
-    values = dict(recipe)
+    values = {key: value for key, value in recipe.items() if key != "cache"}  # a feature cache is filled on disk
     if isinstance(backbone := values.get("backbone"), Mapping):
         values["backbone"] = {**backbone, "pretrained": False}
     if isinstance(training := values.get("training"), Mapping) and training.get("compile"):
         values["training"] = {**training, "compile": False}  # operations are watched one by one
     data = {key: offline(values[key]) for key in keys if key in values}
+    changed = data
     with nothing_made():
         try:
-            return make({**values, **data})
+            run = make({**values, **data})
         except DataError as error:
             changed = made_up(data, SOME)
             if changed == data:
                 raise
             run = make({**values, **changed})
             run.made_up = str(error)
+    run.cache = recipe.get("cache") is not None
     if not counted(changed):
         run.evaluated = None
         for part in run.parts:
@@ -139,6 +143,7 @@ def measure(run: Run, seconds: float | None) -> Plan:
         "precision": training.amp or "float32",
         "made_up": run.made_up or None,
         "plugins": list(run.plugins),
+        "cache_left_out": run.cache,
         "batch_size": batch,
         "accumulate": training.accumulate,
         "optimizer": training.optimizer["type"],

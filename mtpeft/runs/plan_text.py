@@ -73,6 +73,10 @@ def _print(run: Run, plan: Plan, console: Console) -> None:
     )
     if memory["free"] is not None and memory["peak"] > memory["free"]:
         show("More than is free: lower training.batch_size and raise training.accumulate, which trains the same.")
+    if plan["cache_left_out"]:
+        show(
+            "without the recipe's feature cache, with which steps and evaluations are quicker and the cache takes disk."
+        )
     if plan["plugins"]:
         names = ", ".join(plan["plugins"])
         show(f"not counted: what {names} may do between tasks, and samples or copies of weights kept for later.")

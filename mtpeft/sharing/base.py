@@ -72,11 +72,11 @@ class Sharing(nn.Module, ABC):
         return None
 
     def chosen(self, tasks: Sequence[str]) -> list[Bank] | None:
-        """The banks of the tasks, found once before a forward where they differ; `call` finds them as it does `prepare`'s.
+        """The banks of the tasks, found once before a forward; `call` finds them as it does `prepare`'s.
 
-        What then runs depends on no task's name, so that one compiled graph serves all.
+        What then runs depends on no task's name, so that one compiled graph serves all. None where weights are computed.
         """
-        return None
+        return [self.bank(task) for task in tasks]
 
     def call(
         self,

@@ -143,6 +143,9 @@ class Generated(Sharing):
         """The weights of all sites for `tasks`: every generator runs once for all tasks and layers."""
         return self._generate(tasks, list(self.layers))
 
+    def chosen(self, tasks: Sequence[str]) -> None:
+        """None: `prepare` has all there is."""
+
     def call(
         self,
         key: str,

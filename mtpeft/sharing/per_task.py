@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import nn
@@ -33,10 +32,6 @@ class PerTask(Sharing):
     def bank(self, task: str) -> Bank:
         """The task's own bank."""
         return self.tasks[f"task={task}"]  # type: ignore[return-value]
-
-    def chosen(self, tasks: Sequence[str]) -> list[Bank]:
-        """Each task's own."""
-        return [self.bank(task) for task in tasks]
 
     def banks(self) -> list[Bank]:
         """All tasks' banks."""

@@ -84,8 +84,8 @@ def plan_sweep(
     for key, option in (("seed", "--seeds"), ("stream.order_seed", "--orders")):
         if any(axis.key == key for axis in axes):
             raise ConfigError(f"--grid {key}: give {option} instead, whose runs belong together")
-    held_out = _held_out(top)
-    held = held_out if select else None
+    given = _held_out(top)
+    held = given if select else None
     first = top.take("seed", 0, WholeNumber)
     numbers = None if orders is None else tuple(range(orders))
     settings = []
