@@ -34,7 +34,13 @@ class OneTask(nn.Module):
 
 def copied(manager: TaskManager) -> TaskManager:
     """An independent copy on the CPU, in float32 and eval mode, that trains nothing."""
-    return copy.deepcopy(manager).cpu().float().eval().requires_grad_(False)
+    made = copy.deepcopy(manager).cpu().float().eval().requires_grad_(False)
+    for module in made.modules():
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None and buffer.dtype == torch.bool and buffer.ndim == 0:
+                del module._buffers[name]  # a flag is settled before a graph is traced: a tensor would be open in it
+                setattr(module, name, bool(buffer))
+    return made
 
 
 def folded(manager: TaskManager, task: str) -> TaskManager:

@@ -261,7 +261,7 @@ def test_a_plan_is_what_the_run_does(folder: Path) -> None:
     assert part["seconds"]["samples"] < 16 and plan["seconds"]["run"] > 20 * part["seconds"]["compute"]
     kept = sum(file.stat().st_size for file in (folder / "run" / "checkpoints").glob("*.safetensors"))
     model = sum(file.stat().st_size for file in (folder / "run" / "model").iterdir())
-    assert plan["disk"]["model"] == pytest.approx(model, rel=0.3)
+    assert 0 < model - plan["disk"]["model"] < 10_000  # names, and what tasks are
     assert plan["disk"]["model"] < kept < 2 * plan["disk"]["checkpoint"]
 
 
@@ -290,7 +290,7 @@ def test_images_that_are_not_there(folder: Path, capsys: pytest.CaptureFixture[s
     assert main(command("fashion_lora", "backbone.options={'depth': 1}", root)) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "made-up data" in out and f"not found in {folder}" in out and "130 steps" in out
-    data = {"type": "torchvision.CIFAR100", "download": True, "root": str(folder)}
+    data = {"type": "torchvision.RenderedSST2", "download": True, "root": str(folder)}
     assert main(command("fashion_lora", f"stream.data={data}")) == 2
     err = capsys.readouterr().err
     assert str(folder) in err and len(err.splitlines()) == 1

@@ -106,7 +106,8 @@ def test_interrupt_saves_the_step(tmp_path: Path) -> None:
     recipe = make_recipe(checkpoint={"interval": 1000})
     _, whole = train(recipe, tmp_path / "whole")
     experiment = Experiment(recipe)
-    assert experiment.run(RunFolder(tmp_path / "stopped", recipe), lambda: experiment.curve.step == 5) is None
+    clock = experiment.strategy.clock
+    assert experiment.run(RunFolder(tmp_path / "stopped", recipe), lambda: clock.train_iterations == 5) is None
     assert State(tmp_path / "stopped/checkpoints").read()["position"] == {"experience": 1, "epoch": 0, "batch": 1}
     assert train(recipe, tmp_path / "stopped")[1] == whole
 

@@ -1,4 +1,4 @@
-"""What one process can see of several: whose rows are whose, and what a device must be. tests/*/test_distributed.py run them."""
+"""What one process can see of several: whose rows are whose, and what a device must be; test_*_distributed.py run several."""
 
 from __future__ import annotations
 
