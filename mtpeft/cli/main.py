@@ -32,7 +32,8 @@ def _run(options: argparse.Namespace) -> int:
         print(f"mtpeft: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("mtpeft: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        more = "; the same command goes on from the last checkpoint" if getattr(options, "resumes", False) else ""
+        print(f"mtpeft: interrupted{more}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0

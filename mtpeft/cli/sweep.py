@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
         "--gpus", type=_share, default=0.0, metavar="N", help="GPUs of a run, 0.5 say (default: 0, on the CPU)"
     )
     sweep.add_argument("--address", help="a Ray cluster: ray://HOST:PORT, or auto (default: this machine)")
-    sweep.set_defaults(run=_sweep)
+    sweep.set_defaults(run=_sweep, resumes=True)
 
 
 def _count(text: str) -> int:

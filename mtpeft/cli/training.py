@@ -15,16 +15,16 @@ def add(commands: Commands) -> None:
         "train", help="run a recipe with the engine its folder names (joint, continual, pretrain)"
     )
     _recipe_options(train)
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, resumes=True)
 
     continual = commands.add_parser("continual", help="train a recipe's tasks one after another")
     _recipe_options(continual)
-    continual.set_defaults(run=_continual)
+    continual.set_defaults(run=_continual, resumes=True)
 
     demo = commands.add_parser("demo", help="compare ways of learning five tasks in a row, with a report")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the runs (default: runs/demo)")
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key in every recipe")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, resumes=True)
 
 
 def _recipe_options(parser: argparse.ArgumentParser) -> None:

@@ -11,21 +11,28 @@ from typing import Any
 from mtpeft.errors import DataError
 
 
-def input_files(given: Iterable[str | Path], ends: Sequence[str]) -> list[Path]:
+def input_files(given: Iterable[str | Path], ends: Sequence[str]) -> tuple[list[Path], list[DataError]]:
     """Files as they are named, whatever they are; of folders those whose name has one of `ends` (lower case).
 
-    Each once; hidden ones, those in hidden folders and behind links to folders are left out. Raises `DataError` for a
-    folder that has none or cannot be read.
+    Each once; hidden ones, those in hidden folders and behind links to folders are left out. The errors are of folders
+    that have none or cannot be read; raised where nothing else is named.
     """
     found: dict[str, Path] = {}
+    errors: list[DataError] = []
     for name in given:
         path = Path(name)
-        files = _below(path, ends) if path.is_dir() else [path]
+        try:
+            files = _below(path, ends) if path.is_dir() else [path]
+        except DataError as error:
+            errors.append(error)
+            continue
         if not files:
-            raise DataError(f"{path}: no file in it that the model takes ({', '.join(sorted(ends)[:6])}, ...)")
+            errors.append(DataError(f"{path}: no file in it that the model takes ({', '.join(sorted(ends)[:6])}, ...)"))
         for file in files:
             found.setdefault(os.path.abspath(file), file)
-    return list(found.values())
+    if errors and not found:
+        raise errors[0]
+    return list(found.values()), errors
 
 
 def names_below(files: Sequence[Path]) -> list[Path]:

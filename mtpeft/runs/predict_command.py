@@ -53,10 +53,10 @@ def run(
         check_writable(out)
     predictor = load_run(folder, device, trust_imports=trust_imports, best=best)
     reader = predictor.input(tasks[0] if tasks else predictor.tasks[0])
-    files = input_files(inputs, reader.ends)
+    files, errors = input_files(inputs, reader.ends)
     chosen: dict[str, Any] = {"task": tasks[0]} if tasks and len(tasks) == 1 else {"tasks": tasks}
     records: list[Record] = []
-    unreadable: list[dict[str, str]] = []
+    unreadable = [{"input": str(error).partition(":")[0], "reason": str(error)} for error in errors]
     each = bar(predictor.each(files, **chosen, batch_size=batch_size), "predicting", "input", len(files))
     for file, place, found in zip(files, names_below(files), each, strict=True):
         if isinstance(found, DataError):
@@ -67,7 +67,7 @@ def run(
             records.append(record(prediction, str(file), top, made))
     _deliver(records, unreadable, out, form)
     if unreadable:
-        print(f"mtpeft: {len(unreadable)} of {len(files)} inputs cannot be read:", file=sys.stderr)
+        print(f"mtpeft: {len(unreadable)} of {len(files) + len(errors)} inputs cannot be read:", file=sys.stderr)
         for one in unreadable:
             print(f"  {one['reason']}", file=sys.stderr)
     return 1 if unreadable else 0

@@ -66,14 +66,16 @@ def test_unreadable_inputs_are_named_and_the_rest_goes_on(
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "in/list.txt").write_text("not taken from a folder")
     (tmp_path / "film.mp4").write_bytes(b"\0" * 100)
-    bad = [tmp_path / "notes.txt", tmp_path / "film.mp4", tmp_path / "gone.jpg"]
+    (tmp_path / "empty").mkdir()
+    bad = [tmp_path / name for name in ("notes.txt", "film.mp4", "gone.jpg", "empty")]
     out = tmp_path / "out"
     assert predict(place, *bad, tmp_path / "in", "--out", out, "--format", "json") == 1
     found = json.loads((out / "predictions.json").read_text())
     assert [one["input"] for one in found["predictions"]] == [str(good)]
-    assert [Path(one["input"]).name for one in found["unreadable"]] == ["notes.txt", "film.mp4", "gone.jpg", "cut.png"]
+    names = [Path(one["input"]).name for one in found["unreadable"]]
+    assert names == ["empty", "notes.txt", "film.mp4", "gone.jpg", "cut.png"]
     told = capsys.readouterr().err
-    assert "mtpeft: 4 of 5 inputs cannot be read:" in told and "film.mp4: a video, and the model takes images" in told
+    assert "mtpeft: 5 of 6 inputs cannot be read:" in told and "film.mp4: a video, and the model takes images" in told
     assert all(one["reason"] in told for one in found["unreadable"])
 
 
@@ -110,7 +112,10 @@ def test_the_same_names_in_several_folders_stay_apart(tmp_path: Path) -> None:
     for file in files:
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(b"")
-    found = input_files([tmp_path / "b", tmp_path / "a/x.png", tmp_path, tmp_path / "b/x.png"], (".png", ".jpg"))
+    (tmp_path / "empty").mkdir()
+    given = [tmp_path / "b", tmp_path / "a/x.png", tmp_path / "empty", tmp_path, tmp_path / "b/x.png"]
+    found, errors = input_files(given, (".png", ".jpg"))
+    assert [str(error).partition(":")[0] for error in errors] == [str(tmp_path / "empty")]
     assert [str(place) for place in names_below(found)] == ["b/f2.png", "b/f10.png", "b/x.png", "a/x.png", "a/x.jpg"]
 
 
