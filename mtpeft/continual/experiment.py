@@ -60,11 +60,11 @@ class Experiment(Built):
         self.progress.message(described(self.device))
         state = first(folder.saved())
         try:
-            if state is None:
-                self._start()
-            else:
-                self._resume(state)
             with matrix_products(self.training, self.device, self.progress.message):
+                if state is None:
+                    self._start()
+                else:
+                    self._resume(state)
                 for index in range(self.position.experience, len(self.stream)):
                     self._train_experience(index, state)
                     state = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,10 @@ class Attachment(nn.Module):
         self.spec, self.config, self.sharing_name = spec, config, sharing
         self.sharing_options = check_sharing(sharing, options or {})
         self.selected: list[Site] = select_sites(spec, config, anatomy)
-        self.factory = BankFactory(spec, config, self.selected, stream_blocks(spec, config, anatomy))
+        blocks = stream_blocks(spec, config, anatomy)
+        if left_out := _left_out(spec, self.selected, blocks):
+            raise refusal([spec.name], anatomy.backbone, left_out)
+        self.factory = BankFactory(spec, config, self.selected, blocks)
         self.running = anatomy.running
         self.taps = {site.key for site in self.factory.tapped}
         self.weights: Sharing = SHARINGS.get(sharing)(self.factory, **self.sharing_options)
@@ -104,6 +107,20 @@ def stream_blocks(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> d
         if reason is not None:
             raise refusal([spec.name], anatomy.backbone, reason)
     return blocks
+
+
+def _left_out(spec: MethodSpec, selected: Sequence[Site], blocks: Iterable[int]) -> str | None:
+    """What is missing where task streams leave the shared pass, which `blocks` or `exclude` took away."""
+    there = {(site.kind, site.block) for site in selected}
+    needed = [(kind, block) for block in blocks for kind in (spec.stream.taps if spec.stream else ())]
+    missing = [pair for pair in needed if pair not in there]
+    if not missing:
+        return None
+    kind, block = missing[0]
+    return (
+        f"each task's own weights act on {kind!r} of block {block}, which blocks= or exclude= leaves out; keep the blocks "
+        f"{', '.join(str(number) for number in dict.fromkeys(blocks))}"
+    )
 
 
 def check_sharing(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

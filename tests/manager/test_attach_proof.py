@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,26 @@ def test_unsupported_models_are_told_what_is_supported(name: str) -> None:
         mtpeft.attach(backbone, ["lora", "ssf"])
     assert "'lora' and 'ssf'" in str(error.value) and "\n" not in str(error.value)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in backbone.modules())
+
+
+#: parts of the backbone that a method is kept to, or from
+PARTS: list[dict[str, Any]] = [{"blocks": (0,)}, {"blocks": (-1,)}, {"exclude": ("proj", "parallel_mlp_ln", "qkv")}]
+
+
+@pytest.mark.parametrize("anatomy", ["vit", "swin"])
+@pytest.mark.parametrize("method", NAMES)
+def test_a_part_of_the_backbone_works_or_is_refused_in_words(method: str, anatomy: str) -> None:
+    backbone: Any = tiny_backbone(anatomy)
+    for part in PARTS:
+        frames = {"num_frames": 3} if method == "aim" else {}
+        try:
+            manager = mtpeft.attach(backbone, method, **part, **frames)
+        except ConfigError as error:
+            assert method in str(error) and not re.search(r"Error|\n", str(error)), str(error)
+        else:
+            manager.add_task("birds", num_classes=3)
+            manager(clips(2) if method in ("aim", "st_adapter") else images(2), "birds").sum().backward()
+            manager.detach()
 
 
 @pytest.mark.slow
