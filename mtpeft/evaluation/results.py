@@ -26,6 +26,7 @@ no NaN (an entry that was not evaluated is null). Version 1, T tasks in the orde
     parameters   method, norm_bias, head, buffers, backbone, trainable_per_task, rule
     memory       optional, bytes in training: backbone, optimizer, precision, per_task {name: {trained, method, head,
                  gradients, optimizer, activations (of one more image or clip), fixed}}, rule
+    feature_cache  optional, what the feature cache holds: features, row_bytes, images
     frozen       fingerprint_before, fingerprint_after, unchanged
     curves       train_loss: list of {task, step (of the stream, counted from 1), loss}
     environment  python, torch, timm, mtpeft, threads, device

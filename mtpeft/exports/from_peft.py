@@ -17,9 +17,10 @@ from torch import nn
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.site import Site
 from mtpeft.errors import CheckpointError, ConfigError
-from mtpeft.exports.peft_folder import CONFIG, PREFIX, WEIGHTS, classifiers
+from mtpeft.exports.peft_folder import CONFIG, PREFIX, TYPE, WEIGHTS, classifiers
 from mtpeft.manager.attach import attach, create_backbone
 from mtpeft.manager.manager import TaskManager
+from mtpeft.methods import METHODS
 
 #: what changes the maths of PEFT's LoRA beyond a product added to a linear layer, or the weights it is added to
 OTHER_MATHS = (
@@ -53,7 +54,7 @@ def from_peft(folder: str | Path, backbone: str | nn.Module, *, task: str = "def
     left_out = {s.path for s in anatomy.sites if s.kind in kinds} - products.keys()
     manager = attach(
         model,
-        "lora",
+        _method(),
         sites=tuple(kinds),
         exclude=tuple(sorted(left_out)),
         rank=rank,
@@ -63,7 +64,7 @@ def from_peft(folder: str | Path, backbone: str | nn.Module, *, task: str = "def
     try:
         if {site.key for site in manager.methods[0].selected} != {site.key for site in sites}:
             raise ConfigError(
-                f"{folder} adapts a layer as a whole and another by rows of the same kind, which 'lora' cannot"
+                f"{folder} adapts a layer as a whole and another by rows of the same kind, which {_method()!r} cannot"
             )
         _add_head(manager, tensors, task, folder)
         _copy(manager, task, products, dict.fromkeys(scales, 1.0) if common else scales, folder)
@@ -71,6 +72,11 @@ def from_peft(folder: str | Path, backbone: str | nn.Module, *, task: str = "def
         manager.detach()
         raise
     return manager
+
+
+def _method() -> str:
+    """The method that is the same as PEFT's."""
+    return next(name for name in METHODS if METHODS.get(name).module.peft_type == TYPE)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -88,14 +94,14 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 def _check(config: Mapping[str, Any], folder: Any) -> None:
     kind = config.get("peft_type")
-    if kind != "LORA":
-        raise ConfigError(f"{folder} holds {kind!r}; from_peft reads LORA")
+    if kind != TYPE:
+        raise ConfigError(f"{folder} holds {kind!r}; from_peft reads {TYPE}")
     used = [key for key in OTHER_MATHS if config.get(key)]
     init = config.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith(REWRITES_THE_BASE):
         used.append(f"init_lora_weights={init!r}")
     if used:
-        raise ConfigError(f"{folder} uses {used[0]}, which the method 'lora' does not have")
+        raise ConfigError(f"{folder} uses {used[0]}, which the method {_method()!r} does not have")
 
 
 def _products(tensors: Mapping[str, torch.Tensor], folder: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -107,12 +113,12 @@ def _products(tensors: Mapping[str, torch.Tensor], folder: Any) -> dict[str, tup
     for path, pair in found.items():
         if any(tensor.ndim == 4 for tensor in pair.values()):
             raise ConfigError(
-                f"{folder} adapts {path}, which is a convolution; the method 'lora' acts on linear layers"
+                f"{folder} adapts {path}, which is a convolution; the method {_method()!r} acts on linear layers"
             )
         if len(pair) != 2 or any(t.ndim != 2 for t in pair.values()) or pair["A"].shape[0] != pair["B"].shape[1]:
             raise CheckpointError(f"{folder}: the weights of {path} are no pair of matrices A (k, in) and B (out, k)")
     if not found:
-        raise CheckpointError(f"{folder} holds no weights of LoRA")
+        raise CheckpointError(f"{folder} holds no weights of type {TYPE}")
     return {path: (pair["A"], pair["B"]) for path, pair in found.items()}
 
 
@@ -124,7 +130,7 @@ def _sites(anatomy: Anatomy, products: Mapping[str, Any], folder: Any) -> list[S
         own = [site for site in anatomy.sites if site.path == path and site.matrix and not site.bypassed]
         chosen = [site for site in own if site.rows is None][:1] or own
         if not chosen:
-            raise ConfigError(f"{folder} adapts {path}, which is no linear layer of {name} that LoRA acts on")
+            raise ConfigError(f"{folder} adapts {path}, which is no linear layer of {name} that {_method()!r} acts on")
         given, expected = (b.shape[0], a.shape[1]), (sum(site.dim_out for site in chosen), chosen[0].dim)
         if given != expected:
             raise ConfigError(f"{folder}: {path} has {given} weights, that of this backbone {expected}")
@@ -148,7 +154,7 @@ def _add_head(manager: TaskManager, tensors: Mapping[str, torch.Tensor], task: s
     heads = [{leaf: kept.pop(f"{PREFIX}{n}.{leaf}", None) for leaf in ("weight", "bias")} for n in names]
     if kept:
         raise ConfigError(
-            f"{folder} holds {next(iter(kept)).removeprefix(PREFIX)}, for which the method 'lora' has no place"
+            f"{folder} holds {next(iter(kept)).removeprefix(PREFIX)}, for which the method {_method()!r} has no place"
         )
     given = [head for head in heads if head["weight"] is not None]
     if not given:

@@ -19,9 +19,10 @@ from mtpeft.exports.copies import copied, inputs
 from mtpeft.exports.graph import LARGE, SMALL, difference, needs, quiet
 from mtpeft.exports.request import Request, Written
 from mtpeft.manager.merging import as_linear
-from mtpeft.methods.reparameter.lora import LoRA, LoRAConfig
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+#: the one kind of adapter that is translated: a low-rank product added to a linear layer
+TYPE = "LORA"
 #: what PEFT writes before the name of a module of the model
 PREFIX = "base_model.model."
 
@@ -58,10 +59,12 @@ def classifiers(model: Any) -> list[nn.Module]:
 
 def _check(request: Request) -> None:
     """Raise `ConfigError` for what PEFT cannot hold."""
-    others = [a.spec.name for a in request.manager.methods if a.spec.module is not LoRA]
+    others = [a.spec.name for a in request.manager.methods if a.spec.module.peft_type != TYPE]
     if others or len(request.manager.methods) != 1:
         reason = f"method {others[0]!r} is none of PEFT's" if others else "two methods act together"
-        raise request.refusal(f"a PEFT folder holds one LoRA, and {reason}; use --to onnx or --to torch")
+        raise request.refusal(
+            f"a PEFT folder holds one adapter of type {TYPE}, and {reason}; use --to onnx or --to torch"
+        )
     attachment = request.manager.methods[0]
     if attachment.weights.members > 1:
         raise request.refusal(
@@ -70,7 +73,7 @@ def _check(request: Request) -> None:
     bypassed = [site.path for site in attachment.selected if site.bypassed]
     if bypassed:
         raise request.refusal(
-            f"its attention reads the weights of {bypassed[0]} past the layer, where PEFT's LoRA has no effect"
+            f"its attention reads the weights of {bypassed[0]} past the layer, where PEFT's adapter has no effect"
         )
     if as_linear(request.manager.head(request.task)) is None:
         raise request.refusal("PEFT keeps a linear head only; use --to onnx or --to torch")
@@ -102,12 +105,12 @@ def _products(request: Request) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 def _config(request: Request, ranks: dict[str, int], heads: list[str]) -> dict[str, Any]:
     """What PEFT reads; where ranks differ, those that differ from the first by pattern."""
-    config: LoRAConfig = request.manager.methods[0].config  # type: ignore[assignment]
+    config: Any = request.manager.methods[0].config
     scale = 1.0 if config.alpha is None else config.alpha / config.rank
     common = next(iter(ranks.values()))
     other = {path: rank for path, rank in ranks.items() if rank != common}
     return {
-        "peft_type": "LORA",
+        "peft_type": TYPE,
         "task_type": None,
         "base_model_name_or_path": request.facts.name_of(request.manager),
         "r": common,

@@ -85,6 +85,8 @@ class SiteModule(nn.Module):
     carry: ClassVar[bool] = False
     #: `factors` stands for `forward` in batches of several tasks too
     factored: bool = False
+    #: the name by which folders of Hugging Face PEFT know the method, where they can hold it
+    peft_type: ClassVar[str | None] = None
     #: the styles of sites it can serve (see `mtpeft/backbones/site.py`); by default those with an output to change
     styles: ClassVar[tuple[str, ...]] = CHANGED
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mtpeft.printing import size_text
 from mtpeft.report.groups import Comparison, Group
 from mtpeft.report.layout import card, details
 from mtpeft.report.markup import escape, table
@@ -32,6 +31,8 @@ def memory_card(comparison: Comparison) -> str:
 
 
 def _table(group: Group) -> str:
+    from mtpeft.printing import size_text  # loads rich
+
     run = group.runs[0]
     memory = run["memory"]
     rows = [

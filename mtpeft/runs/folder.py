@@ -39,6 +39,7 @@ class RunFolder:
         self.continued: list[dict[str, Any]] = []
         self.state = State(self.path / "checkpoints")  # what a run resumes from
         self._lock: Lock | None = None
+        self._goes_on = False  # whether this session has begun to train
         if not writes:
             return
         config = self.path / CONFIG
@@ -85,7 +86,7 @@ class RunFolder:
         try:
             yield
         except Exception as error:
-            if self._lock is not None and (self.path / CONFIG).is_file():
+            if self._lock is not None and self._goes_on and (self.path / CONFIG).is_file():
                 unexpected = {} if isinstance(error, MtpeftError) else {"traceback": traceback.format_exc()}
                 self.log("failed", reason=one_line(error), **unexpected)
             raise
@@ -93,7 +94,11 @@ class RunFolder:
             self._release()
 
     def accept(self, step: int) -> None:
-        """Make the changes those of the folder, noted as made after `step`; results of a shorter run are removed."""
+        """Make the changes those of the folder, noted as made after `step`; results of a shorter run are removed.
+
+        From here on the run goes on; before, an error is a refusal that leaves the folder as it was.
+        """
+        self._goes_on = True
         if not self.changes:
             return
         lines = [{"step": step, "key": c.key, "old": c.old, "new": c.new} for c in self.changes]

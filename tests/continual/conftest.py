@@ -7,33 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_recipe import make_recipe
 
 from mtpeft.continual.experiment import Experiment
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.progress import Progress
-
-
-def make_recipe(**changes: Any) -> dict[str, Any]:
-    """A recipe that trains in a second or two; `changes` replace top-level keys."""
-    recipe: dict[str, Any] = {
-        "name": "small",
-        "seed": 3,
-        "backbone": {"name": "vit_mini_patch4_32", "pretrained": False, "options": {"depth": 2, "patch_size": 8}},
-        "method": {"name": "lora", "rank": 4, "dropout": 0.1},
-        "sharing": "shared",
-        "stream": {
-            "type": "task_incremental",
-            "data": {"type": "Digits"},
-            "num_tasks": 5,
-            "train_per_class": 16,
-            "test_per_class": 10,
-        },
-        "training": {"epochs": 2, "batch_size": 16, "optimizer": {"type": "AdamW", "lr": 0.003}, "schedule": "cosine"},
-        "checkpoint": {"interval": 2},
-        "baselines": False,
-    }
-    recipe.update(changes)
-    return recipe
 
 
 class Killed(BaseException):
@@ -50,9 +28,10 @@ def train(recipe: dict[str, Any], folder: Path, kill_at: int | None = None) -> t
         if steps == kill_at:
             raise Killed
 
-    experiment = Experiment(recipe, Progress(step=step))
+    experiment, place = Experiment(recipe, Progress(step=step)), RunFolder(folder, recipe)
     try:
-        return experiment, experiment.run(RunFolder(folder, recipe))
+        with place.session():  # gives the folder back, as the end of a process does
+            return experiment, experiment.run(place)
     except Killed:
         return experiment, None
 

@@ -174,6 +174,6 @@ def test_lae_wants_shared_weights(tmp_path: Path) -> None:
 
 def test_a_diverging_run_stops_and_keeps_its_state(tmp_path: Path) -> None:
     recipe = make_recipe(training={**make_recipe()["training"], "optimizer": {"type": "SGD", "lr": 1e30}})
-    with pytest.raises(MtpeftError, match=r"task 'task0': the loss is .*lower the learning rate"):
+    with pytest.raises(MtpeftError, match=r"task 'task0', step 2: the loss is .*lower the learning rate"):
         train(recipe, tmp_path / "run")
     assert (tmp_path / "run/checkpoints/state.json").exists() and not (tmp_path / "run/results.json").exists()

@@ -6,7 +6,7 @@ import os
 from typing import Any, ClassVar
 
 import numpy as np
-from conftest import make_recipe
+from small_recipe import make_recipe
 
 from mtpeft.data.dense import DENSE_DATASETS, Sample, TaskInfo
 from mtpeft.errors import DataError

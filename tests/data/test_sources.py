@@ -94,7 +94,7 @@ def test_torchvision_class_by_name_with_its_own_part(tmp_path: Path) -> None:
 
 
 def test_torchvision_errors_become_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"torchvision.CIFAR100: .*not found") as caught:
+    with pytest.raises(DataError, match=r"torchvision.CIFAR100 in .*: Dataset not found") as caught:
         build_dataset({"type": "torchvision.CIFAR100", "root": str(tmp_path), "download": False})
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"takes no argument 'rooot'. Did you mean 'root'"):

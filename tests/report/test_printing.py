@@ -14,6 +14,7 @@ from joint_factory import make_joint
 from results_factory import make_results
 from rich.console import Console
 
+from mtpeft.manager.memory import Memory
 from mtpeft.printing import print_list, print_table, print_text
 from mtpeft.report import print_summary
 from mtpeft.report.numbers import number
@@ -138,6 +139,9 @@ def test_counts_of_many_tasks_with_large_numbers() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counting, "count", lambda manager, task: counts)
         patch.setattr(counting, "backbone_size", lambda manager: 85_798_656)
+        memory = Memory(42_636_288, 30_764, 42_667_052, 85_334_104, 123_456_789, 12_345)
+        patch.setattr(counting, "measure_memory", lambda manager: dict.fromkeys(manager.tasks, memory))
+        patch.setattr(counting, "backbone_bytes", lambda manager: 343_194_624)
         text = whole(counting.render_table(manager, 80))  # type: ignore[arg-type]
         assert "┏" in counting.render_table(manager, 200)  # type: ignore[arg-type]
     assert {"10,659,072", "1,234,567", "12,345,678", f"{counts.total:,}", "3,431,947,264"} <= words(text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -43,6 +43,7 @@ class LoRA(SiteModule):
     """y + (alpha / r) * B A drop(x); A (r, in) kaiming-uniform, B (out, r) zero, so that training starts at the backbone."""
 
     factored = True
+    peft_type: ClassVar[str | None] = "LORA"
 
     def __init__(self, config: LoRAConfig, site: Site) -> None:
         super().__init__(config, site)

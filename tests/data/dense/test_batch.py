@@ -102,7 +102,7 @@ def test_only_the_chosen_tasks_are_given() -> None:
 def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     data = view(Partial(), [])
     with pytest.raises(DataError, match="image 1 is 4 x 6, image 0 2 x 2; end the transforms"):
-        collate([data[1], {**data[0], "image": torch.zeros(3, 2, 2)}])
+        collate([data[1], {**data[0], "image": torch.zeros(3, 2, 2), "size": (2, 2)}])
     monkeypatch.setattr(Partial, "wrong", {"depth": np.ones((4, 5), dtype=np.float32)})
     with pytest.raises(DataError, match="image 1: label 'depth' is 4 x 5 pixels, its image 4 x 6"):
         data[1]
