@@ -69,10 +69,20 @@ def test_what_stopped_a_run_is_in_its_log(tmp_path, error, extra):
     folder = RunFolder(tmp_path / "run", {"name": "a"})
     with pytest.raises(type(error)), folder.session():
         folder.open()
+        folder.accept(0)
         raise error
     last = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
     assert last["event"] == "failed" and "\n" not in last["reason"]
     assert ("traceback" in last) == extra
+
+
+def test_a_refusal_leaves_no_word(tmp_path):
+    RunFolder(tmp_path / "run", {"name": "a"}).open()
+    again = RunFolder(tmp_path / "run", {"name": "a"})
+    with pytest.raises(DataError), again.session():
+        again.saved()
+        raise DataError("no")
+    assert not (tmp_path / "run/log.jsonl").exists()
 
 
 def test_an_error_before_the_folder_is_ours_leaves_nothing(tmp_path):
