@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -93,9 +95,8 @@ class Numbers:
             return str(error)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_both_start_methods_never_hang(method: str, videos: dict[str, Path], tmp_path: Path) -> None:
-    paths = [videos["h264.mp4"], videos["vp9.webm"], hanging(tmp_path), videos["mpeg4_b.avi"], videos["h264.mp4"]]
+def check_workers(method: str, paths: list[Path]) -> None:
+    """A worker process reads all of `paths`, the third of which hangs."""
     read_clip(paths[0], some, limit=5.0)  # the parent has a child of its own, which a forked worker must not use
     read_clip(paths[0], some, limit=None)  # and has opened files itself
     loader = DataLoader(
@@ -105,6 +106,25 @@ def test_workers_of_both_start_methods_never_hang(method: str, videos: dict[str,
     assert "hangs.mp4: not decoded within 5 s" in results.pop(2)
     assert results == ["[35, 0, 69]"] * 4
     assert read_numbers(read_clip(paths[0], some, limit=5.0).frames) == [35, 0, 69]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_both_start_methods_never_hang(method: str, videos: dict[str, Path], tmp_path: Path) -> None:
+    """In a process of their own: one that has run other tests has threads of other libraries, which no fork survives."""
+    paths = [videos["h264.mp4"], videos["vp9.webm"], hanging(tmp_path), videos["mpeg4_b.avi"], videos["h264.mp4"]]
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        "if __name__ == '__main__':\n"
+        "    from test_decoding import check_workers\n"
+        "    check_workers(sys.argv[1], [pathlib.Path(path) for path in sys.argv[2:]])\n"
+    )
+    folders = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, str(script), method, *map(str, paths)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=400, env={**os.environ, "PYTHONPATH": folders}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def damaged_files(folder: Path) -> list[Path]:
