@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, get_args
 
+from mtpeft.errors import MtpeftError
 from mtpeft.options import fits
 from mtpeft.options.annotations import LISTS, Range, members, origin_of, parts_of
 
@@ -73,6 +74,21 @@ def changed_recipes(recipe: dict[str, Any], every: bool) -> Iterator[tuple[str, 
                 holder = holder[key]
             holder[path[-1]] = copy.deepcopy(value)
             yield f"{'.'.join(map(str, path))}={value!r}", changed
+
+
+def check_changed_recipes(recipe: dict[str, Any], build: Callable[[dict[str, Any]], object], every: bool) -> int:
+    """Build every one of `changed_recipes`: how many were refused, in one line each; `AssertionError` for any other end."""
+    refused = 0
+    for change, changed in changed_recipes(recipe, every):
+        try:
+            build(changed)
+        except MtpeftError as error:
+            refused += 1
+            if "\n" in str(error):
+                raise AssertionError(f"{change}: more than a line: {error}") from error
+        except Exception as error:
+            raise AssertionError(f"{change}: {type(error).__name__}: {error}") from error
+    return refused
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

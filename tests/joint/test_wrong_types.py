@@ -9,7 +9,7 @@ from conftest import make_recipe
 
 from mtpeft.errors import MtpeftError
 from mtpeft.joint.experiment import JointExperiment
-from mtpeft.testing.wrong_values import changed_recipes
+from mtpeft.testing.wrong_values import check_changed_recipes
 
 RECIPE: dict[str, Any] = make_recipe(
     sampler={"name": "temperature", "temperature": 2.0, "group": 2},
@@ -25,22 +25,8 @@ RECIPE: dict[str, Any] = make_recipe(
 )
 
 
-def built(every: bool) -> int:
-    """How many changed recipes were refused."""
-    refused = 0
-    for change, recipe in changed_recipes(RECIPE, every):
-        try:
-            JointExperiment(recipe)
-        except MtpeftError as error:
-            refused += 1
-            assert "\n" not in str(error), change
-        except Exception as error:
-            raise AssertionError(f"{change}: {type(error).__name__}: {error}") from error
-    return refused
-
-
 def test_a_wrong_value_at_each_key_is_one_line() -> None:
-    assert built(every=False) > 20
+    assert check_changed_recipes(RECIPE, JointExperiment, every=False) > 20
 
 
 def test_what_dense_labels_would_have_to_follow_is_refused() -> None:
@@ -52,4 +38,4 @@ def test_what_dense_labels_would_have_to_follow_is_refused() -> None:
 
 @pytest.mark.slow
 def test_wrong_values_of_every_type_are_one_line() -> None:
-    assert built(every=True) > 200
+    assert check_changed_recipes(RECIPE, JointExperiment, every=True) > 200
