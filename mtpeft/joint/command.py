@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +63,14 @@ def run_in(recipe: dict[str, Any], path: Path, console: Console, fresh: bool = F
         raise ConfigError(f"recipe {recipe['name']}: data.generated makes up data, which is for plans alone")
     if recipe.get("separate"):
         return _separate(recipe, path, console, fresh)
-    folder = RunFolder(path, recipe, fresh) if rank() == 0 else None
-    complete = first(folder is not None and folder.complete)
-    session = nullcontext() if folder is None else folder.session()
-    with session, progress_bar(console) as callbacks, interrupts() as stop:
+    folder = RunFolder(path, recipe, fresh, writes=rank() == 0)
+    complete = first(folder.complete)
+    with folder.session(), progress_bar(console) as callbacks, interrupts() as stop:
         callbacks.message(opening(recipe, path, complete))
         if not complete:
             results = JointExperiment(recipe, callbacks).run(folder, lambda: bool(stop))
         else:
-            results = None if folder is None else read(folder.results)
+            results = read(folder.results) if folder.writes else None
     results = first(results)
     _report(results, path)
     return results
@@ -103,9 +101,9 @@ def evaluate(path: Path, trust_imports: bool = False) -> int:
 
 def _separate(recipe: dict[str, Any], path: Path, console: Console, fresh: bool) -> Results | None:
     """A run per task in a folder of its own below `path`, then the results of all of them in one file."""
-    folder = RunFolder(path, recipe, fresh) if rank() == 0 else None
+    folder = RunFolder(path, recipe, fresh, writes=rank() == 0)
     recipes = separate_recipes(recipe)
-    if folder is not None:
+    if folder.writes:
         inner = [] if folder.fresh else [RunFolder(path / name, one) for name, one in recipes.items()]  # refuse first
         states = [one.state.read() for one in inner]
         folder.open()
@@ -117,7 +115,7 @@ def _separate(recipe: dict[str, Any], path: Path, console: Console, fresh: bool)
             return None
         found[name] = results
     results = None
-    if folder is not None:
+    if folder.writes:
         if not folder.results.is_file():
             write(folder.results, merge(recipe, found, path))
         results = read(folder.results)

@@ -80,7 +80,8 @@ if "DIES" in os.environ and os.environ["RANK"] == "1":
     ContinualStrategy.optimizer_step = dying
 for file in sorted(folder.glob("*.py")):
     if file.name != "worker.py":
-        print(f"exit {file.stem} {main(['continual', str(file), '--out', str(folder / file.stem)])}", flush=True)
+        code = main(["continual", str(file), "--out", str(folder / file.stem)])
+        os.write(1, f"exit {file.stem} {code}\\n".encode())  # in one piece: two processes write here
 """
 
 

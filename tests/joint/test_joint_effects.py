@@ -10,7 +10,7 @@ import pytest
 from conftest import make_recipe, train
 
 from mtpeft.errors import ConfigError
-from mtpeft.joint import experiment
+from mtpeft.joint import built, experiment
 from mtpeft.joint.training import Training
 
 
@@ -27,7 +27,7 @@ def test_every_training_key_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             seen.add(name)
             return super().__getattribute__(name)
 
-    monkeypatch.setattr(experiment, "Training", Recorded)
+    monkeypatch.setattr(built, "Training", Recorded)
     train(make_recipe(training={"steps": 2, "schedule": "poly", "eval_every": 0}), tmp_path / "run")
     assert {field.name for field in fields(Training)} - seen == set()
 
