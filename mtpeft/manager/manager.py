@@ -23,12 +23,12 @@ from mtpeft.hooks.runtime import Runtime, Selection
 from mtpeft.manager.checkpoint import save
 from mtpeft.manager.counting import Counts, count, render_table
 from mtpeft.manager.ensemble import ensembled
-from mtpeft.manager.features import apply_head, attention_over_time, check_images, extract, prepare, rows_of
+from mtpeft.manager.features import attention_over_time, check_images, extract
 from mtpeft.manager.memory import Memory, measure_memory
 from mtpeft.manager.merging import merged_backbone
+from mtpeft.manager.passes import a_task_each, every_task, one_task
 from mtpeft.manager.weights import own_key, set_mode, trainable_parameters, trained_state, trained_state_by_task
 from mtpeft.options import check_options, shown
-from mtpeft.sharing.bank import task_rows
 from mtpeft.sharing.generated import Generated
 
 GROWING = "growing"
@@ -185,9 +185,7 @@ class TaskManager(nn.Module):
 
     def _forward(self, images: torch.Tensor, task: str | Sequence[str] | None) -> Any:
         if task is None or isinstance(task, str):
-            name = self._default(task)
-            features = extract(self, images, Selection((name,)), self._kinds((name,)))
-            return apply_head(self.head(name), features)
+            return one_task(self, images, self._default(task))
         names = list(task)
         if len(names) != images.shape[0]:
             raise DataError(f"{len(names)} task names for a batch of {images.shape[0]} images; give one name per image")
@@ -201,17 +199,7 @@ class TaskManager(nn.Module):
 
         An index on the CPU, whatever the images' device, spares a GPU the wait until its value is known.
         """
-        return self.ensembled(lambda: self._forward_indexed(images, tasks, index))
-
-    def _forward_indexed(self, images: torch.Tensor, tasks: Sequence[str], index: torch.Tensor) -> dict[str, Any]:
-        place = images.device
-        rows = [row.to(place, non_blocking=True) for row in task_rows(index, len(tasks))]
-        selection = Selection(tuple(tasks), index.to(place, non_blocking=True), rows=rows)
-        features = extract(self, images, selection, self._kinds(tasks))
-        return {
-            name: (row, apply_head(self.head(name), rows_of(features, row)))
-            for name, row in zip(tasks, rows, strict=True)
-        }
+        return self.ensembled(lambda: a_task_each(self, images, tasks, index))
 
     def forward_tasks(self, images: torch.Tensor, tasks: Sequence[str]) -> dict[str, Any]:
         """Several tasks for every image: {task: output}.
@@ -222,7 +210,7 @@ class TaskManager(nn.Module):
         check_images(self, images)
         for name in tasks:
             self._check(name)
-        return self.ensembled(lambda: self._forward_tasks(images, tasks))
+        return self.ensembled(lambda: every_task(self, images, tasks))
 
     def ensembled(self, run: Callable[[], Any]) -> Any:
         """In eval mode: what `run` gives under every member of the weight sources, combined (see `mtpeft.manager.ensemble`).
@@ -230,19 +218,6 @@ class TaskManager(nn.Module):
         In training `run` is called once, under the trained weights.
         """
         return run() if self.training else ensembled(self, run)
-
-    def _forward_tasks(self, images: torch.Tensor, tasks: Sequence[str]) -> dict[str, Any]:
-        names, kinds = tuple(tasks), self._kinds(tasks)
-        if not self.single_pass:
-            prepared = prepare(self, names)
-            single = {t: extract(self, images, Selection((t,)), self._kinds((t,)), prepared) for t in names}
-            return {t: apply_head(self.head(t), features) for t, features in single.items()}
-        features = extract(self, images, Selection(names, each=True), kinds)
-        if not any(a.spec.stream for a in self.methods):
-            return {t: apply_head(self.head(t), features) for t in names}
-        count = len(images)
-        parts = [slice(i * count, (i + 1) * count) for i in range(len(names))]
-        return {t: apply_head(self.head(t), rows_of(features, part)) for t, part in zip(names, parts, strict=True)}
 
     def features(self, images: torch.Tensor, task: str | None = None) -> torch.Tensor:
         """Pooled features (B, feature_dim) of one task, under the trained weights; of clips the mean over their frames."""
@@ -381,10 +356,6 @@ class TaskManager(nn.Module):
         save(self, path)
 
     # inside -------------------------------------------------------------------------------------------------------
-
-    def _kinds(self, tasks: Iterable[str]) -> set[str]:
-        """What the heads of `tasks` read."""
-        return {getattr(self.head(task), "reads", "pooled") for task in tasks}
 
     def _build_head(self, head: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
         if not isinstance(head, str):

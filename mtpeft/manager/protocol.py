@@ -37,6 +37,10 @@ class Managed(Protocol):
     def tasks(self) -> Sequence[str]:
         """Names of the tasks, in the order they were added."""
 
+    @property
+    def single_pass(self) -> bool:
+        """Whether one pass of the backbone over an image serves all tasks."""
+
     def head(self, name: str) -> nn.Module:
         """The module that turns features into the task's output."""
 
