@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mtpeft.continual.built import Built
+from mtpeft.continual.clip_files import ClipFiles
 from mtpeft.continual.growth import earlier_run
 from mtpeft.continual.inputs import shapes_of, tasks_of
 from mtpeft.continual.plugins import foreign, plugin_states, restore_plugins
@@ -15,15 +16,13 @@ from mtpeft.continual.progress import Curve, Measured, Position
 from mtpeft.continual.strips import PICTURES, write_strips
 from mtpeft.continual.summary import model_tasks, summarise
 from mtpeft.data.streams import TASK_KNOWN, Stream
-from mtpeft.data.video.clips import Clips
-from mtpeft.data.video.dataset import SkipTally
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.baselines import frozen_baselines, frozen_features
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.results import write
 from mtpeft.evaluation.run_facts import device_name, memory_facts, run_facts
 from mtpeft.runs.device import AUTO, usable_device
-from mtpeft.runs.distributed import any_of, first, gather, start
+from mtpeft.runs.distributed import any_of, first, start
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.machine import described, matrix_products
 from mtpeft.runs.model_folder import MODEL, save_model
@@ -43,6 +42,7 @@ class Experiment(Built):
         start(usable_device(recipe.get("device", AUTO), recipe["name"]))
         super().__init__(recipe, progress)
         self._saved = False  # whether everything was saved once
+        self.files = ClipFiles(self.stream)
         self.curve = Curve(self.training.log_every)
         self.position = Position()
         self.evaluations = 0
@@ -171,8 +171,8 @@ class Experiment(Built):
         strategy.train_experience(index, self.position.epoch, self.position.batch, resume)
         if self.curve.flush(name):
             self._log_loss(name)
-        self._join_tallies()
-        self._report_files(task)
+        self.files.join()
+        self.files.tell(task, self.folder, self.progress.message)
         if not self.manager.own_weights and not self.manager.backbone_unchanged():
             raise MtpeftError(f"the frozen backbone changed while task {name!r} was trained; results are not written")
         self._evaluate_row(index)
@@ -186,21 +186,6 @@ class Experiment(Built):
         """The newest point of the loss curve, and the learning rate of its step."""
         rate = self.strategy.optimizer.param_groups[0]["lr"]
         self.logs.add({"rate": rate, f"loss/{name}": self.curve.points[-1]["loss"]}, self.curve.step)
-
-    def _report_files(self, task: Any) -> None:
-        """Tell of training files that others stood for, as they could not be read, and of those another decoder read."""
-        skipped = getattr(task.train, "skipped", ())
-        if skipped:
-            self.folder.log("skipped", task=task.name, files=list(skipped))
-            self.progress.message(
-                f"task {task.name!r}: {len(skipped)} of {len(task.train)} training files cannot be read and were "
-                f"replaced, first: {skipped[0]}"
-            )
-        readers = task.train.readers if isinstance(task.train, Clips) else {}
-        if not all(reader.startswith(task.train.facts["decoder"]) for reader in readers):
-            self.folder.log("readers", task=task.name, readers=readers)
-            told = "; ".join(f"{reader}: {count}" for reader, count in readers.items())
-            self.progress.message(f"task {task.name!r}: training files by what read them: {told}")
 
     def _after_step(self, index: int) -> None:
         clock = self.strategy.clock
@@ -279,7 +264,7 @@ class Experiment(Built):
         """Write everything needed to go on from here. Between experiences there is no optimiser to keep."""
         if self.granularity == "none":
             return
-        self._join_tallies()
+        self.files.join()
         if not self.folder.writes:
             return
         inside = self.position.epoch > 0 or self.position.batch > 0
@@ -293,8 +278,7 @@ class Experiment(Built):
                 "plugins": plugin_states(self.strategy.plugins),
                 "random": random_state(),
                 **self.measured.state(self._rows()),
-                "skipped": {t.name: list(t.train.skipped) for t in self.stream if isinstance(t.train, Clips)},
-                "readers": {name: tally.readers for name, tally in self._tallies().items()},
+                **self.files.state(),
                 "logs": self.logs.state(),
                 "curve": {"every": self.curve.every, "pending": self.curve.pending, "step": self.curve.step},
                 "points": Parts("points", {t: self.curve.of(t) for t in self._names()}, partial=True),
@@ -321,18 +305,6 @@ class Experiment(Built):
         alone = self._saved and self.strategy.alone
         return self.manager.trained_state_by_task(self._names() if alone else None)
 
-    def _tallies(self) -> dict[str, SkipTally]:
-        """What is known of the files of every part of the stream that is clips."""
-        parts = {f"{t.name} {part}": getattr(t, part) for t in self.stream for part in ("train", "test")}
-        return {name: clips.tally for name, clips in parts.items() if isinstance(clips, Clips)}
-
-    def _join_tallies(self) -> None:
-        """Let every process know of the files that the others met."""
-        if tallies := self._tallies():
-            for found in gather({name: (sorted(t.skipped), t.readers) for name, t in tallies.items()}):
-                for name, (skipped, readers) in found.items():
-                    tallies[name].update(skipped, readers)
-
     def _begun(self) -> int:
         """Experiences whose classes the manager has."""
         return len(self.manager.tasks) if self.stream.kind == "class_incremental" else 0
@@ -348,11 +320,7 @@ class Experiment(Built):
             set(range(self.position.experience)) if self.stream.kind in TASK_KNOWN else {0}
         )
         self.measured.restore(state)
-        for task in self.stream:
-            if isinstance(task.train, Clips):
-                task.train.tally.update(state["skipped"].get(task.name, ()))
-        for name, tally in self._tallies().items():
-            tally.update((), state["readers"].get(name))
+        self.files.restore(state)
         points = [point for task in self.stream for point in state["points"].get(task.name, ())]
         self.curve = Curve(**{**state["curve"], "every": self.training.log_every}, points=points)
         self._saved = True

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,16 +11,17 @@ from torch import nn
 
 from mtpeft.continual.benchmark import VALIDATION, TaskLoader, to_avalanche
 from mtpeft.continual.model import ContinualModel
-from mtpeft.continual.objectives import Objective, Running, objectives_of
+from mtpeft.continual.objectives import Running, objectives_of
 from mtpeft.continual.plugins import check_plugins, seed_memories
-from mtpeft.continual.processes import Part, Step, own_numbers, parts_of, statistics, sum_step
+from mtpeft.continual.processes import statistics
+from mtpeft.continual.step import StepTemplate
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream, LabelView
 from mtpeft.data.loader import Readers, ResumableLoader, count_batches
 from mtpeft.data.streams import TASK_KNOWN, Stream, StreamTask
 from mtpeft.errors import ConfigError, DataError
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
-from mtpeft.runs.distributed import average_buffers, first, gather, own_rows, world
+from mtpeft.runs.distributed import first, gather, own_rows, world
 from mtpeft.runs.update import NonFiniteLossError, Recent, Update
 
 with warnings.catch_warnings():
@@ -29,14 +29,13 @@ with warnings.catch_warnings():
     from avalanche.evaluation.metrics import accuracy_metrics
     from avalanche.logging import BaseLogger
     from avalanche.training.plugins import EvaluationPlugin, SynapticIntelligencePlugin
-    from avalanche.training.templates import SupervisedTemplate
 
 
 class _NoLog(BaseLogger):
     """Avalanche warns when it has no logger; the run folder has a log of its own."""
 
 
-class ContinualStrategy(SupervisedTemplate):
+class ContinualStrategy(StepTemplate):
     """Sequential training of a `ContinualModel` on a `Stream`.
 
     Everything Avalanche's template promises to plugins holds. Three things differ: the optimiser is made anew for every
@@ -94,8 +93,6 @@ class ContinualStrategy(SupervisedTemplate):
         self.recent = Recent()
         self._readers: Readers | None = None
         self._pin = self.device.type == "cuda"
-        self._labels = 0  # of the batch at hand
-        self._statistics: list[torch.Tensor] = []
         self.on_resume: Callable[[], None] | None = None
         self._needs_gradients = any(isinstance(p, SynapticIntelligencePlugin) for p in self.plugins)
         self._stop_training = False
@@ -216,69 +213,6 @@ class ContinualStrategy(SupervisedTemplate):
                 break
             self.training_epoch(**kwargs)
             self._after_training_epoch(**kwargs)
-
-    def training_epoch(self, **kwargs: Any) -> None:
-        """Avalanche's, where an iteration is a step: one of several batches has several forward and backward passes.
-
-        Each batch counts by its labels, so that the step is that of all in one; penalties that plugins add to the loss
-        are added to each, and count once.
-        """
-        batches: Iterator[Part] = iter(self.dataloader)
-        if world() > 1 and not isinstance(self.dataloader, TaskLoader):  # one that a plugin brings
-            batches = parts_of(self.dataloader, self._own_rows)
-        count, index = self._objective.count, self.experience.current_experience
-        while parts := list(itertools.islice(batches, self.training_settings.accumulate)):
-            if self._stop_training:
-                break
-            step, losses = Step.of(parts, count), [self._make_empty_loss()]
-            for number, self.mbatch in enumerate(parts):
-                self._labels = step.labels[number]
-                if self.mbatch is not None:
-                    self._unpack_minibatch()
-                if number == 0:
-                    self._before_training_iteration(**kwargs)
-                    self.optimizer.zero_grad()
-                if self.mbatch is not None:
-                    with own_numbers(self.device, self.seed, index, self.clock.train_exp_iterations, number):
-                        losses.append(self._backward_part(step.weights[number], **kwargs))
-            self._join(losses, step)
-            self._after_backward(**kwargs)
-            self._before_update(**kwargs)
-            self.optimizer_step()
-            self._after_update(**kwargs)
-            self._after_training_iteration(**kwargs)
-
-    def _backward_part(self, weight: float, **kwargs: Any) -> torch.Tensor:
-        """Forward and backward of one batch; its weighted loss."""
-        self.loss = self._make_empty_loss()
-        self._before_forward(**kwargs)
-        with self.update.autocast():
-            output = self.forward()
-        self.mb_output = output.float()
-        self._after_forward(**kwargs)
-        self.loss += self.criterion()
-        self._before_backward(**kwargs)
-        if weight != 1.0:
-            self.loss = self.loss * weight
-        self.update.backward(self.loss)
-        return self.loss.detach()
-
-    def _join(self, losses: list[torch.Tensor], step: Step) -> None:
-        """Gradients and loss of the whole step, out of those of its parts in all processes."""
-        self.loss = sum_step(self.update.parameters, torch.cat(losses).sum(), step)
-        average_buffers(self._statistics)
-        self.update.unscale()
-
-    @property
-    def _objective(self) -> Objective:
-        """That of the experience at hand."""
-        return self.objectives[self.experience.current_experience]
-
-    def _unpack_minibatch(self) -> None:
-        """To the device, which is not waited for; which task a sample is of stays known here."""
-        assert self.mbatch is not None
-        inputs, *rest, task_labels = self.mbatch
-        self.mbatch = [*(x.to(self.device, non_blocking=True) for x in (inputs, *rest)), task_labels.cpu()]
 
     def _before_training_iteration(self, **kwargs: Any) -> None:
         total = self.train_epochs * self.steps_per_epoch
