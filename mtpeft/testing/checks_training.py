@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mtpeft.manager.manager import TaskManager
-from mtpeft.testing.case import TASKS, Case, gradients, mixed_path, perturb, scalar, training
+from mtpeft.testing.case import TASKS, Case, gradients, images, mixed_path, perturb, scalar, training
 
 MIXED = ["birds", "depth", "cars", "birds", "normals", "cars", "birds", "depth"]
 
@@ -116,21 +116,40 @@ def check_checkpointing(case: Case) -> None:
 
 
 def check_autocast(case: Case) -> None:
-    """bfloat16 autocast runs, single and mixed, stays finite and near float32, and trains."""
+    """bfloat16 autocast runs, single and mixed, stays finite and near float32, and trains.
+
+    How near depends on the backbone and on the processor (which rounds sums in its own way), so the plain backbone's own
+    distance is measured beside it.
+    """
     manager = training(case.manager())
+    bound = 0.1 + 2 * _plain_autocast_error(case)
     with torch.no_grad():
         expected = manager(case.inputs(), "birds")
     with torch.autocast("cpu", torch.bfloat16):
         output = manager(case.inputs(), "birds")
         mixed = manager(case.inputs(), ["birds", "cars", "birds", "cars"])
     case.require(bool(output.isfinite().all()), "autocast gives outputs that are not finite")
-    error = ((output.float() - expected).norm() / expected.norm()).item()
-    case.require(error < 0.1, f"autocast moves outputs by {error:.3f} of their size")
+    error = _distance(output, expected)
+    case.require(error < bound, f"autocast moves outputs by {error:.3f} of their size, more than {bound:.3f}")
     rows, part = mixed["birds"]
-    error = ((part.float() - expected[rows]).norm() / expected[rows].norm()).item()
-    case.require(error < 0.1, f"autocast moves outputs of a mixed batch by {error:.3f} of their size")
+    error = _distance(part, expected[rows])
+    case.require(error < bound, f"autocast moves outputs of a mixed batch by {error:.3f} of their size")
     found = gradients(manager, scalar(output.float()) + scalar(mixed["cars"][1].float()))
     case.require(all(g.isfinite().all() for g in found.values()), "autocast gives gradients that are not finite")
+
+
+@torch.no_grad()
+def _plain_autocast_error(case: Case) -> float:
+    """By how much of their size autocast moves the pooled features of the backbone without a method."""
+    backbone: Any = case.backbone()
+    expected = backbone.forward_head(backbone.forward_features(images()), pre_logits=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = backbone.forward_head(backbone.forward_features(images()), pre_logits=True)
+    return _distance(found, expected)
+
+
+def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found.float() - expected).norm() / expected.norm()).item()
 
 
 def check_compile(case: Case) -> None:

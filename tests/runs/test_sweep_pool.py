@@ -93,6 +93,7 @@ def test_without_ray(monkeypatch):
         check_installed()
 
 
+@pytest.mark.slow  # Ray tries for half a minute
 def test_a_cluster_that_is_not_there():
     with (
         pytest.raises(ConfigError, match=r"Ray cannot reach ray://127.0.0.1:1"),
