@@ -90,7 +90,7 @@ setup(
     packages=[*find_packages(include=["mtpeft", "mtpeft.*"]), "mtpeft.tasks", "mtpeft.recipes"],
     package_dir={"mtpeft.tasks": "tasks", "mtpeft.recipes": "recipes"},
     package_data={
-        "mtpeft": ["py.typed", "**/*.safetensors", "**/*.md", "**/*.css", "**/*.js"],
+        "mtpeft": ["py.typed", "**/*.json", "**/*.safetensors", "**/*.md", "**/*.css", "**/*.js"],
         "mtpeft.tasks": ["**/*.py", "**/*.md"],
         "mtpeft.recipes": ["**/*.py", "**/*.md"],
     },

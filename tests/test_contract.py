@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from mtpeft.cli.main import main
 from mtpeft.methods import METHODS
 from mtpeft.testing import check_method, tiny_backbone
 from mtpeft.testing.case import Case, images, perturb
-from mtpeft.testing.conformance import CHECKS
+from mtpeft.testing.conformance import CHECKS, check_weights
 
 METHOD_FILE = '''
 """A scale per channel on the output of both branches' last layers."""
@@ -157,3 +158,14 @@ def test_no_file_names_a_method_but_its_own() -> None:
             if pattern.search(code) and '"""' not in line and "`" not in line:
                 offenders.append(f"{file.relative_to(package)}:{number}: {line.strip()}")
     assert not offenders, "\n".join(offenders)
+
+
+def test_a_wrong_formula_is_named(gain: str) -> None:
+    spec = METHODS.get("gain")
+    METHODS.discard(gain)
+    METHODS.add("gain", replace(spec, weights="2 * L * d"))
+    check_weights(Case("gain", "vit"))
+    METHODS.discard(gain)
+    METHODS.add("gain", replace(spec, weights="L * d"))
+    with pytest.raises(AssertionError, match=r"its formula 'L \* d' gives 9216 on ViT-B/16, which has 18432"):
+        check_weights(Case("gain", "vit"))

@@ -16,28 +16,36 @@ from torch import nn
 from mtpeft.backbones.attention_families import WORDS, attention_family, learns_positions
 from mtpeft.backbones.block_sites import block_sites
 from mtpeft.backbones.blocks import PLAIN, parts_of
-from mtpeft.backbones.model_sites import model_sites
-from mtpeft.backbones.probe import probe
-from mtpeft.backbones.site import NEEDS, Running, Site
-from mtpeft.backbones.stages import Stage, find_mergings, find_stages, to_map
+from mtpeft.backbones.model_sites import end_sites, model_sites
+from mtpeft.backbones.probe import probe, stem_map, tokens_before
+from mtpeft.backbones.site import NEEDS, Running, Site, Stage, acquaint
+from mtpeft.backbones.stages import find_mergings, find_stages, rolled_grid, set_stages, to_map
 from mtpeft.errors import ConfigError, UnknownNameError
 
 #: said of a model that has no usable structure
 SUPPORTED = (
     "supported are timm's ViT (DeiT, CLIP, DINO, MAE, SAM, relative positions, hybrids, parallel blocks), EVA, BEiT, Swin, "
-    "SwinV2, PVTv2, NesT, HieraDet and others of their structure: patch_embed.proj and blocks of norm, attention, norm, MLP"
+    "SwinV2, PVT, PVTv2, T2T-ViT, NesT, Hiera, HieraDet, ConvNeXt and others of their structure: patch_embed.proj and blocks of "
+    "norm, attention, norm, MLP, or a stem and blocks of depth-wise convolution, norm, MLP"
 )
 #: names a method may give besides the kinds of single sites: groups of sites by tag
-GROUPS = {"norms": "every normalisation layer", "biases": "every bias vector", "operations": "every operation"}
+GROUPS = {
+    "norms": "every normalisation layer",
+    "biases": "every bias vector",
+    "operations": "every operation",
+    "branch_ends": "the last layer of every residual branch",
+}
 
 
 class Anatomy:
     """Where a timm backbone keeps its sites.
 
     Attributes: `blocks` (paths in the order they run), `stages`, `mergings` (paths), `sites`, `feature_dim` (width of
-    pooled features), `layout` of
-    `forward_features` ("NLC", "NHWC" or "NCHW"), `grid` (final height and width), `prefix_tokens`, `image_size`,
-    `input_size` (channels, height, width). Raises `ConfigError` when the model has no usable structure.
+    pooled features), `layout` of `forward_features` ("NLC", "NHWC" or "NCHW"), `grid` (final height and width),
+    `prefix_tokens`, `image_size`, `input_size` (channels, height, width). `stem` and `projection`: what takes the images,
+    and the convolution in it that makes tokens. `channels_first`: blocks pass maps (B, C, H, W) on. `rolled`: tokens are
+    kept in an order of the model's own, for images of one size; its `reroll` puts a block's output in its places. Raises
+    `ConfigError` when the model has no usable structure.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -45,14 +53,21 @@ class Anatomy:
         self.backbone: Any = backbone
         if not all(callable(getattr(backbone, f, None)) for f in ("forward_features", "forward_head")):
             raise self._unsupported("it has no forward_features and forward_head (not a timm model?)")
-        stem = getattr(backbone, "patch_embed", None)
-        block_paths = [path for path, module in backbone.named_modules() if parts_of(module) is not None]
-        if not isinstance(stem, nn.Module) or not isinstance(getattr(stem, "proj", None), nn.Conv2d):
-            raise self._unsupported("it has no patch_embed.proj convolution")
+        kinds = {path: parts for path, m in backbone.named_modules() if (parts := parts_of(m)) is not None}
+        block_paths = list(kinds)
+        self.channels_first = bool(kinds) and all(parts.convolutional for parts in kinds.values())
+        stem: Any = getattr(backbone, "stem" if self.channels_first else "patch_embed", None)
+        projection = _projection(stem, self.channels_first)
+        if projection is None:
+            raise self._unsupported("it has no patch_embed.proj convolution, nor a linear layer there")
         if not block_paths:
             raise self._unsupported(f"no transformer blocks found (modules with {', '.join(PLAIN)})")
+        if self.channels_first and any(hasattr(module, "num_heads") for module in backbone.modules()):
+            raise self._unsupported("it has attention outside of its blocks")
+        self.stem, self.projection = stem, projection
+        self.rolled = isinstance(getattr(backbone, "reroll", None), nn.Module)
         self.prefix_tokens = int(getattr(backbone, "num_prefix_tokens", 0))
-        self.input_size = (_channels(stem), *_image_size(backbone))
+        self.input_size = (_channels(stem), *_image_size(backbone, stem))
         self.image_size = self.input_size[1:]
         try:
             self.calls, self.shapes = probe(backbone, self.input_size)
@@ -60,15 +75,14 @@ class Anatomy:
             size = " x ".join(map(str, self.input_size))
             said = f"{type(error).__name__}: {error}".splitlines()[0]
             raise self._unsupported(f"it does not run on images of {size} ({said})") from error
-        projection: Any = stem.proj
-        # a hybrid's patches are cut from the map of a convnet, which is coarser than the image already
-        coarser = max(1, round(self.image_size[0] / self.calls[projection].input_shape[2]))
-        self.patch_size = int(projection.stride[0]) * coarser
+        self.patch_size = self._patch_size()
         self.blocks = [p for p in block_paths if backbone.get_submodule(p) in self.calls]
         if not self.blocks:
             raise self._unsupported(f"its blocks ({block_paths[0]}, ...) do not map one tensor to one tensor")
         self.blocks.sort(key=lambda p: self.calls[backbone.get_submodule(p)].order)
         widths = vars(backbone)
+        told = (self.calls[backbone.get_submodule(path)] for path in self.blocks)
+        self.prefixes = [tokens_before(call, self.prefix_tokens) for call in told]
         self.feature_dim = int(widths.get("head_hidden_size", widths["num_features"]))
         self.layout, self.grid = self._layout(self.shapes.features)
         self.running = Running()
@@ -76,10 +90,21 @@ class Anatomy:
         self.block_maps = self._block_maps()
         self.stages: tuple[Stage, ...] = find_stages(self)
         self.mergings = find_mergings(self)
-        self.sites: list[Site] = [*model_sites(self), *block_sites(self)]
+        self.sites: list[Site] = [*model_sites(self), *block_sites(self), *end_sites(self)]
+        set_stages(self.sites, self.stages, self.mergings)
+        acquaint(self.sites)
 
     def _unsupported(self, reason: str) -> ConfigError:
         return ConfigError(f"{type(self.backbone).__name__} is not supported: {reason}; {SUPPORTED}")
+
+    def _patch_size(self) -> int:
+        """Pixels on a side of a patch, which a hybrid cuts from the map of a convnet, coarser than the image already."""
+        call, projection = self.calls.get(self.projection), self.projection
+        if call is None or len(call.output_shape) != 4:
+            raise self._unsupported("its patch_embed.proj gives no map")
+        if isinstance(projection, nn.Conv2d):
+            return int(projection.stride[0]) * max(1, round(self.image_size[0] / call.input_shape[2]))
+        return round(self.image_size[0] / call.output_shape[1])
 
     def _families(self) -> dict[nn.Module, str]:
         """The family of every attention in a block; one that sees anything but rows of tokens is `other`."""
@@ -96,7 +121,10 @@ class Anatomy:
 
     def _block_maps(self) -> bool:
         """Whether what is no sequence in a block is a map: of the image's proportions, in every block."""
+        if self.rolled:
+            return False
         shapes = [self.calls[self.backbone.get_submodule(path)].input_shape for path in self.blocks]
+        shapes = [shape[1:] for shape in shapes] if self.channels_first else shapes
         height, width = self.image_size
         return all(len(s) == 3 or abs(s[1] * width - s[2] * height) < max(height, width) for s in shapes)
 
@@ -109,7 +137,7 @@ class Anatomy:
     @property
     def stage_maps(self) -> bool:
         """Whether the stages' features are maps."""
-        return self.final_map and self.block_maps
+        return self.final_map and (self.block_maps or self.rolled)
 
     @property
     def words(self) -> str:
@@ -118,16 +146,21 @@ class Anatomy:
         shape = f"a pyramid of {len(self.stages)} stages" if len(widths) > 1 else "of one scale"
         if len(widths) == 1 and self.layout != "NLC":
             shape = "a map of one scale"
-        kinds = list(dict.fromkeys(_words(*pair) for pair in self.families.items())) or [WORDS["fused"]]
+        kinds = list(dict.fromkeys(_words(*pair) for pair in self.families.items())) or [
+            WORDS["convolution" if self.channels_first else "fused"]
+        ]
         parts = parts_of(self.backbone.get_submodule(self.blocks[0]))
         beside = ", several attentions side by side," if parts is not None and len(parts.attentions) > 1 else ""
         return f"{shape}{beside} with {' and '.join(kinds)}"
 
     def _layout(self, shape: tuple[int, ...]) -> tuple[str, tuple[int, int]]:
         if len(shape) == 3:
-            stem = self.calls[self.backbone.patch_embed.proj].output_shape
-            same = math.prod(stem[2:]) == shape[1] - self.prefix_tokens
-            return "NLC", (stem[2], stem[3]) if same else (0, 0)  # else nothing tells their map
+            if self.rolled:
+                return "NLC", rolled_grid(self, len(self.blocks) - 1)
+            stem = stem_map(self.projection, self.calls[self.projection].output_shape)[1:]
+            last = self.calls[self.backbone.get_submodule(self.blocks[-1])].grid
+            maps = (grid for grid in (stem, last) if grid and math.prod(grid) == shape[1] - self.prefix_tokens)
+            return "NLC", next(maps, (0, 0))  # else nothing tells their map
         if str(getattr(self.backbone, "output_fmt", "")) == "NHWC" or (
             shape[-1] == self.backbone.num_features and shape[1] != self.backbone.num_features
         ):
@@ -187,7 +220,8 @@ class Anatomy:
 
     def feature_map(self, features: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
         """Output of `forward_features` -> (B, C, H, W), without prefix tokens. `grid`: of images of another size."""
-        return features if self.layout == "NCHW" else to_map(self, features, grid or self.grid)
+        last = len(self.blocks) - 1
+        return features if self.layout == "NCHW" else to_map(self, features, grid or self.grid, last)
 
     def finish(self, output: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """The last block's output -> what `forward_features` gives: the final norm, in the model's own layout.
@@ -202,7 +236,7 @@ class Anatomy:
                 output = norm(output)
         if self.layout != "NCHW":
             return output
-        return to_map(self, output, grid)
+        return to_map(self, output, grid, len(self.blocks) - 1)
 
     def parameter(self, name: str | None) -> torch.Tensor | None:
         """A parameter of the backbone by its dotted name, or None."""
@@ -213,9 +247,18 @@ def _words(attn: nn.Module, family: str) -> str:
     return WORDS[family] + (" that knows their places" if family == "plain" and learns_positions(attn) else "")
 
 
+def _projection(stem: Any, convolutional: bool) -> Any:
+    """The layer whose output is the first map of tokens: a patch embedding's `proj`, or the last convolution of a plain stem."""
+    if not isinstance(stem, nn.Module):
+        return None
+    found = [m for m in stem.modules() if isinstance(m, nn.Conv2d)] if convolutional else [getattr(stem, "proj", None)]
+    return found[-1] if found and isinstance(found[-1], (nn.Conv2d, nn.Linear)) else None
+
+
 def _channels(stem: nn.Module) -> int:
-    """Channels of the images: those the first convolution of the stem takes, a hybrid's convnet included."""
-    return int(next(m for m in stem.modules() if isinstance(m, nn.Conv2d)).in_channels)
+    """Channels of the images: those the first convolution of the stem takes, a hybrid's convnet included, or `in_chans`."""
+    first = next((m for m in stem.modules() if isinstance(m, nn.Conv2d)), None)
+    return int(getattr(stem, "in_chans", 3) if first is None else first.in_channels)
 
 
 def _under(path: str, pattern: str) -> bool:
@@ -232,8 +275,12 @@ def _covering(sites: Iterator[Site]) -> Iterator[Site]:
         yield site
 
 
-def _image_size(backbone: Any) -> tuple[int, int]:
-    size = getattr(backbone.patch_embed, "img_size", None)
+def _image_size(backbone: Any, stem: Any) -> tuple[int, int]:
+    size = next((m.img_size for m in (stem, backbone) if getattr(m, "img_size", None) is not None), None)
+    if size is None and hasattr(backbone, "tokens_spatial_shape"):
+        size = [
+            tokens * stride for tokens, stride in zip(backbone.tokens_spatial_shape, backbone.patch_stride, strict=True)
+        ]
     if size is None:
         config = getattr(backbone, "default_cfg", None) or {}
         size = tuple(config.get("input_size", (3, 224, 224)))[1:]

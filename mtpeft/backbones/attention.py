@@ -120,23 +120,23 @@ class InstrumentedAttention:
         return self._finish(self._mix(x, q, k, v, bias, self._attend_cosine), None)
 
     def _reduced(self, x: torch.Tensor, feat_size: tuple[int, int]) -> torch.Tensor:
-        attn = self.attn
+        attn, pool = self.attn, getattr(self.attn, "pool", None)  # PVT's own has no pooling
         q = self._heads(attn.q(x))
         reduced = x
-        if attn.pool is not None or attn.sr is not None:
+        if pool is not None or attn.sr is not None:
             reduced = x.transpose(1, 2).unflatten(2, tuple(feat_size))
-            reduced = attn.sr(reduced if attn.pool is None else attn.pool(reduced)).flatten(2).transpose(1, 2)
+            reduced = attn.sr(reduced if pool is None else pool(reduced)).flatten(2).transpose(1, 2)
             reduced = attn.norm(reduced)
-            reduced = reduced if attn.pool is None else attn.act(reduced)
+            reduced = reduced if pool is None else attn.act(reduced)
         k, v = (self._heads(part) for part in attn.kv(reduced).chunk(2, dim=-1))
         return self._finish(self._mix(x, q, k, v, None, self._attend), None)
 
     # prompts of windows -------------------------------------------------------------------------------------------
 
-    def keys_values(self, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normed prompts (B, p, C) -> their keys and values, each (B, p, heads * head_dim)."""
-        _, k, v = (part.transpose(1, 2).flatten(2) for part in self._project(prompts))
-        return k, v
+    def project_prompts(self, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Normed prompts (B, p, C) -> queries (B, heads, p, head_dim), and keys and values, each (B, p, heads * head_dim)."""
+        q, k, v = self._project(prompts)
+        return q, k.transpose(1, 2).flatten(2), v.transpose(1, 2).flatten(2)
 
     def read(self, prompts: torch.Tensor, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Normed prompts (B, p, C) -> the same shape: each reads every window of a recorded pass, on average.

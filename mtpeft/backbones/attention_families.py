@@ -7,6 +7,9 @@ act on, and no forward of ours: nothing can be put between their projections and
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 
 #: the parameters and parts that hold some, of the families with a forward here; what holds more computes something else
@@ -28,12 +31,15 @@ WORDS = {
     "differential": "differential attention",
     "other": "attention of its own kind",
     "fused": "attention fused with the MLP",
+    "convolution": "convolutions in place of attention",
 }
 
 
 def attention_family(attn: nn.Module) -> str | None:
     """A family with a forward here, `differential`, `other`, or None when the module has no known projections."""
     has = lambda *names: all(isinstance(getattr(attn, n, None), nn.Module) for n in names)  # noqa: E731
+    if has("qkv", "proj") and hasattr(attn, "use_mask_unit_attn"):
+        return "other"  # Hiera's: windows are runs of the sequence, queries may be pooled
     if not has("proj") or not hasattr(attn, "num_heads"):
         return None
     if has("q", "kv"):
@@ -54,6 +60,11 @@ def attention_family(attn: nn.Module) -> str | None:
 def bypasses_projection(attn: nn.Module) -> bool:
     """Whether the bias of qkv is applied outside the qkv module, so that hooks on it never see the whole projection."""
     return getattr(attn, "q_bias", None) is not None
+
+
+def attention_bias(attn: Any) -> torch.Tensor:
+    """The bias of q, k and v, (3 dim,), of an attention that applies it itself; that of k is a constant of zeros."""
+    return torch.cat([attn.q_bias, attn.k_bias, attn.v_bias]).detach()
 
 
 def has_positions(attn: nn.Module) -> bool:

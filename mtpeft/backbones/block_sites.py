@@ -12,7 +12,7 @@ from mtpeft.backbones.attention_families import bypasses_projection, learns_posi
 from mtpeft.backbones.blocks import Branch, Parts, parts_of
 from mtpeft.backbones.probe import Probed, block_grid
 from mtpeft.backbones.site import NEEDS, Site
-from mtpeft.backbones.site_builder import SiteBuilder, is_norm, is_operation
+from mtpeft.backbones.site_builder import SiteBuilder, is_norm, is_operation, is_spatial
 
 
 def block_sites(anatomy: Probed) -> Iterator[Site]:
@@ -26,27 +26,52 @@ def block_sites(anatomy: Probed) -> Iterator[Site]:
         assert parts is not None
         call = anatomy.calls[block]
         place, before = (place + 1 if call.input_shape == before else 0), call.input_shape
+        merging = _merging_before(anatomy, index)
         common = {
             "block": index,
             "place": place,
+            "merging": merging,
             "windows": any(anatomy.families[branch.sub] == "window" for branch in parts.attentions),
             "grid": block_grid(anatomy, path),
+            "prefix_tokens": anatomy.prefixes[index],
             "num_heads": build.heads[path],
         }
+        axis, first = parts.channel_axis, parts.convolutional
+        dim, dim_out = call.input_shape[axis], call.output_shape[axis]
+        yield build.site("entry", "input", block, dim, dim, channels_first=first, **common)
         yield from _temporal_sites(build, block, parts, common)
-        yield build.site("frames_block", "frames", block, call.input_shape[-1], call.input_shape[-1], **common)
+        yield build.site("frames_block", "frames", block, dim, dim, channels_first=first, **common)
         yield from _token_sites(build, block, parts, common)
         for branch in parts.attentions:
-            yield from _attention_sites(build, branch.sub, common)
+            inside = list(_attention_sites(build, branch.sub, common))
+            yield build.entry("attention_in", branch.sub, _readers(build, branch.sub, inside), **common)
+            yield from inside
+            yield from _frames_of_keys_and_values(build, block, branch.sub, common)
         for kind, branches in (("norm1", parts.attentions), ("norm2", parts.mlps)):
             yield from (build.operation(kind, b.norm, **common) for b in branches if is_norm(b.norm))
         for branch in parts.mlps:
-            yield from _mlp_sites(build, branch.sub, common)
-        if parts.attentions:
+            inside = list(_mlp_sites(build, branch.sub, common))
+            if branch.sub in anatomy.calls:
+                readers = tuple(site for site in inside if site.kind == "fc1")
+                yield build.entry("mlp_in", branch.sub, readers, **common)
+            yield from inside
+        if parts.attentions or parts.mlps:
             yield from _branch_sites(build, block, parts, common)
+            yield from _other_operations(build, block, parts, common)
         else:
             yield from _fused_sites(build, block, common)
-        yield build.site("block", "output", block, call.output_shape[-1], call.output_shape[-1], **common)
+        yield build.site("block", "output", block, dim, dim_out, channels_first=first, **common)
+
+
+def _merging_before(anatomy: Probed, index: int) -> nn.Module | None:
+    """The patch merging that runs between a block and the one before it."""
+    if index == 0:
+        return None
+    before, after = (
+        anatomy.calls[anatomy.backbone.get_submodule(p)].order for p in anatomy.blocks[index - 1 : index + 1]
+    )
+    mergings = [anatomy.backbone.get_submodule(path) for path in anatomy.mergings]
+    return next((module for module in mergings if before < anatomy.calls[module].order < after), None)
 
 
 def _temporal_sites(build: SiteBuilder, block: Any, parts: Parts, common: dict[str, Any]) -> Iterator[Site]:
@@ -135,6 +160,39 @@ def _attention_sites(build: SiteBuilder, attn: Any, common: dict[str, Any]) -> I
             yield build.operation(f"{parent}_{name}" if name in NEEDS else name, module, **common)
 
 
+def _frames_of_keys_and_values(
+    build: SiteBuilder, block: nn.Module, attn: Any, common: dict[str, Any]
+) -> Iterator[Site]:
+    """Keys and values with the frames of a clip together, where a frame's tokens are one row."""
+    calls, bypassed = build.anatomy.calls, bypasses_projection(attn)
+    given = calls[attn].input_shape
+    if len(given) != 3 or given[0] != calls[block].input_shape[0]:
+        return
+    if getattr(attn, "qkv", None) is not None:
+        holders, width = {"k": attn.qkv, "v": attn.qkv}, attn.qkv.out_features // 3
+        starts = {"k": width, "v": 2 * width}
+    elif getattr(attn, "k_proj", None) is not None:
+        holders, width, starts = {"k": attn.k_proj, "v": attn.v_proj}, attn.k_proj.out_features, {"k": 0, "v": 0}
+    else:
+        width = attn.kv.out_features // 2
+        holders, starts = {"k": attn.kv, "v": attn.kv}, {"k": 0, "v": width}
+    head_dim = attn.proj.in_features // common["num_heads"]
+    more = {**common, "num_heads": width // head_dim, "attention": attn if bypassed else None, "bypassed": bypassed}
+    for kind, start in starts.items():
+        rows = (start, start + width)
+        yield build.site(f"frames_{kind}", "frames_output", holders[kind], width, width, rows=rows, **more)
+
+
+def _readers(build: SiteBuilder, attn: nn.Module, inside: list[Site]) -> tuple[Site, ...]:
+    """The layers that read what enters attention; none are named where it may be read by something else as well."""
+    if build.anatomy.families[attn] in ("reduced", "other"):
+        return ()
+    fused = tuple(site for site in inside if site.kind in ("qkv", "gate"))
+    return (
+        fused if any(site.kind == "qkv" for site in fused) else tuple(s for s in inside if s.kind in (*"qkv", "gate"))
+    )
+
+
 def _fused_bypassed(build: SiteBuilder, attn: Any, more: dict[str, Any]) -> Site:
     """A fused qkv whose bias lives in the attention module and is applied by `F.linear` (BEiT, EVA, SwinV2)."""
     path = build.paths[attn]
@@ -198,7 +256,10 @@ def _branch_sites(build: SiteBuilder, block: Any, parts: Parts, common: dict[str
             first, dim = (branch.norm if _norms_first(build, branch) else block), end.output_shape[-1]
             yield build.site("frames_mlp", "frames_branch", branch.end, dim, dim, source=first, **common)
     for branch in parts.mlps:
-        yield from _one_branch(build, block, branch, "mlp", common)
+        if parts.convolutional:
+            yield from _convolution_branch(build, block, branch, common)
+        else:
+            yield from _one_branch(build, block, branch, "mlp", common)
 
 
 def _norms_first(build: SiteBuilder, branch: Branch) -> bool:
@@ -219,3 +280,26 @@ def _one_branch(build: SiteBuilder, block: Any, branch: Branch, name: str, commo
     yield build.site(f"parallel_{short}", "parallel", end, dim, dim, source=first, **common)
     of_norm = {"source": branch.norm if norm_first else first, "source_is_output": norm_first}
     yield build.site(f"parallel_{short}_ln", "parallel", end, dim, dim, **of_norm, **common)
+
+
+def _convolution_branch(build: SiteBuilder, block: Any, branch: Branch, common: dict[str, Any]) -> Iterator[Site]:
+    """The one branch of a convolutional block, which ends behind an MLP: `parallel_mlp` sees what enters the block,
+    `parallel_mlp_ln` what the MLP sees, behind the convolution and the norm."""
+    calls, end = build.anatomy.calls, branch.end
+    dim = calls[end].output_shape[1]
+    common = {**common, "channels_first": True}
+    yield build.site("after_mlp", "input", end, dim, dim, **common)
+    if calls[block].input_shape == calls[end].output_shape:
+        yield build.site("parallel_mlp", "parallel", end, dim, dim, source=block, source_channels_first=True, **common)
+    of_norm = {"source": branch.norm, "source_is_output": True, "source_channels_first": is_spatial(branch.norm)}
+    yield build.site("parallel_mlp_ln", "parallel", end, dim, dim, **of_norm, **common)
+
+
+def _other_operations(build: SiteBuilder, block: nn.Module, parts: Parts, common: dict[str, Any]) -> Iterator[Site]:
+    """Operations of a block outside attention, norms and MLP: a depth-wise convolution, a projection beside attention."""
+    branches = (*parts.attentions, *parts.mlps)
+    known = {inner for branch in branches for part in (branch.norm, branch.sub) for inner in part.modules()}
+    for module in block.modules():
+        if module not in known and module in build.anatomy.calls and is_operation(module):
+            name = build.paths[module].rsplit(".", 1)[-1]
+            yield build.operation(f"shortcut_{name}" if name in NEEDS else name, module, **common)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
+from mtpeft.backbones.attention_families import attention_bias
 from mtpeft.errors import ConfigError
 
 #: How a site is reached. `output` and `input` change the output or the input of one module; `parallel` adds to a
 #: residual branch and sees the branch's input; the others are described in `mtpeft/hooks/sites.py`,
 #: `mtpeft/hooks/tokens.py` and `mtpeft/hooks/frames.py`.
-STYLES = ("output", "input", "parallel", "tokens", "prefix", "queries", "logits", "side")
+STYLES = ("output", "input", "parallel", "tokens", "prefix", "queries", "logits", "side", "features", "scales")
 #: styles of sites that see the frames of a clip together
-FRAME_STYLES = ("frames", "frames_branch", "temporal", "temporal_in")
+FRAME_STYLES = ("frames", "frames_branch", "frames_output", "temporal", "temporal_in")
 #: styles of sites where something has an output that a method changes
 CHANGED = ("output", "input", "parallel")
 
@@ -24,9 +26,13 @@ NEEDS = {
     "queries": "one flat token sequence with one attention in every block",
     "prefix": "attention whose keys and values can be extended",
     "side": "one flat token sequence through plain blocks up to the model's `norm`",
+    "features": "final features that one of its modules gives",
+    "scales": "maps at the ends of its stages",
     "temporal": "blocks that norm before one attention that knows no places",
     "temporal_in": "blocks that norm before one attention that knows no places",
     "frames_mlp": "blocks of one attention and one MLP, one after the other",
+    "frames_k": "attention that gets all tokens of an image in one row",
+    "frames_v": "attention that gets all tokens of an image in one row",
     "position_table": "tables of relative positions",
     "reduction": "patch merging between stages",
     "final_norm": "a norm after the last block",
@@ -35,6 +41,8 @@ NEEDS = {
     "v": "a projection of values",
     "qkv": "projections of queries, keys and values that can be told apart",
     "proj": "an output projection of attention",
+    "attention_in": "an attention of its own in every block",
+    "mlp_in": "an MLP of its own in every block",
     "fc1": "an MLP of linear layers fc1 and fc2",
     "fc2": "an MLP of linear layers fc1 and fc2",
     "norm1": "a norm in the attention branch of its blocks",
@@ -54,9 +62,16 @@ PLACES = {
     "prefix": "keys and values added to attention",
     "side": "a network beside the backbone, fed by its blocks",
     "pixels": "the input image",
+    "patch_embed": "what the convolution that makes patches gives",
+    "entry": "what enters a block",
+    "block": "what leaves a block",
+    "features": "what leaves the backbone, before it is pooled",
+    "scales": "the maps at the ends of all stages, as heads read them",
     "frames_embed": "what leaves the patch embedding, of all frames of a clip",
     "frames_block": "what enters a block, of all frames of a clip",
     "frames_mlp": "what enters a block's MLP branch, of all frames of a clip",
+    "frames_k": "the keys of all frames of a clip",
+    "frames_v": "the values of all frames of a clip",
     "temporal": "attention over the frames of a clip, before a block's attention",
     "temporal_in": "what enters the attention over frames",
     "position_table": "the tables of relative positions",
@@ -67,6 +82,8 @@ PLACES = {
     "v": "the projection of values",
     "qkv": "the projection of queries, keys and values",
     "proj": "the output projection of attention",
+    "attention_in": "what enters attention, behind its norm where the block norms first",
+    "mlp_in": "what enters the MLP, behind its norm where the block norms first",
     "fc1": "the MLP's first layer",
     "fc2": "the MLP's second layer",
     "norm1": "the norm before attention",
@@ -78,6 +95,15 @@ PLACES = {
     "parallel_mlp": "beside the MLP branch, fed before its norm",
     "parallel_mlp_ln": "beside the MLP branch, fed after its norm",
 }
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The end of one stage: `dim` channels of a map `stride` times smaller than the image, after block `block`."""
+
+    dim: int
+    stride: int
+    block: int
 
 
 @dataclass(eq=False)
@@ -95,7 +121,9 @@ class Site:
     """One place where a method acts, with everything a site module needs to size itself.
 
     `dim` is the width of the site's input x, `dim_out` that of its output y; both have channels on `channel_axis`
-    (-1 for tokens (B, N, C) and maps (B, H, W, C), 1 for convolution outputs (B, C, H, W)).
+    (-1 for tokens (B, N, C) and maps (B, H, W, C), 1 for convolution outputs (B, C, H, W)). Between layers a method sees
+    channels last: where the model's maps are (B, C, H, W) there, `channels_first` (and `source_channels_first`, for x) have
+    the hook turn them.
     """
 
     kind: str
@@ -108,6 +136,10 @@ class Site:
     block: int | None = None
     #: position of the block among those of its stage
     place: int = 0
+    #: the stage of the block, or the one that patch merging follows, counted from the finest; None outside
+    stage: int | None = None
+    #: whether the block is the last of its stage, where features of several scales are read
+    stage_end: bool = False
     depth: int = 0
     num_heads: int = 0
     #: rows of the module's output that are this site (a projection inside a fused qkv), or None for all of them
@@ -119,6 +151,8 @@ class Site:
     #: where x comes from when it is not the hooked module's own input
     source: nn.Module | None = None
     source_is_output: bool = False
+    channels_first: bool = False
+    source_channels_first: bool = False
     #: the attention module that has to run its instrumented forward for this site, and whether it calls the hook itself
     attention: nn.Module | None = None
     bypassed: bool = False
@@ -136,9 +170,21 @@ class Site:
     embed_dim: int = 0
     image_size: tuple[int, int] = (0, 0)
     in_channels: int = 3
+    #: mean and standard deviation, by channel, that the model's own images are normalised by; 0 and 1 where it tells none
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     tags: frozenset[str] = field(default_factory=frozenset)
     #: side sites: the blocks whose outputs are tapped
     blocks: tuple[nn.Module, ...] = ()
+    #: the backbone's stages: what heads of several scales read
+    stages: tuple[Stage, ...] = ()
+    #: the patch merging between this block and the one before, (B, H, W, C) -> (B, H / 2, W / 2, C'), where there is one
+    merging: nn.Module | None = None
+    #: the sites of the same block by kind, this one among them: by them a method reads the block's own layers. A kind that
+    #: the block has several of (branches side by side) is not there.
+    beside: Mapping[str, Site] = field(default_factory=dict, repr=False)
+    #: input sites: the sites of the linear layers that read what enters, where nothing else does; what is linear at the
+    #: input folds into them
+    readers: tuple[Site, ...] = ()
 
     @property
     def fresh(self) -> bool:
@@ -160,6 +206,27 @@ class Site:
             return getattr(self.attention if self.owner is None else self.owner, name)
         bias: torch.Tensor = getattr(self.module, name)
         return bias if self.rows is None else bias[slice(*self.rows)]
+
+    def own_weight(self) -> torch.Tensor:
+        """The backbone's own weight at this site, (dim_out, dim, ...), frozen: no gradient flows into it from here."""
+        weight: torch.Tensor = self.module.weight.detach()  # type: ignore[operator]
+        return weight if self.rows is None else weight[slice(*self.rows)]
+
+    def output_bias(self) -> torch.Tensor | None:
+        """What y has more than the product of x and `own_weight`, (dim_out,), wherever the model keeps it; or None."""
+        bias: torch.Tensor | None
+        bias = attention_bias(self.attention) if self.bypassed else getattr(self.module, "bias", None)
+        if bias is None:
+            return None
+        return bias.detach() if self.rows is None else bias.detach()[slice(*self.rows)]
+
+    def shown(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What is at the site, as its method sees it: channels last."""
+        return tensor.permute(0, 2, 3, 1) if self.channels_first else tensor
+
+    def given_back(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The reverse of `shown`."""
+        return tensor.permute(0, 3, 1, 2) if self.channels_first else tensor
 
     def broadcast(self, vector: torch.Tensor) -> torch.Tensor:
         """A vector over channels, shaped to multiply or add along this site's channel axis."""
@@ -188,3 +255,15 @@ class Site:
         height, width = self.running.grid or self.grid
         start = max(self.prefix_tokens, x.shape[1] - height * width)
         return x[:, :start], x[:, start:].transpose(1, 2).unflatten(2, self.grid_of(x.shape[1] - start))
+
+
+def acquaint(sites: Sequence[Site]) -> None:
+    """Tell every site of a block which others are `beside` it."""
+    blocks: dict[int, dict[str, list[Site]]] = {}
+    for site in sites:
+        if site.block is not None:
+            blocks.setdefault(site.block, {}).setdefault(site.kind, []).append(site)
+    for kinds in blocks.values():
+        beside = {kind: found[0] for kind, found in kinds.items() if len(found) == 1}
+        for site in (site for found in kinds.values() for site in found):
+            site.beside = beside

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from mtpeft.backbones.probe import Probed, block_grid
+from mtpeft.backbones.probe import Probed, block_grid, stem_map
+from mtpeft.backbones.site import Site, Stage
 from mtpeft.errors import ConfigError
 
 #: a plain ViT has one scale; its features are read at the ends of its quarters (as DPT and SETR do)
 QUARTERS = 4
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The end of one stage: `dim` channels of a map `stride` times smaller than the image, after block `block`."""
-
-    dim: int
-    stride: int
-    block: int
 
 
 @dataclass(frozen=True)
@@ -40,11 +33,13 @@ def find_stages(anatomy: Probed) -> tuple[Stage, ...]:
         ends = sorted({max(0, round((i + 1) * total / QUARTERS) - 1) for i in range(QUARTERS)})
         return tuple(Stage(shapes[i][-1], anatomy.patch_size, i) for i in ends)
     stages: list[Stage] = []
-    before, stride = anatomy.calls[anatomy.backbone.patch_embed.proj].output_shape[-2:], anatomy.patch_size
+    before = stem_map(anatomy.projection, anatomy.calls[anatomy.projection].output_shape)[1:]
+    stride = anatomy.patch_size
     for end in ends:
-        grid = block_grid(anatomy, anatomy.blocks[end])
-        # 3 cells become 2: halved. Where no block holds a map, nothing reads the stages' either (`Anatomy.stage_maps`)
-        stride *= max([1, *(round(b / g) for b, g in zip(before, grid, strict=True) if g)])
+        grid = rolled_grid(anatomy, end) if anatomy.rolled else block_grid(anatomy, anatomy.blocks[end])
+        # 3 cells become 2, or 1: halved, as the longer side tells. Where no block holds a map, nothing reads the stages'
+        # either (`Anatomy.stage_maps`)
+        stride *= max(1, round(max(before) / max(grid))) if all(grid) else 1
         stages.append(Stage(shapes[end][-1], stride, end))
         before = grid
     return tuple(stages)
@@ -54,6 +49,16 @@ def find_mergings(anatomy: Probed) -> tuple[str, ...]:
     """Paths of the patch mergings between the stages, (B, H, W, C) -> (B, H / 2, W / 2, C'), in order; () without."""
     calls = {p: m for p, m in anatomy.backbone.named_modules() if m in anatomy.calls and hasattr(m, "reduction")}
     return tuple(sorted(calls, key=lambda path: anatomy.calls[calls[path]].order))
+
+
+def set_stages(sites: Iterable[Site], stages: Sequence[Stage], mergings: Sequence[str]) -> None:
+    """Tell every site of a block, or of the patch merging behind a stage, which stage it is of."""
+    ends = [stage.block for stage in stages]
+    for site in sites:
+        if site.block is not None:
+            site.stage, site.stage_end = bisect_left(ends, site.block), site.block in ends
+        elif (merging := site.path.rpartition(".")[0]) in mergings:
+            site.stage = mergings.index(merging)
 
 
 def merged_stages(anatomy: Probed) -> tuple[Stage, ...]:
@@ -75,11 +80,25 @@ def merged_stages(anatomy: Probed) -> tuple[Stage, ...]:
 def _shape(anatomy: Probed, path: str) -> tuple[int, int]:
     """Positions and width of a block's output."""
     shape = anatomy.calls[anatomy.backbone.get_submodule(path)].output_shape
+    if anatomy.channels_first:
+        return shape[2] * shape[3], shape[1]
     return shape[1] if len(shape) == 3 else shape[1] * shape[2], shape[-1]
 
 
-def to_map(anatomy: Probed, features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Tokens (B, P + HW, C) on `grid` (H, W), or a map (B, H, W, C) -> (B, C, H, W) without prefix tokens."""
+def rolled_grid(anatomy: Probed, block: int) -> tuple[int, int]:
+    """Height and width of the map that a block's output is, once its tokens are in their places."""
+    shape = anatomy.calls[anatomy.backbone.get_submodule(anatomy.blocks[block])].output_shape
+    rows, columns = anatomy.backbone.reroll(torch.empty(shape), block).shape[1:3]
+    return rows, columns
+
+
+def to_map(anatomy: Probed, features: torch.Tensor, grid: tuple[int, int], block: int) -> torch.Tensor:
+    """What leaves `block`, as a map (B, C, H, W) without prefix tokens.
+
+    `features`: tokens (B, P + HW, C) on `grid` (H, W), or in the order the model keeps them in, or a map.
+    """
+    if anatomy.rolled:
+        features = anatomy.backbone.reroll(features, block)
     if features.ndim == 4:
-        return features.permute(0, 3, 1, 2)
-    return features[:, anatomy.prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+        return features if anatomy.channels_first else features.permute(0, 3, 1, 2)
+    return features[:, anatomy.prefixes[block] :].transpose(1, 2).unflatten(2, grid)

@@ -7,9 +7,10 @@ import argparse
 from mtpeft.cli.arguments import Commands
 
 METHOD_KEYS = (
-    "keys of --json: name, taxonomy, summary, paper, weights (null where ViT-B/16 lacks the sites), reason (why, or "
-    "null), sites (kind, place), options (name, takes, default, meaning), merges, no_added_modules, "
-    "structure_preserving, memory_efficient, clips, identity_at_init, mixed_batches, sharings (the default first)"
+    "keys of --json: name, taxonomy, summary, paper, weights (null where ViT-B/16 lacks the sites), formula (or null), "
+    "measured (costs, or null), reason (why, or null), sites (kind, place), options (name, takes, default, meaning), merges, "
+    "no_added_modules, structure_preserving, memory_efficient, clips, identity_at_init, needs_fit, mixed_batches, sharings "
+    "(the default first)"
 )
 
 
@@ -22,6 +23,9 @@ def add(commands: Commands) -> None:
     form = methods.add_mutually_exclusive_group()
     form.add_argument("--names", action="store_true", help="one name a line")
     form.add_argument("--json", action="store_true", help="for scripts: a list, or one object when NAME is given")
+    form.add_argument(
+        "--page", action="store_true", help="Markdown: what each is, costs, and works on (takes a minute)"
+    )
     methods.set_defaults(run=_methods)
 
     plugins = commands.add_parser("plugins", help="what a continual recipe's key plugins may name, and what is refused")
@@ -33,11 +37,13 @@ def add(commands: Commands) -> None:
 
 
 def _methods(options: argparse.Namespace) -> int:
-    from mtpeft.cli import methods
+    from mtpeft.cli import methods, methods_page
     from mtpeft.runs.console import open_console
 
     if options.json:
         print(methods.as_json(options.name))
+    elif options.page:
+        print(methods_page.page(), end="")
     elif options.names:
         print("\n".join(methods.method_names()))
     elif options.name is not None:

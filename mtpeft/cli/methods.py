@@ -7,23 +7,21 @@ import inspect
 import json
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from mtpeft.backbones.anatomy import GROUPS, Anatomy
-from mtpeft.backbones.site import FRAME_STYLES, PLACES
+from mtpeft.backbones.site import PLACES
+from mtpeft.cli.measured import COSTS, circumstances, measured
 from mtpeft.cli.option_text import meanings
 from mtpeft.errors import ConfigError
 from mtpeft.hooks.attachment import Attachment
-from mtpeft.manager.attach import create_backbone
+from mtpeft.manager.counting import weights_on
 from mtpeft.methods import METHODS, MethodSpec
-from mtpeft.methods.base import TAXONOMY
+from mtpeft.methods.spec import TAXONOMY
 from mtpeft.options import expected, options_of
 from mtpeft.printing import print_list, print_text
 from mtpeft.sharing import SHARINGS
-from mtpeft.testing.backbones import tiny_backbone
-
-BACKBONE = "vit_base_patch16_224"
+from mtpeft.testing.backbones import tiny_backbone, vit_base
 
 #: what a method can do -> letter in the list, and what it means
 ABILITIES = {
@@ -40,20 +38,15 @@ def method_names() -> list[str]:
     return list(METHODS)
 
 
-def vit_base() -> Anatomy:
-    """The anatomy of a ViT-B/16 whose weights have shapes and no values: quick to make, and enough to count."""
-    with torch.device("meta"):
-        return Anatomy(create_backbone(BACKBONE, pretrained=False))
-
-
 def describe(name: str, anatomy: Anatomy) -> dict[str, Any]:
     """What the registry says of a method, as plain types.
 
-    Keys: `name`; `taxonomy`; `summary` (first paragraph of its docstring); `paper`; `weights` (trained for one task on
-    the backbone of `anatomy` with the default options, heads apart; None where it lacks the sites); `reason` (why, or
-    None); `sites` (a list of `kind` and `place`); `options` (a list of `name`, `takes`, `default`, `meaning`);
-    `merges`, `no_added_modules`, `structure_preserving`, `memory_efficient`, `clips` and `identity_at_init` (True or
-    False); `mixed_batches` ("product", "stacked", "split" or "shared weights"); `sharings` (names, the default first).
+    Keys: `name`; `taxonomy`; `summary` (first paragraph of its docstring); `paper`; `weights` (trained for one task on the
+    backbone of `anatomy` with the default options, heads apart; None where it lacks the sites); `reason` (why, or None);
+    `formula` (how many weights on a plain ViT, or None); `measured` (what it costs by `mtpeft.cli.measured`, or None);
+    `sites` (a list of `kind` and `place`); `options` (a list of `name`, `takes`, `default`, `meaning`); `merges`,
+    `no_added_modules`, `structure_preserving`, `memory_efficient`, `clips`, `identity_at_init` and `needs_fit` (True or False);
+    `mixed_batches` ("product", "stacked", "split" or "shared weights"); `sharings` (names, the default first).
     Raises `UnknownNameError`.
     """
     return {**_overview(name, anatomy), "sharings": _sharings(METHODS.get(name))}
@@ -62,7 +55,11 @@ def describe(name: str, anatomy: Anatomy) -> dict[str, Any]:
 def _overview(name: str, anatomy: Anatomy) -> dict[str, Any]:
     spec = METHODS.get(name)
     config = spec.build_config({})
-    attachment, reason = _attached(spec, anatomy)
+    weights, reason = None, None
+    try:
+        weights = weights_on(spec, config, anatomy)
+    except ConfigError as error:
+        reason = str(error)
     texts = meanings(spec.config)
     claims = spec.properties
     return {
@@ -70,7 +67,9 @@ def _overview(name: str, anatomy: Anatomy) -> dict[str, Any]:
         "taxonomy": spec.taxonomy,
         "summary": _summary(spec),
         "paper": spec.paper,
-        "weights": None if attachment is None else _weights(attachment, anatomy),
+        "weights": weights,
+        "formula": spec.weights,
+        "measured": measured(name),
         "reason": reason,
         "sites": [{"kind": kind, "place": {**PLACES, **GROUPS}.get(kind, kind)} for kind in config.sites],
         "options": [
@@ -86,28 +85,11 @@ def _overview(name: str, anatomy: Anatomy) -> dict[str, Any]:
         "no_added_modules": claims.no_added_modules,
         "structure_preserving": claims.structure_preserving,
         "memory_efficient": claims.memory_efficient,
-        "clips": not set(spec.module.styles).isdisjoint(FRAME_STYLES),
+        "clips": spec.for_clips,
         "identity_at_init": claims.identity_at_init,
+        "needs_fit": spec.module.needs_fit(config),
         "mixed_batches": _mixed(spec),
     }
-
-
-def _attached(spec: MethodSpec, anatomy: Anatomy) -> tuple[Attachment | None, str | None]:
-    """The method with its default options and one task, or why the backbone cannot have it."""
-    try:
-        with torch.device("meta"):
-            attachment = Attachment(spec, spec.build_config({}), anatomy, spec.sharings[-1])
-            attachment.weights.add_task("one")
-    except ConfigError as error:
-        return None, str(error)
-    return attachment, None
-
-
-def _weights(attachment: Attachment, anatomy: Anatomy) -> int:
-    spec = attachment.spec
-    owned = spec.owned(attachment.config, anatomy) if spec.owned is not None else ()
-    added = sum(p.numel() for module in attachment.weights.modules_of("one") for p in module.parameters())
-    return added + sum(anatomy.backbone.get_parameter(name).numel() for name in owned)
 
 
 def _sharings(spec: MethodSpec) -> list[str]:
@@ -135,6 +117,9 @@ def _mixed(spec: MethodSpec) -> str:
         return "shared weights"
     return "product" if spec.module.factored else "stacked"
 
+
+#: what stands in formulas
+SIZES = "L blocks, width d, MLP width m, n patches of p x p pixels, h heads, and the options"
 
 MIXED = {
     "split": "one pass of the backbone serves all tasks; each task's own weights act at the ends of stages",
@@ -189,18 +174,28 @@ def print_method(name: str, console: Console) -> None:
     claims = [text for key, (_, text) in ABILITIES.items() if row[key]]
     if row["identity_at_init"]:
         claims.append("starts at the backbone: the outputs before the first step are the backbone's own")
+    if row["needs_fit"]:
+        claims.append("looks at a task's training data first: runs do so, elsewhere manager.fit(task, loader)")
     first, *others = row["sharings"]
     print_list(
         console,
         [
             ("paper", row["paper"]),
             ("on ViT-B/16", counted),
+            *([("by formula", f"{row['formula']}; {SIZES}")] if row["formula"] else []),
             ("sites", sites),
             ("sharings", ", ".join([f"{first} (default)", *others])),
             ("mixed batches", MIXED[row["mixed_batches"]]),
             *(("" if number else "properties", claim) for number, claim in enumerate(claims)),
         ],
     )
+    if row["measured"] is not None:
+        console.print("\nmeasured", style="bold")
+        print_list(
+            console,
+            [(cost.title, f"{cost.shown(row['measured'][key])}: {cost.meaning}") for key, cost in COSTS.items()],
+        )
+        print_text(console, circumstances(), indent=2)
     console.print("\noptions", style="bold")
     for option in row["options"]:
         print_text(console, f"{option['name']} = {option['default']!r}", indent=2)

@@ -14,8 +14,8 @@ from mtpeft.errors import ConfigError
 
 EPILOG = (
     "Values are Python literals or texts, as with --set. method=NAME is that method with its defaults; the options of the "
-    "recipe's own method go with it. The same command again goes on where it was stopped or killed, and tries again what "
-    "failed."
+    "recipe's own method go with it. method=all is every method that the recipe's backbone takes. The same command again goes "
+    "on where it was stopped or killed, and tries again what failed."
 )
 
 
@@ -67,14 +67,19 @@ def _sweep(options: argparse.Namespace) -> int:
     from mtpeft.report.sweep import print_sweep, write_sweep_report
     from mtpeft.runs.recipe import find_recipe, load_recipe
     from mtpeft.runs.sweep.command import run_sweep, unfinished
+    from mtpeft.runs.sweep.every import spelled
+    from mtpeft.runs.sweep.grid import Axis
     from mtpeft.runs.sweep.plan import plan_sweep
     from mtpeft.runs.sweep.pool import Resources, check_installed
+    from mtpeft.runs.user_code import import_user_code
 
     one_process("a sweep")
     if find_recipe(options.recipe).parent.name == "pretrain":
         raise ConfigError(f"recipe {options.recipe} pre-trains a backbone; a sweep is of continual or joint recipes")
     recipe = load_recipe(options.recipe, options.set)
-    plan = plan_sweep(recipe, options.grid, options.seeds, options.orders, options.select is not None)
+    import_user_code(recipe.get("imports", []))
+    axes, refused = spelled([Axis.parse(text) for text in options.grid], recipe)
+    plan = plan_sweep(recipe, axes, options.seeds, options.orders, options.select is not None)
     if str(recipe.get("device", "")).startswith("cuda") and not options.gpus:
         raise ConfigError(f"recipe {plan.name} trains on device={recipe['device']}: give each run --gpus 1, or a share")
     path = options.out or Path(os.environ.get("MTPEFT_RUNS", "runs")) / f"{plan.name}-sweep"
@@ -84,6 +89,8 @@ def _sweep(options: argparse.Namespace) -> int:
     if waiting:
         _check(waiting, choose=plan.select is not None)
     console = Console(file=sys.stdout)
+    for name, reason in refused.items():
+        console.print(f"left out: {name}: {reason}", markup=False, soft_wrap=True)
     resources = Resources(options.cpus, options.gpus, options.parallel)
     content = run_sweep(plan, path, train, resources, options.address, console)
     if content is None:
@@ -118,9 +125,7 @@ def _check(recipes: list[dict[str, Any]], choose: bool) -> None:
     from mtpeft.manager.attach import resolve_methods
     from mtpeft.options import Section
     from mtpeft.runs.comparison import is_joint
-    from mtpeft.runs.user_code import import_user_code
 
-    import_user_code(recipes[0].get("imports", []))
     joint = is_joint(recipes[0])
     training: Any = importlib.import_module(f"mtpeft.{'joint' if joint else 'continual'}.training")
     for recipe in recipes:

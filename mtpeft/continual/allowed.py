@@ -76,6 +76,7 @@ ALLOWED: dict[str, Allowed] = {
         memory=True,
         not_dense=_MIXED,
     ),
+    "Supernet": Allowed("a supernet: at every step another subnet of a method whose sizes are searched", STEP),
     "SynapticIntelligencePlugin": Allowed(
         "SI: weights that lowered earlier losses are held", STEP, state=("ewc_data", "syn_data"), fixed=("device",)
     ),

@@ -15,6 +15,7 @@ from mtpeft.continual.strategy import ContinualStrategy
 from mtpeft.continual.strips import strips_per_task
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DENSE
+from mtpeft.errors import ConfigError
 from mtpeft.evaluation.definitions import REGISTRY
 from mtpeft.evaluation.matrix import AccuracyMatrix
 from mtpeft.evaluation.single_task import single_task_values
@@ -38,6 +39,10 @@ class Built:
     def __init__(self, recipe: dict[str, Any], progress: Progress | None = None) -> None:
         """Build backbone, manager, stream and strategy. Raises `ConfigError` and `DataError` naming recipe and key."""
         self.recipe, self.progress = recipe, progress or Progress()
+        if "search" in recipe:
+            raise ConfigError(
+                f"recipe {recipe['name']}: a search is three runs (mtpeft continual), and no run of a sweep or a comparison"
+            )
         top = Section(recipe, recipe["name"])
         setup = Setup.read(top, interval=100)
         self.name, self.seed, self.device, self.interval = setup.name, setup.seed, setup.device, setup.interval

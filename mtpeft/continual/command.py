@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from mtpeft.continual.experiment import Experiment
+from mtpeft.continual.search import SEARCH, SUBNET, SUPERNET, Search, SearchRecipe, discard
 from mtpeft.continual.summary import model_tasks
 from mtpeft.data.made_up import is_made_up
 from mtpeft.errors import ConfigError
@@ -19,9 +20,10 @@ from mtpeft.runs.command import compare, conclude, finished_run, opening, print_
 from mtpeft.runs.comparison import Row, comparison_rows, is_joint
 from mtpeft.runs.console import interrupts, open_console, progress_bar
 from mtpeft.runs.device import AUTO, usable_device
-from mtpeft.runs.distributed import first, rank, start, together
+from mtpeft.runs.distributed import first, rank, start, together, world
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.loading import nothing_unpickled
+from mtpeft.runs.lock import Lock
 from mtpeft.runs.model_folder import MODEL, TASKS
 from mtpeft.runs.recipe import load_recipe
 
@@ -40,12 +42,14 @@ DEMO = (
 def run(recipe: dict[str, Any], out: Path | None = None, resume: bool = False, fresh: bool = False) -> int:
     """Run a recipe to the end in its folder, or go on where the folder's checkpoint stands; prints the summary.
 
-    The rows of a comparison each have a folder of their own below it. Under torchrun every process calls this; the first
-    one writes and prints.
+    The rows of a comparison, and the stages of a search, each have a folder of their own below it. Under torchrun every
+    process calls this; the first one writes and prints.
     """
     rows = rows_of(recipe)
     with _processes(rows[0].recipe) as console:
         path = run_path(recipe, out, resume)
+        if "search" in recipe:
+            return _search(SearchRecipe(recipe), path, console, fresh)
         if "rows" in recipe:
             return _compare(rows, path, console, fresh)
         results = run_in(recipe, path, console, fresh)
@@ -104,6 +108,34 @@ def _compare(rows: Sequence[Row], path: Path, console: Console, fresh: bool = Fa
             write_report(results, page, folders)
 
     return compare(rows, path, console, one, report, print_summary, fresh)
+
+
+def _search(recipe: SearchRecipe, path: Path, console: Console, fresh: bool = False) -> int:
+    """The three stages of a search, each from where it stands: supernet, search, subnet. Returns the exit code."""
+    if world() > 1:
+        raise ConfigError(f"recipe {recipe.name}: a search is one process's work: run the command without torchrun")
+    if fresh:
+        discard(path)
+    if fresh or not (path / SUPERNET / "results.json").is_file():
+        recipe.check()
+    page = path / SUBNET / "report.html"
+    if run_in(recipe.supernet(), path / SUPERNET, console, fresh) is None:
+        return conclude(None, page, console, print_summary)
+    search = Search(recipe, path / SUPERNET, path / SEARCH)
+    lock = Lock(path / SEARCH / "lock", str(path / SEARCH))
+    try:
+        found = search.found
+        if found is None:
+            with progress_bar(console) as callbacks, interrupts() as stop:
+                found = search.run(lambda: bool(stop), callbacks)
+    finally:
+        lock.release()
+    if found is None:
+        return conclude(None, page, console, print_summary)
+    for line in found.told:
+        console.print(line, soft_wrap=True, highlight=False)
+    results = run_in(recipe.subnet(found.subnet), path / SUBNET, console)
+    return conclude(None if results is None else [results], page, console, print_summary)
 
 
 def evaluate(path: Path, trust_imports: bool = False) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from mtpeft.evaluation.results import write
 from mtpeft.evaluation.run_facts import device_name, memory_facts, run_facts
 from mtpeft.runs.device import AUTO, usable_device
 from mtpeft.runs.distributed import any_of, first, start
+from mtpeft.runs.fitting import fit_task
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.machine import described, matrix_products
 from mtpeft.runs.model_folder import MODEL, save_model
@@ -143,11 +145,24 @@ class Experiment(Built):
                 name: {"values": [100.0 * b.per_task[t.name] for t in self.stream]} for name, b in found.items()
             }
         if self.stream.kind != "class_incremental":
+            if tasks and not self.manager.isolated:
+                self._fit(0)  # shared weights are those of a run that had all tasks from the start
             for j in range(tasks, len(self.stream)):
+                self._fit(j if self.stream.kind in TASK_KNOWN else 0)
                 self.measured.reference[j] = self._measure(j)[0]
+
+    def _fit(self, index: int) -> None:
+        """Show the methods that ask for it the training images of experience `index`, whose weights are not used before."""
+        if not any(attachment.asks for attachment in self.manager.methods):
+            return
+        self.model.begin(index)
+        data = partial(self.strategy.plain_batches, self.stream[index].train)
+        loss = self.strategy.objectives[index].loss
+        fit_task(self.manager, self.model.task_of(index), data, loss, self.progress.message)
 
     def _train_experience(self, index: int, state: Any | None) -> None:
         task = self.stream[index]
+        self._fit(index)
         name = task.name
         steps = -(-self.strategy.epoch_batches(index) // self.training.accumulate) * self.training.epochs
         if self.strategy.needs_two[index] and len(task.train) % self.training.batch_size == 1:
@@ -230,14 +245,18 @@ class Experiment(Built):
 
     def evaluate_final(self, folder: RunFolder) -> list[float | None]:
         """The last row of R, measured again on the state a finished run left."""
+        self.restore_final(folder)
+        with matrix_products(self.training, self.device, self.progress.message):
+            return [self._measure(j)[0] for j in range(len(self.stream))]
+
+    def restore_final(self, folder: RunFolder) -> None:
+        """Take the state a finished run left; `ConfigError` where there is none."""
         state = first(folder.state.read() if folder.writes else None)
         if state is None:
             raise ConfigError(f"{folder.path} has no saved state to evaluate")
         self._restore_progress(state)
         if self.position.experience != len(self.stream):
             raise ConfigError(f"{folder.path}: its saved state is not that of the finished run")
-        with matrix_products(self.training, self.device, self.progress.message):
-            return [self._measure(j)[0] for j in range(len(self.stream))]
 
     # results ------------------------------------------------------------------------------------------------------
 

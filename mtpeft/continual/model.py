@@ -18,6 +18,7 @@ from mtpeft.data.streams import TASK_KNOWN
 from mtpeft.errors import ConfigError
 from mtpeft.manager.ensemble import mean_of_views
 from mtpeft.manager.manager import TaskManager
+from mtpeft.methods.group import Group
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -110,6 +111,10 @@ class ContinualModel(MultiTaskModule):
     def trained(self, label: int | None = None) -> Iterator[tuple[str, nn.Parameter]]:
         """Trained weights by name; with one of Avalanche's task labels, those that task uses."""
         return self.manager.trainable_parameters(None if label is None else self.task_of(label))
+
+    def groups(self, label: int | None = None) -> dict[nn.Parameter, Group]:
+        """The parameter groups that methods declare, of all trained weights or of those a task label uses."""
+        return self.manager.weight_groups(None if label is None else self.task_of(label))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Trained weights only."""

@@ -14,6 +14,7 @@ from mtpeft.continual.built import Built
 from mtpeft.continual.command import rows_of
 from mtpeft.continual.inputs import shapes_of
 from mtpeft.continual.plugins import SupervisedPlugin
+from mtpeft.continual.search import SearchRecipe
 from mtpeft.data.dense.stream import DenseStream, LabelView
 from mtpeft.data.streams import TASK_KNOWN, Stream
 from mtpeft.manager.flops import forward_flops
@@ -24,7 +25,16 @@ KEYS = ("stream",)
 
 
 def runs(recipe: dict[str, Any]) -> Iterator[Run]:
-    """The run of a recipe, or of every row of a comparison, each built when it is asked for."""
+    """The run of a recipe, of every row of a comparison, or of a search, each built when it is asked for.
+
+    Of a search these are the supernet and some subnet within its limit; what is measured between the two is not told.
+    """
+    if "search" in recipe:
+        stages = SearchRecipe(recipe)
+        supernet = build(stages.supernet(), KEYS, _run)
+        yield supernet
+        yield build(stages.subnet(stages.any_subnet(supernet.manager)), KEYS, _run)
+        return
     for row in rows_of(recipe):
         yield build(row.recipe, KEYS, _run)
 

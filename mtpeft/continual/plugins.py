@@ -14,6 +14,7 @@ from mtpeft.continual.benchmark import VALIDATION
 from mtpeft.continual.lae import LAEPlugin
 from mtpeft.continual.processes import check_processes
 from mtpeft.continual.si import SynapticIntelligence
+from mtpeft.continual.supernet import SupernetPlugin
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream
 from mtpeft.data.streams import Stream
@@ -32,7 +33,7 @@ with warnings.catch_warnings():
     from avalanche.training.utils import ParamData
 
 #: ours, and those of Avalanche's that need a correction
-OWN = {"LAE": LAEPlugin, "SynapticIntelligencePlugin": SynapticIntelligence}
+OWN = {"LAE": LAEPlugin, "Supernet": SupernetPlugin, "SynapticIntelligencePlugin": SynapticIntelligence}
 
 
 def rule_of(plugin: Any) -> Allowed | None:

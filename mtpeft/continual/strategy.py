@@ -20,6 +20,7 @@ from mtpeft.data.dense.stream import DenseStream, LabelView
 from mtpeft.data.loader import Readers, ResumableLoader, count_batches
 from mtpeft.data.streams import TASK_KNOWN, Stream, StreamTask
 from mtpeft.errors import ConfigError, DataError
+from mtpeft.manager.manager import TaskManager
 from mtpeft.runs.batch_norm import REMEDY, norms_of_one_value
 from mtpeft.runs.distributed import first, gather, own_rows, world
 from mtpeft.runs.update import NonFiniteLossError, Recent, Update
@@ -128,11 +129,12 @@ class ContinualStrategy(StepTemplate):
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """A new optimiser over the trained weights: those that get a gradient, where no plugin trains others too."""
-        trained = list(self.model.trained(self.experience.current_experience if self.alone else None))
-        self.optimizer = self.training_settings.build_optimizer(trained)
+        label, model = self.experience.current_experience if self.alone else None, self.model
+        self.model.zero_grad()  # what the task before leaves is no gradient of this one's steps
+        trained = list(model.trained(label))
+        self.optimizer = self.training_settings.build_optimizer(trained, model.groups(label))
         self.optimized_param_id = dict(trained)
         self.update = Update(self.optimizer, self.device.type, self.training_settings)
-        model: Any = self.model
         self._statistics = statistics(model.manager) if world() > 1 else []
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
@@ -164,6 +166,11 @@ class ContinualStrategy(StepTemplate):
         )
         return TaskLoader(loader, index if self.stream.kind in TASK_KNOWN else 0)
 
+    def plain_batches(self, data: Any) -> ResumableLoader:
+        """Training images without augmentation and their labels, in an order of their own, which is always the same."""
+        settings = self.training_settings
+        return ResumableLoader(data.plain(), settings.batch_size, self.seed, epoch=0, num_workers=settings.workers)
+
     def epoch_batches(self, index: int) -> int:
         """Batches of an epoch of experience `index`, when no plugin brings its own loader."""
         return count_batches(
@@ -193,10 +200,16 @@ class ContinualStrategy(StepTemplate):
         data = self.stream[index].train.plain()
         x = data.collate_fn([data[0]])[0] if isinstance(data, LabelView) else data.batch([0])[0]
         model: Any = self.model
-        if model.manager.tasks:
-            model(x.to(self.device), torch.full((1,), index if model.task_known else 0))
-        else:  # a growing head, linear, comes with the first experience
-            model.manager.features(x.to(self.device))
+        with model.manager.runtime.trials():
+            if model.manager.tasks:
+                model(x.to(self.device), torch.full((1,), index if model.task_known else 0))
+                return
+            # a growing head, linear, comes with the first experience; a task for the time being has the weights all share
+            model.manager.add_task("first", num_classes=2)
+            try:
+                model.manager.features(x.to(self.device), "first")
+            finally:
+                model.manager.remove_task("first")
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         if self.on_resume is not None:
@@ -214,9 +227,15 @@ class ContinualStrategy(StepTemplate):
             self.training_epoch(**kwargs)
             self._after_training_epoch(**kwargs)
 
+    @property
+    def _manager(self) -> TaskManager:
+        model: Any = self.model
+        return model.manager
+
     def _before_training_iteration(self, **kwargs: Any) -> None:
         total = self.train_epochs * self.steps_per_epoch
         self.training_settings.set_rate(self.optimizer, self.clock.train_exp_iterations, total)
+        self._manager.before_step()
         super()._before_training_iteration(**kwargs)
 
     def _experience_loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -246,6 +265,7 @@ class ContinualStrategy(StepTemplate):
             for name in model.manager.tasks[:-1]:
                 for parameter in model.manager.head(name).part(name).parameters():
                     parameter.grad = None
+        self._manager.after_backward()
         self.update.step()
         self.recent.add(self.clock.train_exp_iterations + 1, {"": self.loss}, self.update.norm)
 
@@ -271,6 +291,8 @@ class ContinualStrategy(StepTemplate):
         super()._after_training_iteration(**kwargs)
         if self.clock.train_exp_iterations % self.training_settings.log_every == 0:
             self.read_losses()
+        if self.clock.train_exp_iterations % self.steps_per_epoch == 0:
+            self._manager.after_epoch()  # before the state after this step is saved
         self.on_step()
 
     def _after_training_exp(self, **kwargs: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtpeft.backbones.site import FRAME_STYLES
 from mtpeft.errors import ConfigError
 from mtpeft.manager.attach import attach
 from mtpeft.manager.manager import TaskManager
@@ -57,9 +58,9 @@ def folded(manager: TaskManager, task: str) -> TaskManager:
 
 
 def folds(manager: TaskManager) -> str | None:
-    """None where `merge` works for every method; else the name of the one that does not fold."""
+    """None where `merge` gives the whole of every method; else the name of the one that does not fold."""
     for attachment in manager.methods:
-        if not attachment.spec.folds:
+        if not attachment.spec.folds or any(site.style in FRAME_STYLES for site in attachment.selected):
             return f"method {attachment.spec.name!r}"
         if attachment.weights.members > 1:
             return f"sharing {attachment.sharing_name!r}"

@@ -95,10 +95,13 @@ def _products(request: Request) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         above, blocks = [], []
         for site in sites:
             module: Any = bank.sites[site.key]
-            block = module.lora_B.new_zeros(out, module.lora_B.shape[1])
-            block[slice(None) if site.rows is None else slice(*site.rows)] = module.lora_B
-            above.append(module.lora_A.detach())
-            blocks.append(block if module.scale is None else block * module.scale)
+            left, right = module.product(**bank.common)
+            block = left.new_zeros(out, left.shape[1])
+            block[slice(None) if site.rows is None else slice(*site.rows)] = (
+                left / module.constant
+            )  # PEFT multiplies by it
+            above.append(right.detach())
+            blocks.append(block)
         products[path] = torch.cat(above), torch.cat(blocks, dim=1)
     return products
 
@@ -106,7 +109,7 @@ def _products(request: Request) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 def _config(request: Request, ranks: dict[str, int], heads: list[str]) -> dict[str, Any]:
     """What PEFT reads; where ranks differ, those that differ from the first by pattern."""
     config: Any = request.manager.methods[0].config
-    scale = 1.0 if config.alpha is None else config.alpha / config.rank
+    scale = config.scale
     common = next(iter(ranks.values()))
     other = {path: rank for path, rank in ranks.items() if rank != common}
     return {

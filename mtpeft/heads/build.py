@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from mtpeft.backbones.anatomy import Anatomy
+from mtpeft.backbones.site import Stage
 from mtpeft.backbones.stages import Scales, merged_stages
 from mtpeft.errors import ConfigError
 from mtpeft.heads.base import HEADS
@@ -31,9 +32,9 @@ def own_head(head: Any, backbone: nn.Module) -> nn.Module:
 
 
 def build_head(
-    name: str, options: Mapping[str, Any], anatomy: Anatomy, pooled_dim: int
+    name: str, options: Mapping[str, Any], anatomy: Anatomy, pooled_dim: int, stages: Sequence[Stage]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The head registered as `name`, and its options as it takes them.
+    """The head registered as `name`, and its options as it takes them; `stages` are what heads of several scales read.
 
     Raises `UnknownNameError`, or `ConfigError` for options it does not take.
     """
@@ -42,7 +43,7 @@ def build_head(
     checked = head_options(name, {**filled, **options})
     first: Any = pooled_dim if kind.reads in ("pooled", "frames") else anatomy.feature_dim
     if kind.reads in ("stages", "merged"):
-        first = Scales(anatomy.stages if kind.reads == "stages" else merged_stages(anatomy), anatomy.image_size)
+        first = Scales(stages if kind.reads == "stages" else merged_stages(anatomy), anatomy.image_size)
     build: Any = kind
     head = build(first, **checked)
     if filled.keys() & options.keys():  # an enlargement of the user's own, not that to the images' size

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.blocks import parts_of
-from mtpeft.backbones.site import Site
+from mtpeft.backbones.site import Site, Stage
 from mtpeft.errors import ConfigError
 from mtpeft.hooks.runtime import Context
-from mtpeft.methods.base import MethodConfig, MethodSpec
+from mtpeft.methods.base import MethodConfig
+from mtpeft.methods.spec import MethodSpec
 from mtpeft.options import check_options
 from mtpeft.sharing import SHARINGS, BankFactory, Sharing
 from mtpeft.sharing.bank import Tensors
 from mtpeft.sharing.per_task import PerTask
+
+
+class Prompts(Protocol):
+    """What is known of the prompts that methods put into a block (`mtpeft.hooks.tokens`)."""
+
+    inside: bool
+
+    def own(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The block's own tokens."""
+
+    def put_back(self, own: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """What became of them, with the prompts as they are."""
 
 
 class Attachment(nn.Module):
@@ -50,15 +63,50 @@ class Attachment(nn.Module):
         blocks = stream_blocks(spec, config, anatomy)
         if left_out := _left_out(spec, self.selected, blocks):
             raise refusal([spec.name], anatomy.backbone, left_out)
-        self.factory = BankFactory(spec, config, self.selected, blocks)
+        self.constants = spec.module.constants(config, self.selected)
+        self.factory = BankFactory(spec, config, self.selected, blocks, self.constants)
         self.running = anatomy.running
+        self.asks = spec.module.needs_fit(config)
+        self.sequence = run_sequence(self.selected, anatomy) if spec.module.stateful else []
+        self.prompts: Mapping[int, Prompts] = {}  # by block, once all methods are installed
         self.taps = {site.key for site in self.factory.tapped}
         self.weights: Sharing = SHARINGS.get(sharing)(self.factory, **self.sharing_options)
 
     def forward(self, key: str, context: Context, *inputs: torch.Tensor) -> Tensors:
         """Call site `key` with the weights of the forward's selection."""
+        return self._handed_on(key, context, inputs) if self.sequence else self._call(key, context, *inputs)
+
+    def _handed_on(self, key: str, context: Context, inputs: tuple[torch.Tensor, ...]) -> Tensors:
+        """Call a site with the state that the nearest site before it left, and keep the one it leaves.
+
+        Kept by site: checkpointing runs blocks again, backwards. Prompts of other methods, and tokens
+        beside the stream, pass by.
+        """
+        place = next(place for place, site in enumerate(self.sequence) if site.key == key)
+        site, left = self.sequence[place], context.store.setdefault((self, "states"), {})
+        if place == 0 and context.runs_once:
+            left.clear()  # a direct call's context lives on
+        before = next((s for s in reversed(self.sequence[:place]) if s.key in left), None)
+        outside = place and before is None  # a norm called from outside, before anything ran
+        if outside or context.aside:
+            return inputs if site.style == "scales" else inputs[-1]
+        prompts = None if site.block is None else self.prompts.get(site.block)
+        within = prompts if prompts is not None and prompts.inside else None
+        own = inputs if within is None else tuple(within.own(tokens) for tokens in inputs)
+        made = self._call(key, context, *own, *(left[before.key] if before else ()))
+        if site.style == "scales":
+            return made
+        output, *state = made
+        left[key] = tuple(state)
+        if context.forgets and before is not None and before.block is not None and site.block is not None:
+            del left[before.key]
+        return output if within is None else within.put_back(output, inputs[-1])
+
+    def _call(self, key: str, context: Context, *inputs: torch.Tensor) -> Tensors:
         selection = context.selection
-        if key in self.taps:
+        if self.asks and not context.trial:
+            self.check_fitted(selection.tasks)
+        if key in self.taps and not context.aside:
             context.store[self, key] = inputs
         cache = context.cache if context.runs_once else {}
         if self in context.prepared:
@@ -71,6 +119,19 @@ class Attachment(nn.Module):
         finally:
             self.running.grid = None
 
+    def needs_fit(self, task: str) -> bool:
+        """Whether the weights of the task have to see its data before they are used."""
+        return self.asks and not self.weights.bank(task).fitted
+
+    def check_fitted(self, tasks: Sequence[str]) -> None:
+        """Raise `ConfigError` for a task whose data it has yet to see."""
+        for task in tasks:
+            if self.needs_fit(task):
+                raise ConfigError(
+                    f"task {task!r}: method {self.spec.name!r} has to see its training data before it is used: "
+                    f"manager.fit({task!r}, loader)"
+                )
+
     def to_per_task(self, tasks: Sequence[str]) -> None:
         """Replace generated weights by plain ones of each task, with the values they have now."""
         plain = PerTask(self.factory)
@@ -82,11 +143,28 @@ class Attachment(nn.Module):
         """Width of pooled features under this method."""
         return self.spec.module.feature_dim(self.config, dim, self.selected)
 
+    def head_scales(self, stages: Sequence[Stage]) -> Sequence[Stage]:
+        """The maps heads of several scales get under this method."""
+        return self.spec.module.head_scales(self.config, stages)
+
     def __repr__(self) -> str:
         kinds = sorted({site.kind for site in self.selected})
         return (
             f"Attachment({self.config}, sharing={self.sharing_name!r}, sites={len(self.selected)} x {'/'.join(kinds)})"
         )
+
+
+def run_sequence(sites: Sequence[Site], anatomy: Anatomy) -> list[Site]:
+    """Sites in the order a forward reaches them; those of one block in the order the anatomy lists them."""
+    blocks = [anatomy.calls[anatomy.backbone.get_submodule(path)].order for path in anatomy.blocks]
+
+    def place(site: Site) -> tuple[int, int, bool]:
+        if site.block is not None:
+            return site.block, 0, False
+        order = anatomy.calls[site.module].order
+        return (-1 if order < blocks[0] else len(blocks)), order, site.style == "scales"
+
+    return sorted(sites, key=place)
 
 
 def stream_blocks(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> dict[int, nn.Module]:

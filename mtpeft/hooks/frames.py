@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,8 +11,7 @@ from mtpeft.backbones.attention import InstrumentedAttention
 from mtpeft.backbones.site import Site
 from mtpeft.hooks.attachment import Attachment
 from mtpeft.hooks.runtime import Context, Runtime
-from mtpeft.hooks.sites import ParallelHook, SiteHook
-from mtpeft.hooks.tokens import TokenHook
+from mtpeft.hooks.sites import ParallelHook, RowsHook, SiteHook
 
 
 def add_by_frames(hook: SiteHook, context: Context, x: torch.Tensor) -> torch.Tensor:
@@ -28,32 +26,45 @@ class FramesHook(SiteHook):
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Called by the module this hook is on."""
         context = self.runtime.context
-        return args if context is None else (args[0] + add_by_frames(self, context, args[0]), *args[1:])
+        if context is None or context.aside:
+            return args
+        x = self.site.shown(args[0])
+        return (self.site.given_back(x + add_by_frames(self, context, x)), *args[1:])
+
+
+class FramesRowsHook(RowsHook):
+    """Forward hook of a projection: some rows of its output, such as the keys, are made new with all frames in view.
+
+    Nothing is done to images, to tokens beside a frame's, nor where attention runs over time: its rows are no frames.
+    """
+
+    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """Called by the module this hook is on."""
+        context = self.runtime.context
+        if context is None or context.frames == 1 or context.over_time or context.aside:
+            return output
+        return super().__call__(module, args, output)
+
+    def changed(self, key: str, context: Context, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Rows y (B T, N, d) -> the same shape."""
+        changed: torch.Tensor = self.attachment(key, context, y.unflatten(0, (-1, context.frames)))
+        return changed.flatten(0, 1)
 
 
 class FramesBranchHook(ParallelHook):
     """Forward hook at the end of a residual branch: adds what the module makes of the stream after the branch.
 
-    Prompts that are in the block meanwhile pass by: they have no place in a frame.
+    Prompts that are in the block meanwhile, and tokens beside a frame's, pass by: they have no place in it.
     """
-
-    def __init__(self, attachment: Attachment, site: Site, runtime: Runtime, prompts: Mapping[int, Any]) -> None:
-        """`prompts`: the hooks that put prompts into blocks, by block."""
-        super().__init__(attachment, site, runtime)
-        self.prompts = prompts
 
     def add(self, context: Context, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The branch's input x, which is the stream before it, and its output y -> the new output."""
-        hook = self.prompts.get(self.site.block or 0)
-        extra = sum(hook.lengths) if isinstance(hook, TokenHook) else 0
-        if not extra:
+        if context.aside:
+            return y
+        prompts = self.attachment.prompts.get(self.site.block or 0)
+        if prompts is None:
             return y + add_by_frames(self, context, x + y)
-        prefix, prompts, patches = (x + y).tensor_split(
-            [self.site.prefix_tokens, self.site.prefix_tokens + extra], dim=1
-        )
-        added = add_by_frames(self, context, torch.cat([prefix, patches], dim=1))
-        before, behind = added.tensor_split([self.site.prefix_tokens], dim=1)
-        return y + torch.cat([before, torch.zeros_like(prompts), behind], dim=1)
+        return y + prompts.put_back(add_by_frames(self, context, prompts.own(x + y)), torch.zeros_like(y))
 
 
 class TemporalHook(SiteHook):
@@ -79,9 +90,11 @@ class TemporalHook(SiteHook):
         tracks = block.norm1(clips.transpose(1, 2).flatten(0, 1))  # (B N, T, C)
         if self.entry is not None:
             tracks = self.entry.module(context, tracks)
+        context.over_time = True
         if context.temporal:
             weights = self.instrument.weights_without_positions(tracks)  # (B N, heads, T, T)
             context.store["temporal", self.site.block] = weights.mean(1).unflatten(0, (len(clips), -1)).mean(1)
         added = self.module(context, self.instrument.attend_without_positions(tracks))
+        context.over_time = False
         added = added.unflatten(0, (len(clips), -1)).transpose(1, 2)
         return (x + added.reshape(x.shape), *args[1:])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.attention import InstrumentedAttention
+from mtpeft.backbones.probe import stem_map
 from mtpeft.backbones.site import Site
 from mtpeft.errors import ConfigError, DataError
 from mtpeft.hooks.attachment import Attachment
@@ -206,7 +207,7 @@ class FrozenPart:
             if module in numbers:
                 found["block", numbers[module]] = output
             else:
-                grid = output.shape[-2], output.shape[-1]
+                grid = stem_map(module, output.shape)[1:]
 
         def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
             found["entry", 0] = args[0]
@@ -217,7 +218,7 @@ class FrozenPart:
             self.queries[index].recorders.append(recorder)
         context, self.runtime.context = self.runtime.context, None
         try:
-            with self._watched([*self.modules, self.backbone.patch_embed.proj], leave):
+            with self._watched([*self.modules, self.anatomy.projection], leave):
                 features = self.backbone.forward_features(images)
             if self.pooled:
                 found["pooled", 0] = self.backbone.forward_head(features, pre_logits=True)

@@ -17,7 +17,7 @@ from mtpeft.backbones.attention import InstrumentedAttention, equals_native
 from mtpeft.backbones.attention_families import has_positions
 from mtpeft.backbones.site import FRAME_STYLES, NEEDS, Site
 from mtpeft.hooks.attachment import Attachment, refusal
-from mtpeft.hooks.frames import FramesBranchHook, FramesHook, TemporalHook
+from mtpeft.hooks.frames import FramesBranchHook, FramesHook, FramesRowsHook, TemporalHook
 from mtpeft.hooks.grid import BlockGridHook, StemGridHook
 from mtpeft.hooks.runtime import Runtime
 from mtpeft.hooks.sites import (
@@ -43,9 +43,14 @@ def carries_hooks(backbone: nn.Module) -> bool:
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
             if isinstance(getattr(getattr(hook, "__self__", hook), "runtime", None), Runtime):
                 return True
-        if isinstance(vars(module).get("forward"), InstrumentedAttention):
+        if isinstance(vars(module).get("forward"), (InstrumentedAttention, TokenHook)):
             return True
     return False
+
+
+def _turn(site: Site) -> int:
+    """Before a block, methods for clips see its tokens before prompts are among them; keys and values when all is added."""
+    return 2 if site.style == "frames_output" else 0 if site.style in FRAME_STYLES else 1
 
 
 class Installation:
@@ -71,25 +76,32 @@ class Installation:
     def _install(self) -> None:
         self.handles, self.instruments = [], {}
         self.token_hooks: dict[int, TokenHook | WindowTokenHook] = {}
-        self.rows_hooks: dict[tuple[Attachment, nn.Module], RowsHook] = {}
+        self.rows_hooks: dict[tuple[Attachment, nn.Module, type[RowsHook]], RowsHook] = {}
         self.temporal_hooks: dict[tuple[Attachment, int | None], TemporalHook] = {}
         self._grids()
-        for whole_clips in (True, False):  # before a block, they see its tokens before prompts are among them
+        makers = [a.spec.name for a in self.attachments if any(site.style == "scales" for site in a.selected)]
+        if len(makers) > 1:
+            raise refusal(makers, self.anatomy.backbone, "each makes the maps that heads of several scales read")
+        for turn in (0, 1, 2):
             for attachment in self.attachments:
                 for site in attachment.selected:
-                    if (site.style in FRAME_STYLES) == whole_clips:
+                    if _turn(site) == turn:
                         getattr(self, f"_{site.style}")(attachment, site)
         for position, stage in enumerate(self.anatomy.stages):
             self._hook(self._block(stage.block), StageHook(self.runtime, position))
         for attachment in self.attachments:
+            attachment.prompts = {b: hook for b, hook in self.token_hooks.items() if isinstance(hook, TokenHook)}
             self._streams(attachment)
 
     def remove(self) -> None:
-        """Remove hooks and give every attention module its own forward back."""
+        """Remove hooks and give every attention module and block its own forward back."""
         for handle in self.handles:
             handle.remove()
         for attn in self.instruments:
             del attn.forward
+        for hook in self.token_hooks.values():
+            if isinstance(hook, TokenHook):
+                del hook.block.forward
         self.handles, self.instruments, self.token_hooks, self.rows_hooks = [], {}, {}, {}
         self.temporal_hooks = {}
 
@@ -133,22 +145,31 @@ class Installation:
 
     def _grids(self) -> None:
         """Before all others: they see the map of the module they are on."""
-        self._hook(self.anatomy.backbone.patch_embed.proj, StemGridHook(self.runtime))
+        self._hook(self.anatomy.projection, StemGridHook(self.runtime))
         for path in self.anatomy.blocks:
             block = self.anatomy.backbone.get_submodule(path)
             if self.anatomy.block_maps and self.anatomy.calls[block].grid is not None:
-                self._hook(block, BlockGridHook(self.runtime), pre=True)
+                self._hook(block, BlockGridHook(self.runtime, self.anatomy.channels_first), pre=True)
 
     def _output(self, attachment: Attachment, site: Site) -> None:
-        hook: OutputHook | RowsHook
         if site.rows is None:
-            hook = OutputHook(attachment, site, self.runtime)
+            self._on_output(site, OutputHook(attachment, site, self.runtime))
         else:
-            known = (attachment, site.module) in self.rows_hooks
-            hook = self.rows_hooks.setdefault((attachment, site.module), RowsHook(attachment, self.runtime))
-            hook.sites.append((site.key, *site.rows))
-            if known:
-                return
+            self._rows(attachment, site, RowsHook)
+
+    def _frames_output(self, attachment: Attachment, site: Site) -> None:
+        self._rows(attachment, site, FramesRowsHook)
+
+    def _rows(self, attachment: Attachment, site: Site, form: type[RowsHook]) -> None:
+        """One hook for all rows of a module that a method changes in one way."""
+        assert site.rows is not None
+        hook = self.rows_hooks.get((attachment, site.module, form))
+        if hook is None:
+            hook = self.rows_hooks[attachment, site.module, form] = form(attachment, self.runtime)
+            self._on_output(site, hook)
+        hook.sites.append((site.key, *site.rows))
+
+    def _on_output(self, site: Site, hook: OutputHook | RowsHook) -> None:
         if site.bypassed and site.attention is not None:
             self.instrument(site.attention).projection_hooks.append(hook)
         else:
@@ -168,7 +189,7 @@ class Installation:
     def _frames_branch(self, attachment: Attachment, site: Site) -> None:
         assert site.source is not None
         self._hook(site.source, ParallelSource(attachment, site, self.runtime), pre=True)
-        self._hook(site.module, FramesBranchHook(attachment, site, self.runtime, self.token_hooks))
+        self._hook(site.module, FramesBranchHook(attachment, site, self.runtime))
 
     def _temporal(self, attachment: Attachment, site: Site) -> None:
         assert site.attention is not None
@@ -191,17 +212,25 @@ class Installation:
 
     def _tokens(self, attachment: Attachment, site: Site) -> None:
         assert site.block is not None
-        carry = attachment.spec.module.carry
-        last = site.depth - 1
+        module, last = attachment.spec.module, site.depth - 1
+        carry, replaces = module.carry, module.replaces or module.lifts
         pool = bool(getattr(attachment.config, "pool_prompts", False))
         keep = carry and site.block < last
-        source = TokenSource(attachment, site.key, site.block, keep, pool=pool and site.block == last)
-        self._token_hook(attachment, site.block).sources.append(source)
+        merging = merging_before(self.anatomy, site.block) if module.replaces and site.block else None
+        origin = 0 if replaces else site.block  # what is replaced is one row of prompts
+        tapped = set(attachment.factory.stream_blocks) if attachment.factory.of_tasks else set()
+
+        def add(key: str | None, block: int, keep: bool, merging: Any) -> None:
+            found = pool and block == last, origin, module.lifts, module.token_residual, block in tapped
+            source = TokenSource(attachment, key, block, keep, merging, *found)
+            self._token_hook(attachment, block).sources.append(source)
+
+        add(site.key, site.block, keep, merging)
         if carry:
-            for block in range(site.block + 1, site.depth):
-                merging = merging_before(self.anatomy, block)
-                source = TokenSource(attachment, None, block, block < last, merging, pool and block == last)
-                self._token_hook(attachment, block).sources.append(source)
+            own = [s.block for s in attachment.selected if replaces and s.style == "tokens" and s.block is not None]
+            end = min((block for block in own if block > site.block), default=site.depth)
+            for block in range(site.block + 1, end):
+                add(None, block, block < last, merging_before(self.anatomy, block))
 
     def _token_hook(self, attachment: Attachment, index: int) -> TokenHook | WindowTokenHook:
         if index not in self.token_hooks:
@@ -217,16 +246,24 @@ class Installation:
             else:
                 positions = attn is not None and has_positions(attn)
                 instrument = self.instrument(attn) if attn is not None and positions else None
-                hook = TokenHook(self.runtime, self.anatomy.prefix_tokens, instrument)
+                hook = block.forward = TokenHook(self.runtime, block, self.anatomy.prefix_tokens, instrument)
             self.token_hooks[index] = hook
-            self._hook(block, hook.insert, pre=True, kwargs=True)
-            self._hook(block, hook.remove)
+            if isinstance(hook, WindowTokenHook):
+                self._hook(block, hook.insert, pre=True, kwargs=True)
+                self._hook(block, hook.remove)
         return self.token_hooks[index]
 
     def _queries(self, attachment: Attachment, site: Site) -> None:
         assert site.attention is not None
         instrument = self.instrument(site.attention)
         self._hook(site.module, QueryHook(attachment, site, self.runtime, instrument), kwargs=True)
+
+    def _features(self, attachment: Attachment, site: Site) -> None:
+        """The output of the module that gives the final features, whatever its input."""
+        self._hook(site.module, OutputHook(attachment, site, self.runtime))
+
+    def _scales(self, attachment: Attachment, site: Site) -> None:
+        """Nothing on the backbone: the maps of all stages are there when it has run (`mtpeft.manager.features`)."""
 
     def _block(self, index: int) -> nn.Module:
         return self.anatomy.backbone.get_submodule(self.anatomy.blocks[index])

@@ -15,15 +15,23 @@ Part = tuple[str, int]
 
 @dataclass(frozen=True)
 class Like:
-    """Shape of one image's share of a tensor, and its type."""
+    """Shape of one image's share of a tensor, its type, and whether channels (C, H, W) lie last in memory."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    channels_last: bool = False
 
     @classmethod
     def of(cls, tensor: Tensor) -> Like:
         """Of a batch (B, ...)."""
-        return cls(tuple(tensor.shape[1:]), tensor.dtype)
+        last = tensor.ndim == 4 and not tensor.is_contiguous()
+        last = last and tensor.is_contiguous(memory_format=torch.channels_last)
+        return cls(tuple(tensor.shape[1:]), tensor.dtype, last)
+
+    def restore(self, piece: Tensor) -> Tensor:
+        """A row's numbers (B, n) -> the tensor they are of, laid out as it was: kernels may round by layout."""
+        tensor = piece.reshape(-1, *self.shape).to(self.dtype)
+        return tensor.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
 
 @dataclass(frozen=True)
@@ -53,4 +61,4 @@ class Layout:
         """The reverse of `pack`."""
         sizes = [torch.Size(like.shape).numel() for like in self.parts.values()]
         pieces = zip(self.parts.items(), rows.split(sizes, dim=1), strict=True)
-        return {part: piece.reshape(-1, *like.shape).to(like.dtype).contiguous() for (part, like), piece in pieces}
+        return {part: like.restore(piece) for (part, like), piece in pieces}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,21 +28,30 @@ class Context:
     """One forward: its selection and a store for values that pass between hooks.
 
     `runs_once` is False under gradient checkpointing: blocks that run again must compute all they did the first time.
+    `forgets`: what one block has handed on to the next may be dropped, since none runs again.
     `stages` asks for the features at the stage ends. `prepared` holds what weight sources made for this forward, `cache` what
     they keep from site to site.
     `frames`: the backbone's batch axis holds B clips of that many frames each, clip after clip. `temporal` asks for the
-    attention over time. `grid` is the height and width of the token map where the forward stands (see `mtpeft.hooks.grid`).
+    attention over time, `over_time` holds while it runs. `grid` is the height and width of the token map where the forward
+    stands (see `mtpeft.hooks.grid`).
+    `trial`: only shapes and sizes of what comes out are looked at, so that methods need not be fitted to data.
+    `aside` holds while tokens beside the stream of patches go through a block's layers: what is kept for task streams is
+    the patches'.
     """
 
     selection: Selection
     store: dict[Any, Any] = field(default_factory=dict)
     runs_once: bool = True
+    forgets: bool = False
     stages: bool = False
     prepared: dict[Any, Any] = field(default_factory=dict)
     cache: dict[Any, Any] = field(default_factory=dict)
     frames: int = 1
     temporal: bool = False
+    over_time: bool = False
     grid: tuple[int, int] | None = None
+    trial: bool = False
+    aside: bool = False
 
 
 class Runtime:
@@ -55,10 +65,20 @@ class Runtime:
         """`default` is the task used when the backbone is called directly; None leaves the hooks inert."""
         self.context: Context | None = None
         self.ensembling = False  # within a pass whose output is combined with those of others
+        self.trial = False  # see `Context`
         self.default = default
         self.channels_last = False
         self.compiled: Any = None
         self.reset()
+
+    @contextmanager
+    def trials(self) -> Iterator[None]:
+        """Forwards of which shapes and sizes alone are looked at."""
+        before, self.trial = self.trial, True
+        try:
+            yield
+        finally:
+            self.trial = before
 
     def set_default(self, task: str | None) -> None:
         """Choose the task of direct calls."""

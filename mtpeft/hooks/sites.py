@@ -31,7 +31,10 @@ class OutputHook(SiteHook):
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         """Called by the module this hook is on."""
         context = self.runtime.context
-        return output if context is None else self.module(context, args[0], output)
+        if context is None:
+            return output
+        x, y = self.site.shown(args[0]), self.site.shown(output)
+        return self.site.given_back(self.module(context, x, y))
 
 
 class RowsHook:
@@ -54,7 +57,7 @@ class RowsHook:
         if not torch.is_grad_enabled():
             for key, start, stop in self.sites:
                 rows = output[..., start:stop]
-                changed = self.attachment(key, context, args[0], rows)
+                changed = self.changed(key, context, args[0], rows)
                 if changed is not rows:  # else it was added in place
                     output[..., start:stop] = changed
             return output
@@ -62,8 +65,13 @@ class RowsHook:
         pieces = output.split([stop - start for start, stop in itertools.pairwise(cuts)], dim=-1)
         parts = dict(zip(cuts, pieces, strict=False))
         for key, start, _ in self.sites:
-            parts[start] = self.attachment(key, context, args[0], parts[start]).to(output.dtype)
+            parts[start] = self.changed(key, context, args[0], parts[start]).to(output.dtype)
         return torch.cat(list(parts.values()), dim=-1)
+
+    def changed(self, key: str, context: Context, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The input of all rows, and a site's own rows of the output -> its new rows."""
+        changed: torch.Tensor = self.attachment(key, context, x, y)
+        return changed
 
 
 class InputHook(SiteHook):
@@ -72,7 +80,10 @@ class InputHook(SiteHook):
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Called by the module this hook is on."""
         context = self.runtime.context
-        return args if context is None else (self.module(context, args[0], args[0]), *args[1:])
+        if context is None:
+            return args
+        x = self.site.shown(args[0])
+        return (self.site.given_back(self.module(context, x, x)), *args[1:])
 
 
 class ParallelSource(SiteHook):
@@ -83,7 +94,9 @@ class ParallelSource(SiteHook):
         context = self.runtime.context
         if context is not None:
             value = output if self.site.source_is_output else args[0]
-            context.store[self.attachment, self.site.key] = value
+            if self.site.source_channels_first and value is not None:
+                value = value.permute(0, 2, 3, 1)
+            context.store[self.attachment, self.site.key, "branch"] = value
 
 
 class ParallelHook(SiteHook):
@@ -94,8 +107,8 @@ class ParallelHook(SiteHook):
         context = self.runtime.context
         if context is None:
             return output
-        x = context.store.pop((self.attachment, self.site.key))
-        return self.add(context, x.reshape(output.shape), output)
+        x, y = context.store.pop((self.attachment, self.site.key, "branch")), self.site.shown(output)
+        return self.site.given_back(self.add(context, x.reshape(y.shape), y))
 
     def add(self, context: Context, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The branch's input x and output y -> its new output."""
@@ -171,6 +184,6 @@ class SideHook(SiteHook):
         """Called by the module this hook is on."""
         context = self.runtime.context
         taps = [] if context is None else context.store.get((self.attachment, "taps"), [])
-        if context is None or len(taps) != self.site.depth + 1:
+        if context is None or context.aside or len(taps) != self.site.depth + 1:
             return output
         return self.module(context, *taps)

@@ -37,7 +37,13 @@ class StreamHook:
     """
 
     def __init__(
-        self, attachment: Attachment, runtime: Runtime, block: int, stage: int, siblings: tuple[int, ...], last: bool
+        self,
+        attachment: Attachment,
+        runtime: Runtime,
+        block: int,
+        stage: int,
+        siblings: tuple[int, ...],
+        last: bool,
     ) -> None:
         """`siblings`: blocks of the same stage with task weights, this one included; `last`: it is the last stage."""
         self.attachment, self.runtime, self.block = attachment, runtime, block
@@ -51,7 +57,11 @@ class StreamHook:
             return None
         weights: Any = self.attachment.weights
         selection = context.selection
-        offsets = weights.offsets(self.block, selection.tasks, self.taps(context, block, args[0], output))
+        taps, self.runtime.context = self.taps(context, block, args[0], output), None
+        try:  # other methods act on the shared pass alone
+            offsets = weights.offsets(self.block, selection.tasks, taps)
+        finally:
+            self.runtime.context = context
         context.store[self.attachment, "offset", self.block] = offsets
         if self.block != self.siblings[-1]:
             return None
@@ -63,12 +73,15 @@ class StreamHook:
         return apply_offsets(output, total, context)
 
     def taps(self, context: Context, block: nn.Module, entry: torch.Tensor, output: torch.Tensor) -> Taps:
-        """What the block's sites kept of the shared pass."""
+        """What the block's sites kept of the shared pass; prompts of other methods pass by."""
         bank: Any = self.attachment.weights.banks()[0]
         kept = {kind: context.store[self.attachment, key] for kind, key in self.sites.items()}
+        if (prompts := self.attachment.prompts.get(self.block)) is not None:
+            kept = {kind: tuple(prompts.own(tokens) for tokens in pair) for kind, pair in kept.items()}
         modules = {kind: bank.sites[key] for kind, key in self.sites.items()}
         x, y = ({kind: pair[position] for kind, pair in kept.items()} for position in (0, 1))
-        return Taps(entry, output, x, y, modules, unwindow(block, entry))
+        queries, keys = (context.store.get((self.attachment, name, self.block)) for name in ("asked", "keys"))
+        return Taps(entry, output, x, y, modules, unwindow(block, entry), queries, keys, model=bank.model)
 
 
 def apply_offsets(shared: torch.Tensor, offsets: torch.Tensor, context: Context) -> torch.Tensor:

@@ -141,7 +141,8 @@ class Built:
 
             def show(task: str = task, source: int = place.source) -> None:
                 image = self.data.train[source][0]["image"]
-                self.manager(image[None].to(self.device), task)
+                with self.manager.runtime.trials():
+                    self.manager(image[None].to(self.device), task)
 
             norms = norms_of_one_value(self.model, show)
             if norms and self.training.batch_size // world() < 2:
@@ -153,7 +154,7 @@ class Built:
         settings = self.training
         if settings.amp == "float16" and self.model.weighting.combines_gradients:
             raise ConfigError("training.amp float16 scales losses, which a weighting of gradients cannot use: bfloat16")
-        optimizer = settings.build_optimizer(self.model.trained())
+        optimizer = settings.build_optimizer(self.model.trained(), self.manager.weight_groups())
         return UpdateWrapper(Update(optimizer, self.device.type, settings))
 
     def _sampler(self, config: dict[str, Any]) -> TaskSampler:

@@ -87,6 +87,7 @@ class JointData:
             return DenseView(dataset, shown[split], seed, mean, std, tasks=list(kinds), checks=kinds)
 
         self.train: list[DenseView] = []
+        self.plain: list[DenseView] = []  # the training part as it is evaluated
         self.val: list[DenseView] = []
         self.held: list[DenseView] = []
         for source, part in enumerate(parts):
@@ -96,6 +97,7 @@ class JointData:
                 self.held.append(view(Chosen(train, held), "val", source))
                 train = Chosen(train, kept)
             self.train.append(view(train, "train", source))
+            self.plain.append(view(train, "val", source))
             self.val.append(view(part["val"], "val", source))
         if validation is not None and validation.instead_of_test:
             self.val, self.held = self.held, []
@@ -163,6 +165,17 @@ class JointData:
         tasks = self.tasks_of(source)
         for start in range(0, len(indices), size):
             yield {**collate([self.item(view, i, tasks) for i in indices[start : start + size]]), "source": source}
+
+    def plain_batches(self, task: str, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Training images that have the task's label, without augmentation, and those labels."""
+        place = self.places[task]
+        view = self.plain[place.source]
+        for start in range(0, len(view), size):
+            items = [self.item(view, index, (task,)) for index in range(start, min(start + size, len(view)))]
+            batch = collate(items)
+            if task in batch["labels"]:
+                rows, labels = batch["labels"][task]
+                yield batch["images"][rows], labels
 
 
 class Chosen:

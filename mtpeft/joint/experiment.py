@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
+from mtpeft.dense.kinds import Kind
 from mtpeft.errors import ConfigError, MtpeftError
 from mtpeft.evaluation.results import write
 from mtpeft.evaluation.run_facts import device_name, memory_facts, run_facts
@@ -14,12 +18,13 @@ from mtpeft.joint import evaluation
 from mtpeft.joint.built import Built
 from mtpeft.joint.conflict import gradient_conflict
 from mtpeft.joint.data import build_loader
-from mtpeft.joint.hooks import CurveHook, EvaluateHook, LossCurve, RateHook, StateHook
+from mtpeft.joint.hooks import CurveHook, EpochHook, EvaluateHook, LossCurve, RateHook, StateHook
 from mtpeft.joint.loop import build_runner
 from mtpeft.joint.pictures import FOLDER, write_pictures
 from mtpeft.joint.summary import model_tasks, summarise
 from mtpeft.runs.distributed import any_of, average_buffers, first
 from mtpeft.runs.feature_cache import cache_facts, fill
+from mtpeft.runs.fitting import fit_task
 from mtpeft.runs.folder import RunFolder
 from mtpeft.runs.machine import described, matrix_products
 from mtpeft.runs.model_folder import BEST, MODEL, ModelTasks, save_model
@@ -77,6 +82,8 @@ class JointExperiment(Built):
         self.logs.open(folder.path)
         if self.features is not None:
             folder.log("features", **fill(self.features, self.data.all_views, self.progress, self.training.workers))
+        if state is None and self._fit():
+            self.save(0)
         if state is not None:
             self.progress.message(f"resuming at step {step + 1} of {self.training.steps}")
         if self.model.needs_two and not self.manager.single_pass:
@@ -86,10 +93,21 @@ class JointExperiment(Built):
             )
         self.progress.stage("training", self.training.steps - step)
 
+    def _fit(self) -> bool:
+        """Show the methods that ask for it every task's training images; whether there were any."""
+        fitted = False
+        for task, kind in self.model.kinds.items():
+            data = partial(self.data.plain_batches, task, self.training.batch_size)
+            loss = partial(_loss, kind)
+            fitted |= fit_task(self.manager, task, data, loss, self.progress.message)
+        return fitted
+
     def _train(self, begun: int) -> None:
         curve = CurveHook(self.curve, self.model.recent, self._after_step, self.logs.add)
+        sampler = self.sampler
         hooks = [
             RateHook(lambda optimizer, step: self.training.set_rate(optimizer, step, self.training.steps)),
+            EpochHook(sampler.starts[-1], sampler.batch_size * sampler.parts, self.manager.after_epoch),
             curve,
             EvaluateHook(self.evaluate, self.training.eval_every, curve.read, self.logs.add),
             StateHook(self.save, self.stopping, self.interval, curve.read),
@@ -218,3 +236,8 @@ class JointExperiment(Built):
         self.restore(state)
         with matrix_products(self.training, self.device, self.progress.message):
             return evaluation.evaluate(self.model, self.data, self.training.eval_batch_size, self.device)
+
+
+def _loss(kind: Kind, output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A kind's loss of a batch, in full precision."""
+    return kind.loss(output.float(), labels)

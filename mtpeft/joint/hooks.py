@@ -52,6 +52,23 @@ class RateHook(Hook):
 
 
 @HOOKS.register_module(force=True)
+class EpochHook(Hook):
+    """Tells the methods where an epoch ends: once as many samples were trained as the data sets have together."""
+
+    priority = "HIGH"
+
+    def __init__(self, samples: int, each_step: int, after_epoch: Callable[[], None]) -> None:
+        """`samples` of all data sets, `each_step` of them in a step; `after_epoch()` is called before anything is measured."""
+        self.samples, self.each_step, self.after_epoch = samples, each_step, after_epoch
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """The step with the last sample of an epoch."""
+        before, now = (step * self.each_step // self.samples for step in (batch_idx, batch_idx + 1))
+        if now > before:
+            self.after_epoch()
+
+
+@HOOKS.register_module(force=True)
 class CurveHook(Hook):
     """Keeps the loss curve, and logs its points. Losses are read where a point is made."""
 

@@ -117,6 +117,8 @@ class JointModel(BaseModel):
         A part counts by its share of the step's valid pixels, so that neither the number of parts nor that of processes
         changes the update. Labels are counted on the CPU, where the loader leaves them.
         """
+        torch.manual_seed(mix(self.seed, "before", self.step))  # what all processes draw alike
+        self.manager.before_step()
         torch.manual_seed(mix(self.seed, "step", self.step, rank()))  # dropout: a resumed step draws the same
         parts, alone = data["parts"], [self._alone(part["labels"]) for part in data["parts"]]
         labels = [{t: y for t, y in p["labels"].items() if t not in left} for p, left in zip(parts, alone, strict=True)]
@@ -139,6 +141,8 @@ class JointModel(BaseModel):
         summed = total(torch.stack(list(values.values())))
         losses = {t: v for t, v in zip(values, summed.unbind(), strict=True) if t in tasks}
         accumulated.finish(mix(self.seed, "aggregate", self.step))
+        optim_wrapper.update.unscale()
+        self.manager.after_backward()
         optim_wrapper.step()
         optim_wrapper.zero_grad()
         self.weighting.observe({t: v * self.weighting.weights[t] for t, v in losses.items()})

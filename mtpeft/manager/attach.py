@@ -9,7 +9,9 @@ import timm
 from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 
-import mtpeft.backbones.embedded  # noqa: F401  (registers the embedded backbones with timm)
+import mtpeft.backbones.embedded
+import mtpeft.backbones.pvt
+import mtpeft.backbones.t2t_vit  # noqa: F401  (these register the library's own backbones with timm)
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.errors import ConfigError, MtpeftError, UnknownNameError
 from mtpeft.hooks.attachment import Attachment, check_sharing, refusal

@@ -6,12 +6,17 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
+from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.heads import GrowingHead
+from mtpeft.hooks.attachment import Attachment
 from mtpeft.manager.memory import ASSUMED, Memory, backbone_bytes, measure_memory
 from mtpeft.manager.memory import RULE as BYTE_RULE
+from mtpeft.manager.pace import deleted_weights
 from mtpeft.manager.protocol import Managed
+from mtpeft.methods import MethodConfig, MethodSpec
 
 RULE = (
     "Counted per task: every trainable weight its output depends on, shared ones included, each once. "
@@ -44,7 +49,10 @@ def count(manager: Managed, task: str) -> Counts:
     for attachment in manager.methods:
         modules: list[nn.Module] = attachment.weights.modules_of(task)
         trained = sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
-        buffers += sum(b.numel() for module in modules for b in module.buffers())
+        trained -= deleted_weights(modules) if trained and attachment.spec.module.paced else 0
+        buffers += sum(_saved_buffers(module) for module in modules)
+        if attachment.constants is not None:
+            buffers += sum(saved.numel() for saved in attachment.constants.state_dict().values())
         if attachment.spec.properties.no_added_modules:
             norm_bias += trained
         else:
@@ -57,8 +65,19 @@ def count(manager: Managed, task: str) -> Counts:
         norm_bias=norm_bias,
         backbone=own,
         head=sum(p.numel() for p in head.parameters() if p.requires_grad),
-        buffers=buffers + sum(b.numel() for b in head.buffers()),
+        buffers=buffers + _saved_buffers(head),
         frozen=backbone_size(manager) - own,
+    )
+
+
+def _saved_buffers(module: nn.Module) -> int:
+    """Sizes of the buffers that are saved: what is computed anew from the backbone is not."""
+    parts = module.modules()
+    return sum(
+        b.numel()
+        for part in parts
+        for name, b in part.named_buffers(recurse=False)
+        if name not in part._non_persistent_buffers_set
     )
 
 
@@ -105,3 +124,13 @@ def render_table(
         print_table(console, head, rows, title=title)
         print_text(console, BYTE_RULE)
     return text.getvalue().rstrip()
+
+
+def weights_on(spec: MethodSpec, config: MethodConfig, anatomy: Anatomy) -> int:
+    """How many weights the method trains for one task, heads apart. Raises `ConfigError` where the backbone cannot have it."""
+    with torch.device("meta"):
+        attachment = Attachment(spec, config, anatomy, spec.sharings[-1])
+        attachment.weights.add_task("one")
+    owned = spec.owned(config, anatomy) if spec.owned is not None else ()
+    added = sum(p.numel() for module in attachment.weights.modules_of("one") for p in module.parameters())
+    return added + sum(anatomy.backbone.get_parameter(name).numel() for name in owned)

@@ -48,9 +48,11 @@ def extract(
     context = Context(
         selection,
         runs_once=not checkpoints,
+        forgets=not checkpoints,
         stages=bool(kinds & {"stages", "merged"}),
         prepared={**prepared, **_chosen(manager, selection.tasks)},
         frames=frames_of(images),
+        trial=manager.runtime.trial,
     )
     manager.runtime.context = context
     try:
@@ -67,7 +69,7 @@ def extract(
         if kinds & set(MAPS):
             features["map"] = manager.anatomy.feature_map(raw, context.grid)
         if kinds & {"stages", "merged"}:
-            features["stages"] = [*_stages(manager, context), features["map"]]
+            features["stages"] = _scales(manager, [*_stages(manager, context), features["map"]], context)
         if "merged" in kinds:
             mergings = [backbone.get_submodule(path) for path in manager.anatomy.mergings]
             coarser = [merge(m.permute(0, 2, 3, 1)) for merge, m in zip(mergings, features["stages"], strict=False)]
@@ -149,11 +151,12 @@ def check_images(manager: Managed, images: torch.Tensor) -> None:
             f"images have shape {tuple(images.shape)}; the backbone takes (B, {channels}, H, W), or clips "
             f"(B, {channels}, T, H, W)"
         )
-    stem: Any = getattr(manager.backbone, "patch_embed", None)
+    stem: Any = manager.anatomy.stem
     rows, columns = images.shape[-2:]
-    if (rows, columns) == (height, width) or getattr(stem, "img_size", None) is None:
+    fixed = manager.anatomy.rolled
+    if (rows, columns) == (height, width) or (getattr(stem, "img_size", None) is None and not fixed):
         return
-    if getattr(stem, "strict_img_size", False):
+    if fixed or getattr(stem, "strict_img_size", False):
         raise DataError(f"images are {rows} x {columns}; the backbone takes {height} x {width}: resize them")
     steps = getattr(stem, "patch_size", (1, 1))
     if not getattr(stem, "dynamic_img_pad", False) and (rows % steps[0] or columns % steps[1]):
@@ -172,11 +175,12 @@ def size_of(manager: Managed, images: torch.Tensor) -> tuple[int, ...]:
 def fitting_size(manager: Managed, size: tuple[int, int]) -> tuple[int, int]:
     """The height and width nearest to `size` that the backbone takes, as far as its patch embedding tells: `size` itself,
     the only one it takes, or the nearest multiples of its patches."""
-    stem: Any = getattr(manager.backbone, "patch_embed", None)
+    stem: Any = manager.anatomy.stem
+    fixed = manager.anatomy.rolled
     own = (manager.anatomy.input_size[1], manager.anatomy.input_size[2])
-    if size == own or getattr(stem, "img_size", None) is None:
+    if size == own or (getattr(stem, "img_size", None) is None and not fixed):
         return size
-    if getattr(stem, "strict_img_size", False):
+    if fixed or getattr(stem, "strict_img_size", False):
         return own
     if getattr(stem, "dynamic_img_pad", False):
         return size
@@ -257,7 +261,16 @@ def _stages(manager: Managed, context: Context) -> list[torch.Tensor]:
         output, grid = context.store["stage", position]
         if (offsets := context.store.get(("offsets", position))) is not None:
             output = apply_offsets(output, offsets, context)
-        maps.append(to_map(manager.anatomy, output, grid))
+        maps.append(to_map(manager.anatomy, output, grid, manager.anatomy.stages[position].block))
+    return maps
+
+
+def _scales(manager: Managed, maps: list[torch.Tensor], context: Context) -> list[torch.Tensor]:
+    """What methods make of the maps of all stages."""
+    for attachment in manager.methods:
+        for site in attachment.selected:
+            if site.style == "scales":
+                maps = list(attachment(site.key, context, *maps))
     return maps
 
 
@@ -268,7 +281,10 @@ def _pooled(manager: Managed, raw: torch.Tensor, context: Context) -> torch.Tens
         pooled = backbone.forward_head(_with_prompts(manager, raw, context), pre_logits=True)
     for attachment in manager.methods:
         read = [v for k, v in context.store.items() if k[0] is attachment and k[1] == "queries"]
-        pooled = attachment.spec.module.combine(pooled, read)
+        if attachment.spec.module.joins:
+            prompts = [*context.store[attachment, "pool"].values()]
+            read += [_last_tokens(manager, prompts, raw, context), _patches(manager, raw)]
+        pooled = attachment.spec.module.combine(attachment.config, pooled, read)
     return pooled
 
 
@@ -279,14 +295,28 @@ def _with_prompts(manager: Managed, raw: torch.Tensor, context: Context) -> torc
     one row. The output of a side network stands alone.
     """
     methods, anatomy = manager.methods, manager.anatomy
-    prompts = [context.store[a, "pool"] for a in methods if (a, "pool") in context.store]
+    prompts = [tokens for a in methods for tokens in context.store.get((a, "pool"), {}).values()]
     by_class_token = getattr(manager.backbone, "global_pool", None) == "token"
     if not prompts or by_class_token or any(site.style == "side" for a in methods for site in a.selected):
         return raw
-    assert context.grid is not None
-    normed = anatomy.finish(torch.cat(prompts, dim=1), context.grid)
-    normed = normed.repeat(raw.shape[0] // normed.shape[0], 1, 1)
+    normed = _last_tokens(manager, prompts, raw, context)
     if raw.ndim == 4:
         return torch.cat([normed, raw.flatten(1, 2)], dim=1).unsqueeze(1)
     start = anatomy.prefix_tokens
     return torch.cat([raw[:, :start], normed, raw[:, start:]], dim=1)
+
+
+def _last_tokens(manager: Managed, tokens: list[torch.Tensor], raw: torch.Tensor, context: Context) -> torch.Tensor:
+    """Tokens that left the last block beside `raw`, behind the norm that makes features of its output."""
+    assert context.grid is not None
+    context.aside = True
+    try:
+        normed = manager.anatomy.finish(torch.cat(tokens, dim=1), context.grid)
+    finally:
+        context.aside = False
+    return normed.repeat(raw.shape[0] // normed.shape[0], 1, 1)
+
+
+def _patches(manager: Managed, raw: torch.Tensor) -> torch.Tensor:
+    """The patch tokens (B, N, C) of `forward_features`' output."""
+    return raw.flatten(1, 2) if raw.ndim == 4 else raw[:, manager.anatomy.prefix_tokens :]

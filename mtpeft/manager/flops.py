@@ -58,7 +58,8 @@ def _evaluating(manager: TaskManager) -> Iterator[None]:
     for parameter in trained:
         parameter.requires_grad_(False)
     try:
-        yield
+        with manager.runtime.trials():
+            yield
     finally:
         for parameter in trained:
             parameter.requires_grad_()

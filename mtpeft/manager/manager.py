@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.fingerprint import fingerprint
 from mtpeft.backbones.original import Original
+from mtpeft.backbones.site import Stage
 from mtpeft.errors import ConfigError, DataError, UnknownNameError
 from mtpeft.heads import GrowingHead, Head
 from mtpeft.heads.build import build_head, own_head
@@ -24,10 +25,14 @@ from mtpeft.manager.checkpoint import save
 from mtpeft.manager.counting import Counts, count, render_table
 from mtpeft.manager.ensemble import ensembled
 from mtpeft.manager.features import attention_over_time, check_images, extract
+from mtpeft.manager.fitting import fit
+from mtpeft.manager.groups import parameter_groups, weight_groups
 from mtpeft.manager.memory import Memory, measure_memory
 from mtpeft.manager.merging import merged_backbone
+from mtpeft.manager.pace import deleted_weights, paced_modules, paced_sources
 from mtpeft.manager.passes import a_task_each, every_task, one_task
 from mtpeft.manager.weights import own_key, set_mode, trainable_parameters, trained_state, trained_state_by_task
+from mtpeft.methods.group import Group
 from mtpeft.options import check_options, shown
 from mtpeft.sharing.generated import Generated
 
@@ -133,6 +138,26 @@ class TaskManager(nn.Module):
         self._settle([*used, module.part(name) if isinstance(module, GrowingHead) else module])
         if self.runtime.default is None:
             self.set_task(name)
+
+    def needs_fit(self, name: str) -> bool:
+        """Whether a method has to see the task's training data before its weights are used."""
+        self._check(name)
+        return any(attachment.needs_fit(name) for attachment in self.methods)
+
+    def fit(
+        self,
+        name: str,
+        loader: Iterable[Any],
+        loss: Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        """Show the methods that ask for it the task's training data; until then its weights cannot be used or trained.
+
+        `loader` gives batches (images, labels), more than once where several methods ask; `loss(output, labels)` is the
+        task's, by default cross-entropy. What is chosen is part of the weights, and is chosen once: weights that tasks share
+        by the data of the first. Raises `ConfigError` where nothing is left to fit.
+        """
+        self._check(name)
+        fit(self, name, loader, loss)
 
     def remove_task(self, name: str) -> None:
         """Forget a task, its weights and its head."""
@@ -249,6 +274,14 @@ class TaskManager(nn.Module):
             dim = attachment.feature_dim(dim)
         return dim
 
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """The maps heads of several scales get, finest first."""
+        stages: Sequence[Stage] = self.anatomy.stages
+        for attachment in self.methods:
+            stages = attachment.head_scales(stages)
+        return stages
+
     def train(self, mode: bool = True) -> TaskManager:
         """Training mode for methods and heads; the backbone follows only when it is trained or was asked to.
 
@@ -263,6 +296,26 @@ class TaskManager(nn.Module):
                     module.eval()  # its statistics stay as pre-trained
         return self
 
+    # steps and epochs ---------------------------------------------------------------------------------------------
+
+    def before_step(self) -> None:
+        """A training step begins. Some methods draw random numbers for it; most have nothing to do here.
+
+        Both engines call this and the two methods below; a loop of one's own does where a method is to have its say.
+        """
+        for module in paced_modules(self):
+            module.before_step()
+
+    def after_backward(self) -> None:
+        """The gradients of a step are there, before they are clipped and used. Some methods score their weights by them."""
+        for module in paced_modules(self):
+            module.after_backward()
+
+    def after_epoch(self) -> None:
+        """An epoch has ended, its last optimiser step included. Some methods delete the weights they scored lowest."""
+        for module in paced_modules(self):
+            module.after_epoch()
+
     # accounting, merging, leaving ---------------------------------------------------------------------------------
 
     def counts(self, task: str) -> Counts:
@@ -276,7 +329,8 @@ class TaskManager(nn.Module):
             counts = self.counts(task)
             return counts.total if heads else counts.total - counts.head
         skipped = set() if heads else set(self.heads.parameters())
-        return sum(p.numel() for _, p in self.trainable_parameters() if p not in skipped)
+        found = sum(p.numel() for _, p in self.trainable_parameters() if p not in skipped)
+        return found - deleted_weights(paced_sources(self))
 
     def table(self, width: int = 80) -> str:
         """Tables of weights per task by kind, and of bytes in training, with their rules, in lines of up to `width` characters.
@@ -293,6 +347,19 @@ class TaskManager(nn.Module):
     def trainable_parameters(self, task: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that are trained; with `task`, those the task uses."""
         return trainable_parameters(self, task)
+
+    def parameter_groups(
+        self, lr: float, task: str | None = None, head_lr: float | None = None
+    ) -> list[dict[str, Any]]:
+        """What is trained, as a torch optimiser takes it, with the rates and the weight decay that the methods declare.
+
+        `lr` is the rate they are multiples of; with `task`, the weights it uses.
+        """
+        return parameter_groups(self.trainable_parameters(task), self.weight_groups(task), lr, head_lr)
+
+    def weight_groups(self, task: str | None = None) -> dict[nn.Parameter, Group]:
+        """The group of every weight (of those the task uses) for which a method declares one."""
+        return weight_groups(self, task)
 
     def trained_state(self) -> dict[str, torch.Tensor]:
         """Everything that is trained or mutated, by name: methods, heads, and the backbone where it is trained."""
@@ -361,7 +428,7 @@ class TaskManager(nn.Module):
         if not isinstance(head, str):
             return own_head(head, self.backbone), {"name": "custom", "class": type(head).__qualname__}
         if head != GROWING:
-            module, options = build_head(head, options, self.anatomy, self.feature_dim)
+            module, options = build_head(head, options, self.anatomy, self.feature_dim, self.stages)
             return module, {"name": head, **options}
         options = check_options(f"head {head!r}", GrowingHead.grow, options, given=("self", "task"))
         growing = self.heads[GROWING] if GROWING in self.heads else GrowingHead(self.feature_dim)

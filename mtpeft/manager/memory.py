@@ -140,7 +140,7 @@ def _training(manager: Managed) -> Iterator[None]:
     training, buffers = manager.training, [(b, b.clone()) for b in manager.buffers()]
     compiled, manager.runtime.compiled = manager.runtime.compiled, None
     try:
-        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), manager.runtime.trials():
             manager.train()
             yield
     finally:

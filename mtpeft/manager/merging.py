@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from mtpeft.backbones.site import Site
+from mtpeft.backbones.attention_families import attention_bias
+from mtpeft.backbones.site import FRAME_STYLES, Site
 from mtpeft.errors import ConfigError
 from mtpeft.heads import Head
+from mtpeft.hooks.attachment import Attachment
 from mtpeft.manager.protocol import Managed
 
 #: layers that pass everything on in eval mode
@@ -34,13 +38,18 @@ def merged_backbone(manager: Managed, task: str) -> nn.Module:
                 f"sharing {attachment.sharing_name!r} predicts by {attachment.weights.members} copies of the weights, which "
                 "no single backbone can hold; merge needs a sharing of one"
             )
+        attachment.check_fitted([task])
     plain: Any = copy.deepcopy(manager.backbone)
     for attachment in manager.methods:
-        bank: Any = attachment.weights.bank(task)
-        extra = {} if bank.model is None else {"model": bank.model}
-        for site in attachment.selected:
-            weight, bias = _read(plain, site)
-            _write(plain, site, *bank.sites[site.key].merged(weight, bias, **extra))
+        if between := sorted({site.kind for site in attachment.selected if site.style in FRAME_STYLES}):
+            warnings.warn(
+                f"method {attachment.spec.name!r} acts between the frames of a clip ({', '.join(between)}), which a plain model "
+                "cannot: the merged one is for single frames; for clips attach the method to it with these sites alone",
+                stacklevel=3,
+            )
+        _fold(plain, attachment, task, [site for site in attachment.selected if not site.readers])
+    for attachment in reversed(manager.methods):  # what acts before a layer is behind all that acts on its output
+        _fold(plain, attachment, task, [site for site in attachment.selected if site.readers])
     linear = as_linear(manager.head(task))
     plain.reset_classifier(0 if linear is None else linear[0].shape[0])
     plain.eval()
@@ -48,6 +57,16 @@ def merged_backbone(manager: Managed, task: str) -> nn.Module:
         _write_classifier(plain, *linear)
         _check_classifier(plain, manager, *linear)
     return plain
+
+
+def _fold(plain: nn.Module, attachment: Attachment, task: str, sites: Sequence[Site]) -> None:
+    """Write the weights of sites that have some, with the task's folded in."""
+    bank: Any = attachment.weights.bank(task)
+    for site in sites:
+        for place in site.readers or (site,):
+            if place.style not in FRAME_STYLES:
+                weight, bias = _read(plain, place)
+                _write(plain, place, *bank.sites[site.key].merged(weight, bias, **bank.common))
 
 
 def as_linear(head: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None] | None:
@@ -134,7 +153,7 @@ def _attention_bias(plain: nn.Module, site: Site) -> torch.Tensor:
     attn: Any = plain.get_submodule(site.path.rpartition(".")[0])
     if attn.q_bias is None:
         return attn.qkv.bias.detach()
-    return torch.cat([attn.q_bias, attn.k_bias, attn.v_bias]).detach()
+    return attention_bias(attn)
 
 
 def _write_attention_bias(plain: nn.Module, site: Site, bias: torch.Tensor, rows: slice) -> None:

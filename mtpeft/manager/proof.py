@@ -32,7 +32,7 @@ def prove(manager: TaskManager) -> None:
     methods: list[Any] = list(manager.methods)
     if not any(attachment.selected for attachment in methods):
         return
-    with _untouched(manager, methods):
+    with _untouched(manager, methods), manager.runtime.trials():
         for attachment in methods:
             attachment.weights.add_task(PROBING)
         reference = next(manager.backbone.parameters())

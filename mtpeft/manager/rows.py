@@ -35,7 +35,8 @@ def take_rows(
     instruments = manager._installation.instruments
     manager.frozen_part = FrozenPart(manager.anatomy, manager.methods, instruments, manager.runtime, kinds, size)
     try:
-        _try(manager, manager.frozen_part, kinds)
+        with manager.runtime.trials():
+            _try(manager, manager.frozen_part, kinds)
     except Exception:
         manager.frozen_part = None
         raise

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from mtpeft.methods.base import METHODS, MethodConfig, MethodSpec, Properties, SiteModule, register
+from mtpeft.methods.base import MethodConfig, SiteModule
+from mtpeft.methods.spec import METHODS, MethodSpec, Properties, register
 
 for _module in pkgutil.walk_packages(__path__, prefix=__name__ + "."):
     importlib.import_module(_module.name)

@@ -8,44 +8,23 @@ no task, no sharing and no engine. Its `forward` must be pure: blocks run twice 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import nn
 
-from mtpeft.backbones.site import CHANGED, Site
+from mtpeft.backbones.site import CHANGED, Site, Stage
 from mtpeft.errors import ConfigError
+from mtpeft.methods.group import PLAIN, Group
 from mtpeft.methods.product import add_product
-from mtpeft.options import Length, Name, check_fields, check_options
-from mtpeft.registry import Registry
+from mtpeft.methods.task_data import TaskData
+from mtpeft.options import Length, Name, check_fields
 
 #: kinds or groups of sites, at least one; indices of blocks, at least one; and what a method without sites has
 Sites = Annotated[tuple[Name, ...], Length(at_least=1)]
 Blocks = Annotated[tuple[int, ...], Length(at_least=1)]
 NoSites = Annotated[tuple[Name, ...], Length(at_most=0)]
-
-TAXONOMY = ("adapter", "prompt", "prefix", "side", "specification", "reparameter", "unified", "baseline")
-
-
-@dataclass(frozen=True)
-class Properties:
-    """What a method claims of itself; the conformance harness checks every claim.
-
-    `no_added_modules`: trains weights the backbone already has, nothing new.
-    `structure_preserving`: adds no operation to the network (it changes weights, inputs, tokens, keys or values).
-    `inference_efficient`: folds into the backbone's weights, `merge` gives a plain model.
-    `memory_efficient`: no gradient flows through the backbone.
-    `head_only`: trains nothing but the tasks' heads. A method that does not claim it must have something to train.
-    `identity_at_init`: outputs are the backbone's own before the first step.
-    """
-
-    no_added_modules: bool = False
-    structure_preserving: bool = False
-    inference_efficient: bool = False
-    memory_efficient: bool = False
-    head_only: bool = False
-    identity_at_init: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,25 +52,51 @@ class SiteModule(nn.Module):
     `forward(x)` returns tokens (B, p, C) at `tokens` and `queries` sites, and keys and values, each (B, m, C), at
     `prefix` sites, and what is added to the logits, (B, heads, N, N), at `position_table` sites; `forward(*taps)` returns
     features (B, N, C) at the `side` site. Methods with weights at model level (`model_module`) get that module as keyword
-    argument `model`.
+    argument `model`, those with frozen tensors that all sets of weights share (`constants`) as `constants`.
+
+    Where `stateful` is set, sites hand on a state in the order they run: `forward(x, y, *state)` gets what the site before
+    left (nothing at the first one) and returns the new output and the tensors of its own state, (B, ...) each. At the
+    `scales` site, the last, `forward(*maps, *state)` returns the maps (B, C, H, W) that heads of several scales read,
+    those of `head_scales`. What is read without a gradient into the backbone, the method detaches.
 
     A method of the form y + left @ right may define `factors(x)` instead, which gives left (..., k) and right (k, out);
-    where it also sets `factored`, batches of several tasks add their products in one pass over y.
+    where it also sets `factored`, batches of several tasks add their products in one pass over y. Where it has a
+    `forward` of the same sum as well, whose gradient is cheaper, it sets `trains_by_forward`.
     """
 
-    #: module built once per set of weights and handed to every site: `model_module(config, sites)`
-    model_module: ClassVar[type[nn.Module] | None] = None
+    #: module built once per set of weights and handed to every site: `model_module(config, sites)`; where that gives None
+    #: there is none
+    model_module: ClassVar[Callable[..., nn.Module | None] | None] = None
     #: tokens sites: what leaves a block enters the next one instead of being dropped
     carry: ClassVar[bool] = False
+    #: `combine` reads the method's tokens that leave the last block, and the patches
+    joins: ClassVar[bool] = False
+    #: sites hand on a state: a network beside the backbone, run in step with it
+    stateful: ClassVar[bool] = False
+    #: of what is carried: tokens of a later block's own take its place
+    replaces: ClassVar[bool] = False
+    #: of what is carried: tokens sites behind the first are called as `forward(x, carried)` and give what takes its place
+    lifts: ClassVar[bool] = False
+    #: of what is carried past Swin's windows: what the tokens read there is added to them, as to any token; else the MLP alone
+    #: sees it, and what the MLP gives is added
+    token_residual: ClassVar[bool] = True
+    #: elastic methods: of a site's sized part, the leading so many take part; None for all of them
+    active: int | None = None
     #: `factors` stands for `forward` in batches of several tasks too
     factored: bool = False
+    #: `forward` stands beside `factors`, and one task's training steps run it
+    trains_by_forward: ClassVar[bool] = False
+    #: some of its modules, or of its task streams', are told of steps and epochs (`mtpeft.methods.paced`)
+    paced: ClassVar[bool] = False
     #: the name by which folders of Hugging Face PEFT know the method, where they can hold it
     peft_type: ClassVar[str | None] = None
+    #: numbers that a call makes of its weights, where they are more than the weights (a dense matrix of a few of its entries)
+    made: int = 0
     #: the styles of sites it can serve (see `mtpeft/backbones/site.py`); by default those with an output to change
     styles: ClassVar[tuple[str, ...]] = CHANGED
 
-    def __init__(self, config: Any, site: Site) -> None:
-        """Subclasses create their weights here from `config` and the site's sizes."""
+    def __init__(self, config: Any, site: Site, **constants: nn.Module) -> None:
+        """Subclasses create their weights here from `config` and the site's sizes, and from `constants` where they have any."""
         super().__init__()
 
     def _no_factors(self, x: torch.Tensor, **model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,12 +117,52 @@ class SiteModule(nn.Module):
         raise ConfigError(f"{type(self).__name__} does not fold into a weight")
 
     @staticmethod
+    def group(config: Any, name: str) -> Group:
+        """How the weight `name` is trained: its learning rate as a multiple of the optimiser's, and whether it decays.
+
+        `name` is that of a site module's parameter; `model.` stands before those at model level, `stream.` before those of a
+        task stream, `backbone.` before the backbone's own.
+        """
+        return PLAIN
+
+    @staticmethod
+    def needs_fit(config: Any) -> bool:
+        """Whether something is chosen by the task's training data before it is trained: then there is a `fit`."""
+        return False
+
+    @staticmethod
+    def fit(config: Any, modules: Mapping[str, Any], data: TaskData) -> None:
+        """Choose by the task's data, and write the choice into buffers or weights of the site modules, by site.
+
+        It is called once for every set of weights, before they are used; what it writes is saved with them.
+        """
+        raise NotImplementedError
+
+    @staticmethod
     def chosen(config: Any, sites: Sequence[Site], every: Sequence[Site]) -> Sequence[Site]:
         """The sites the method takes where the backbone's structure decides, of those asked for and of `every` it has.
 
         By default those asked for.
         """
         return sites
+
+    @staticmethod
+    def of_tasks(config: Any, sites: Sequence[Site]) -> Sequence[Site]:
+        """Methods with a task stream: the tokens sites at which each task has a module of its own; by default none.
+
+        What enters there are the tokens of all tasks that there are, in the order they were added, in every pass and
+        whichever task it is for: the shared pass is one.
+        """
+        return ()
+
+    @staticmethod
+    def constants(config: Any, sites: Sequence[Site]) -> nn.Module | None:
+        """Frozen tensors that all tasks share, as buffers of a module that is made once on attaching; or None.
+
+        Buffers that are not persistent are made anew on loading. The module is handed to every site as keyword argument
+        `constants`: when it is made, in `forward` or `factors`, and in `merged`.
+        """
+        return None
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
@@ -130,8 +175,17 @@ class SiteModule(nn.Module):
         return dim
 
     @staticmethod
-    def combine(pooled: torch.Tensor, queries: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Pooled features (B, C) and what the query tokens read, one (B, T, C) per block -> new pooled features."""
+    def head_scales(config: Any, stages: Sequence[Stage]) -> Sequence[Stage]:
+        """What heads of several scales read under this method, finest first; `stages` is what they read without it."""
+        return stages
+
+    @staticmethod
+    def combine(config: Any, pooled: torch.Tensor, read: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Pooled features (B, C) and what was read -> new pooled features.
+
+        Read are what the query tokens give, one (B, T, C) per block; and where `joins` is set, behind the final norm, the
+        tokens (B, p, C) that leave the last block and its patches (B, N, C).
+        """
         return pooled
 
 
@@ -141,6 +195,10 @@ class Taps:
 
     `entry` and `output`: the block's input and output. By kind of site: `x` its input, `y` its output before the
     method acted, `modules` the shared site modules. `unwindow` brings rows of attention windows to the block's layout.
+    Where tasks have tokens of their own (`SiteModule.of_tasks`) that pass through Swin's windows, `queries` are those of the
+    stream's own task, (B, heads, p, head_dim), and `keys` those of the windows' patches, (windows, heads, A, head_dim), an
+    image's windows in a row; neither is scaled. `own` are the task's weights at those sites, by kind of site and name
+    ("tokens.prompt"). `model`: the shared weights at model level.
     """
 
     entry: torch.Tensor
@@ -149,6 +207,10 @@ class Taps:
     y: dict[str, torch.Tensor]
     modules: dict[str, Any]
     unwindow: Callable[[torch.Tensor], torch.Tensor]
+    queries: torch.Tensor | None = None
+    keys: torch.Tensor | None = None
+    own: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    model: Any = None
 
 
 class TaskStream(nn.Module):
@@ -182,78 +244,3 @@ class TaskStream(nn.Module):
 def wide(tensor: torch.Tensor) -> torch.Tensor:
     """`tensor` in float32, or in its own type where that is wider: the precision weights are merged in."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-@dataclass(frozen=True)
-class MethodSpec:
-    """A registered method."""
-
-    name: str
-    config: type[MethodConfig]
-    module: type[SiteModule]
-    taxonomy: str
-    paper: str
-    properties: Properties
-    #: which of the backbone's own parameters are trained in place, by name: `owned(config, anatomy)`
-    owned: Callable[[Any, Any], Sequence[str]] | None = None
-    #: weights of each task beside the shared ones
-    stream: type[TaskStream] | None = None
-
-    @property
-    def own_weights(self) -> bool:
-        """Whether some of the backbone's own parameters are trained in place."""
-        return self.owned is not None
-
-    @property
-    def sharings(self) -> tuple[str, ...]:
-        """The plain weight sources the method works with, its default first."""
-        if self.stream is not None:
-            return ("split",)
-        return ("shared",) if self.own_weights else ("per_task", "shared")
-
-    def build_config(self, options: dict[str, Any]) -> MethodConfig:
-        """The config with `options` set; raises `ConfigError` for an unknown one, or a value that one does not take."""
-        return self.config(**check_options(f"method {self.name!r}", self.config, options))
-
-    @property
-    def siteless(self) -> bool:
-        """Whether the method acts at no site: it trains the backbone's own weights, or nothing but heads."""
-        return not self.build_config({}).sites
-
-    @property
-    def folds(self) -> bool:
-        """Whether `merge` works: the site module defines `merged`, or there is nothing to merge."""
-        return self.stream is None and (
-            self.module.merged is not SiteModule.merged or self.own_weights or self.siteless
-        )
-
-
-METHODS: Registry[MethodSpec] = Registry("method")
-M = TypeVar("M", bound=type[SiteModule])
-
-
-def register(
-    name: str,
-    config: type[MethodConfig],
-    *,
-    paper: str,
-    taxonomy: str | None = None,
-    properties: Properties | None = None,
-    owned: Callable[[Any, Any], Sequence[str]] | None = None,
-    stream: type[TaskStream] | None = None,
-) -> Callable[[M], M]:
-    """Class decorator: registers a `SiteModule` as method `name`.
-
-    `taxonomy` is read off the folder of the file for methods inside the package; others name it. `owned` names the
-    backbone's own parameters the method trains in place, `stream` holds a task's own weights beside the shared ones.
-    """
-
-    def decorate(module: M) -> M:
-        place = taxonomy or module.__module__.split(".")[-2]
-        if place not in TAXONOMY:
-            raise ConfigError(f"method {name!r}: taxonomy {place!r} is none of {', '.join(TAXONOMY)}")
-        claims = properties or Properties()
-        METHODS.add(name, MethodSpec(name, config, module, place, paper, claims, owned, stream))
-        return module
-
-    return decorate

@@ -43,7 +43,7 @@ def comparison_rows(recipe: Mapping[str, Any]) -> list[Row]:
     recipes = _of_changes(top, asked) if isinstance(asked, Mapping) else _of_names(top, asked)
     rows: dict[str, Row] = {}
     for key in sorted(recipes, key=lambda key: key != reference):
-        values, name = _merged(recipes[key], common), Path(key).stem
+        values, name = merged(recipes[key], common), Path(key).stem
         if "rows" in values:
             raise ConfigError(f"{where}: row {key!r} is a comparison itself; name the rows it has")
         if name in rows:
@@ -88,17 +88,17 @@ def _of_changes(top: Section, rows: Mapping[str, Any]) -> dict[str, dict[str, An
     base, own = top.take("base", None), {k: v for k, v in top.values.items() if k not in top.known}
     if base is not None and not isinstance(base, str):
         raise ConfigError(f"recipe {top.recipe}: base is {base!r}, expected the name of a recipe")
-    start = own if base is None else _merged(load_recipe(base), own)
+    start = own if base is None else merged(load_recipe(base), own)
     for name, changes in rows.items():
         if not isinstance(changes, Mapping) or Path(name).stem != name:
             raise ConfigError(f"recipe {top.recipe}: rows.{name} must be a mapping (dict(...)) under a plain name")
-    return {name: {**_merged(start, changes), "name": name} for name, changes in rows.items()}
+    return {name: {**merged(start, changes), "name": name} for name, changes in rows.items()}
 
 
-def _merged(base: Any, changes: Any) -> Any:
-    """`changes` over `base`, mapping by mapping."""
+def merged(base: Any, changes: Any) -> Any:
+    """`changes` over `base`, mapping by mapping; one that holds `_delete_=True` takes the place of the other."""
     if not isinstance(changes, Mapping):
         return changes
     values = {key: value for key, value in changes.items() if key != "_delete_"}
     kept = base if isinstance(base, Mapping) and not changes.get("_delete_") else {}
-    return {**kept, **{key: _merged(kept.get(key), value) for key, value in values.items()}}
+    return {**kept, **{key: merged(kept.get(key), value) for key, value in values.items()}}

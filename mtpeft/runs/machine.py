@@ -93,7 +93,7 @@ def _blocks_have_gradients(manager: TaskManager) -> bool:
     handles = [b.register_forward_hook(lambda m, args, out: found.append(bool(out.requires_grad))) for b in blocks]
     images = torch.zeros(2, *manager.anatomy.input_size, device=next(manager.backbone.parameters()).device)
     try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), manager.runtime.trials():
             extract(manager, images, Selection(tuple(manager.tasks[:1]) or ("",)), ("pooled",))
     finally:
         for handle in handles:

@@ -123,7 +123,15 @@ def build(recipe: Mapping[str, Any], keys: Sequence[str], make: Callable[[dict[s
 
 
 def measure(run: Run, seconds: float | None) -> Plan:
-    """The plan of a run, as plain types (see `mtpeft plan --help`). `seconds` is what timed steps may take; None: none."""
+    """The plan of a run, as plain types (see `mtpeft plan --help`). `seconds` is what timed steps may take; None: none.
+
+    Its steps are those of a run whose methods have seen the data they are fitted to; here they have not.
+    """
+    with run.manager.runtime.trials():
+        return _measured(run, seconds)
+
+
+def _measured(run: Run, seconds: float | None) -> Plan:
     batch, training = run.training.batch_size, run.training
     weights = tensor_bytes(run.weights())
     parts = [_measure_part(run, part, weights, seconds) for part in run.parts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from mtpeft.errors import ConfigError, UnknownNameError, nearest
+from mtpeft.manager.groups import parameter_groups
+from mtpeft.methods.group import Group
 from mtpeft.options import Count, NotNegative, OneOf, Positive, Range, Section, WholeNumber, options_of, take
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -42,10 +44,11 @@ class Training:
 
     A step is one update of the optimiser. It takes `accumulate` parts of `batch_size` samples and equals the step of one
     batch of `accumulate * batch_size`. `optimizer` is `dict(type="AdamW", lr=..., ...)`, its other keys torch's; vectors
-    (biases, norms, scales) and learned positions get no weight decay. `head_lr` is the heads' learning rate where it is not
-    the optimiser's. `warmup` is the share of the steps with a rising rate, `schedule` what follows: constant, or down to
-    zero along half a cosine, a line, or (1 - t)^`power` (poly, 0.9 by default). `clip` limits the gradient's norm. `amp`
-    "bfloat16" or "float16" runs the forward pass of training in that precision. `log_every` steps make a point of the loss curve.
+    (biases, norms, scales) and learned positions get no weight decay, and weights that a method gives a rate of its own learn
+    at a multiple of `lr` (`SiteModule.group`). `head_lr` is the heads' learning rate where it is not the optimiser's.
+    `warmup` is the share of the steps with a rising rate, `schedule` what follows: constant, or down to zero along half a
+    cosine, a line, or (1 - t)^`power` (poly, 0.9 by default). `clip` limits the gradient's norm. `amp` "bfloat16" or
+    "float16" runs the forward pass of training in that precision. `log_every` steps make a point of the loss curve.
     `eval_every` evaluates between (0: only at the end): every so many steps of a joint run; every so many epochs the
     current task of a continual one, for plugins such as early stopping. `workers` processes read the data.
 
@@ -112,22 +115,14 @@ class Training:
         """The context of the forward pass on a device."""
         return nullcontext() if self.dtype is None else torch.autocast(device_type, dtype=self.dtype)
 
-    def build_optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
-        """An optimiser over named parameters in up to four groups: heads or not, with weight decay or not."""
+    def build_optimizer(
+        self, parameters: Iterable[tuple[str, nn.Parameter]], groups: Mapping[nn.Parameter, Group] | None = None
+    ) -> torch.optim.Optimizer:
+        """An optimiser over named parameters: heads or not, with weight decay or not, and by what `groups` say of them."""
         parameters, more = list(parameters), {}
         if self.amp == "float16" and not self.optimizer.get("foreach") and any(p.is_cuda for _, p in parameters):
             more["fused"] = True  # the others wait for the scaler's word on whether to step
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in parameters:
-            groups.setdefault((name.startswith("heads."), decays(name, parameter)), []).append(parameter)
-        packed = []
-        for (head, decayed), members in groups.items():
-            group: dict[str, Any] = {"params": members}
-            if not decayed:
-                group["weight_decay"] = 0.0
-            if head and self.head_lr is not None:
-                group["lr"] = self.head_lr
-            packed.append(group)
+        packed = parameter_groups(parameters, groups or {}, self.optimizer["lr"], self.head_lr)
         if not packed:
             raise ConfigError("nothing is left to train: every task is frozen")
         try:
@@ -162,11 +157,3 @@ class Training:
         if self.schedule == "linear":
             return 1 - done
         return (1 - done) ** (0.9 if self.power is None else self.power)
-
-
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a trained weight gets weight decay: matrices do, vectors (biases, norms, scales) do not.
-
-    Learned positions, by their name `positions`, do not either, whatever their shape.
-    """
-    return parameter.ndim > 1 and name.rsplit(".", 1)[-1] != "positions"

@@ -7,8 +7,7 @@ moves it is the way of training; the average is saved and loaded as all other we
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -28,8 +27,12 @@ class Averaged(Sharing):
     def __init__(self, factory: BankFactory) -> None:
         """`factory` builds the bank."""
         super().__init__(factory)
+        drawn_from = torch.get_rng_state()
         self.common = factory()
-        self.average = copy.deepcopy(self.common)  # drawn once: training starts as that of shared weights
+        with torch.random.fork_rng(devices=[]):  # drawn once: training starts as that of shared weights
+            torch.set_rng_state(drawn_from)
+            self.average = factory()
+        self.average.load_state_dict(self.common.state_dict())
         self.average.to_buffers()
         self.begun: torch.Tensor
         self.register_buffer("begun", torch.tensor(False))
@@ -46,6 +49,11 @@ class Averaged(Sharing):
     def modules_of(self, task: str) -> list[nn.Module]:
         """Both banks, whatever the task."""
         return [self.common, self.average]
+
+    def fit(self, task: str, run: Callable[[Bank], None]) -> None:
+        """The average has what the trained weights are fitted to."""
+        run(self.common)
+        self.average.load_state_dict(self.common.state_dict())
 
     @property
     def members(self) -> int:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, MethodSpec
+from mtpeft.methods.base import MethodConfig
 from mtpeft.methods.product import add_product
+from mtpeft.methods.spec import MethodSpec
+from mtpeft.sharing.folding import Folding
 
 #: A site with more weights per activation than this, times the number of tasks, runs one slice of the batch per task;
 #: below it, copying every sample's weights and one batched call is faster (measured by benchmarks/mixed_paths.py).
@@ -31,6 +34,8 @@ class BankFactory:
     sites: Sequence[Site]
     #: the backbone's blocks that have task weights (methods with a task stream)
     stream_blocks: dict[int, nn.Module] = field(default_factory=dict)
+    #: the method's frozen tensors, which are the attachment's and the same for all banks
+    constants: nn.Module | None = None
 
     def __call__(self) -> Bank:
         """One bank."""
@@ -48,6 +53,16 @@ class BankFactory:
         )
 
     @property
+    def of_tasks(self) -> list[Site]:
+        """The sites at which each task has a module of its own beside the shared ones."""
+        return [] if self.spec.stream is None else list(self.spec.module.of_tasks(self.config, self.sites))
+
+    def own(self) -> nn.ModuleDict:
+        """One task's modules at those sites, by key."""
+        given = {} if self.constants is None else {"constants": self.constants}
+        return nn.ModuleDict({site.key: self.spec.module(self.config, site, **given) for site in self.of_tasks})
+
+    @property
     def tapped(self) -> list[Site]:
         """The sites a task stream reads."""
         kinds = () if self.spec.stream is None else self.spec.stream.taps
@@ -60,20 +75,53 @@ class Bank(nn.Module):
     def __init__(self, factory: BankFactory) -> None:
         """Build every site module, freshly initialised."""
         super().__init__()
-        spec, config, sites = factory.spec, factory.config, factory.sites
-        self.sites = nn.ModuleDict({site.key: spec.module(config, site) for site in sites})
-        self.model = spec.module.model_module(config, sites) if spec.module.model_module is not None else None
+        own = factory.of_tasks
+        spec, config, sites = factory.spec, factory.config, [site for site in factory.sites if site not in own]
+        self._constants = (factory.constants,)  # in a tuple: they are the attachment's, not this bank's
+        given = {} if factory.constants is None else {"constants": factory.constants}
+        self.sites = nn.ModuleDict({site.key: spec.module(config, site, **given) for site in sites})
+        self.model = spec.module.model_module(config, factory.sites) if spec.module.model_module is not None else None
         tapped = {site.key for site in factory.tapped}
         self._free = {site.key for site in sites if site.fresh} - tapped  # outputs nobody else holds
         self.places = {site.key: self._find(site.key) for site in sites}  # found once: walking modules is slow
+        #: whether what the method chooses by data is chosen; saved as a buffer, read here, where no device is waited for
+        self.fitted = not spec.module.needs_fit(config)
+        if not self.fitted:
+            self.register_buffer("fit_done", torch.tensor(False))
+        norms = {key: [m for m in module.modules() if isinstance(m, _BatchNorm)] for key, module in self.sites.items()}
+        self._norms = {key: found for key, found in norms.items() if found}
+
+    @property
+    def common(self) -> dict[str, nn.Module]:
+        """What all sites are handed besides their inputs: the weights at model level and the frozen tensors, if any."""
+        named = {"model": self.model, "constants": self._constants[0]}
+        return {name: module for name, module in named.items() if module is not None}
 
     def forward(self, key: str, *inputs: torch.Tensor) -> Tensors:
         """Call the module of site `key`."""
-        module, model = self.sites[key], {} if self.model is None else {"model": self.model}
-        if not module.factored:
-            return module(*inputs, **model)
-        left, right = module.factors(inputs[0], **model)  # type: ignore[operator]
+        module, common = self.sites[key], self.common
+        trained = module.trains_by_forward and len(inputs) > 1 and torch.is_grad_enabled()
+        if trained or not module.factored:
+            return module(*inputs, **common)
+        left, right = module.factors(inputs[0], **common)  # type: ignore[operator]
         return (left, right) if len(inputs) == 1 else self.add(key, inputs[1], left, right)
+
+    def set_fitted(self) -> None:
+        """What is chosen by data is chosen from now on."""
+        self.fitted = True
+        self.get_buffer("fit_done").fill_(True)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if "fit_done" in self._buffers:
+            self.fitted = bool(self.get_buffer("fit_done"))
+
+    def method_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All weights by the names the method knows them by (see `SiteModule.group`)."""
+        for module in self.sites.values():
+            yield from module.named_parameters()
+        if self.model is not None:
+            yield from self.model.named_parameters(prefix="model")
 
     def to_buffers(self) -> None:
         """Keep all weights as buffers from now on: saved, never trained, counted as such."""
@@ -84,6 +132,10 @@ class Bank(nn.Module):
                     del module._parameters[name]
                     module.register_buffer(name, made.setdefault(parameter, parameter.detach().clone()))
         self.places = {key: self._find(key) for key in self.sites}
+
+    def mixes(self, key: str) -> bool:
+        """Whether site `key` takes statistics of all samples it is given: those of one task alone are to be among them."""
+        return any(norm.training for norm in self._norms.get(key, ()))
 
     def factored(self, key: str) -> bool:
         """Whether site `key` adds a product: called without an output, it then gives the factors."""
@@ -137,10 +189,11 @@ def call_mixed(
     """
     batch = index.shape[0]
     split = [x.unflatten(0, (batch, x.shape[0] // batch)) for x in inputs]
-    weights_per_sample = sum(tensor.numel() for tensor in sources[0].values())
+    site: Any = template.sites[key]
+    weights_per_sample = max(sum(tensor.numel() for tensor in sources[0].values()), site.made)
     # slices depend on the values of index: a compiled graph holds for all of them only where weights are gathered
     large = weights_per_sample * batch > SLICE_ABOVE * len(sources) * sum(x.numel() for x in split)
-    if large and not torch.compiler.is_compiling():
+    if template.mixes(key) or (large and not torch.compiler.is_compiling()):
         rows = cache.get("rows") or task_rows(index, len(sources))
         return _by_slices(template, sources, rows, key, split)
     # with hardly a task twice, one copy straight from the tasks' weights saves copying all of them once more
@@ -176,7 +229,8 @@ def call_each(
     def one(weights: dict[str, torch.Tensor], *xs: torch.Tensor) -> Tensors:
         if torch.compiler.is_compiling():
             return functional_call(template, weights, (key, *xs), tie_weights=False)
-        return template.call_with(weights, key, *xs)
+        with Folding():
+            return template.call_with(weights, key, *xs)
 
     call = vmap(one, randomness="different")
     if template.factored(key):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -54,6 +54,15 @@ class Sharing(nn.Module, ABC):
     def own_modules(self, task: str) -> list[nn.Module]:
         """Those of them that no other task uses."""
         return self.modules_of(task) if self.isolated else []
+
+    def fit(self, task: str, run: Callable[[Bank], None]) -> None:
+        """Have `run` fit the weights that the task uses, where no other task has."""
+        run(self.bank(task))
+
+    def method_weights(self, task: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
+        """The method's weights, those the task uses or all, by the names it knows them by; none that the source computes."""
+        for bank in self.banks() if task is None else [self.bank(task)]:
+            yield from bank.method_weights()
 
     @property
     def members(self) -> int:

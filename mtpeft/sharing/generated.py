@@ -4,14 +4,15 @@ Mahabadi et al., "Parameter-efficient Multi-task Fine-tuning for Transformers vi
 (arXiv 2106.04489), section 2: z = MLP([task; layer]), and the weights of a layer are a function of z.
 
 Here a layer is a site. Sites of one kind whose weights have the same shape share one generator per weight, so a pyramid
-has one per stage width and position. Any method's weights can be generated, unless they are at model level.
+has one per stage width and position. Any method's weights can be generated, unless they are
+at model level or learn at a rate of their own: what is trained are the generators, whose weights decay as their own shapes say.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -72,6 +73,7 @@ class Generated(Sharing):
         if self.template.model is not None:
             raise ConfigError(f"{factory.spec.name!r} has weights at model level; they cannot be generated per layer")
         initial = {site.key: _initial(self.template, site.key) for site in factory.sites}
+        _check_method(factory, self.template)
         self.layers = nn.ModuleDict({site.key: Vector(embedding_dim) for site in factory.sites})
         self.tasks = nn.ModuleDict()
         self.project = nn.Sequential(
@@ -139,6 +141,10 @@ class Generated(Sharing):
         """A plain bank for every task."""
         return [self.bank(task.removeprefix("task=")) for task in self.tasks]
 
+    def method_weights(self, task: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
+        """None: all that is trained is the source's own."""
+        return iter(())
+
     def prepare(self, tasks: Sequence[str]) -> Prepared:
         """The weights of all sites for `tasks`: every generator runs once for all tasks and layers."""
         return self._generate(tasks, list(self.layers))
@@ -196,6 +202,20 @@ class LinearMap(nn.Linear):
         nn.init.normal_(self.weight, std=spread / math.sqrt(dim * variance))
         if bias:
             nn.init.zeros_(self.bias)
+
+
+def _check_method(factory: BankFactory, bank: Bank) -> None:
+    """Refuse a method whose weights are fitted to data or learn at a rate of their own: here they are not what is trained."""
+    if not bank.fitted:
+        raise ConfigError(
+            f"{factory.spec.name!r} is fitted to a task's data; generated weights are not: take sharing 'per_task' or 'shared'"
+        )
+    for name, _ in bank.method_weights():
+        if (rate := factory.spec.module.group(factory.config, name).rate) != 1:
+            raise ConfigError(
+                f"{factory.spec.name!r} trains {name!r} at {rate:g} times the learning rate; generated weights have no rate of "
+                "their own: take another sharing, or one rate for all"
+            )
 
 
 def _initial(bank: Bank, key: str) -> dict[str, torch.Tensor]:

@@ -9,13 +9,19 @@ from typing import Any
 import torch
 from timm.layers import LayerNorm
 from timm.models.beit import Beit
+from timm.models.convnext import ConvNeXt
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
+from timm.models.hiera import Hiera
 from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+
+from mtpeft.backbones.anatomy import Anatomy
+from mtpeft.backbones.pvt import PyramidVisionTransformer
+from mtpeft.backbones.t2t_vit import T2TViT
 
 IMAGE_SIZE = 64
 _FLAT: dict[str, Any] = dict(img_size=IMAGE_SIZE, patch_size=16, embed_dim=48, depth=2, num_heads=3, num_classes=0)
@@ -28,6 +34,12 @@ def _pvt() -> nn.Module:
     model = PyramidVisionTransformerV2(
         depths=(1, 1), embed_dims=(24, 48), num_heads=(1, 2), sr_ratios=(4, 2), mlp_ratios=(4, 4), num_classes=0
     )
+    model.default_cfg = {"input_size": (3, IMAGE_SIZE, IMAGE_SIZE)}  # type: ignore[assignment]
+    return model
+
+
+def _convnext() -> nn.Module:
+    model = ConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 24, 48), ls_init_value=0.5, num_classes=0)
     model.default_cfg = {"input_size": (3, IMAGE_SIZE, IMAGE_SIZE)}  # type: ignore[assignment]
     return model
 
@@ -54,6 +66,29 @@ TINY: dict[str, Callable[[], nn.Module]] = {
     "swin": partial(SwinTransformer, **_SWIN),
     "swinv2": partial(SwinTransformerV2, **_SWIN),
     "pvt_v2": _pvt,
+    "pvt": partial(
+        PyramidVisionTransformer,
+        img_size=IMAGE_SIZE,
+        depths=(1, 1, 1, 2),
+        embed_dims=(8, 16, 24, 48),
+        num_heads=(1, 2, 3, 6),
+        mlp_ratios=(4, 4, 4, 4),
+        num_classes=0,
+    ),
+    "t2t_vit": partial(
+        T2TViT, img_size=IMAGE_SIZE, embed_dim=48, depth=2, num_heads=3, token_dim=8, mlp_ratio=4, num_classes=0
+    ),
+    "convnext": _convnext,
+    "hiera": partial(
+        Hiera,
+        img_size=(IMAGE_SIZE, IMAGE_SIZE),
+        embed_dim=24,
+        stages=(1, 2),
+        q_pool=1,
+        mask_unit_size=(2, 2),
+        mask_unit_attn=(True, False),
+        num_classes=0,
+    ),
 }
 
 
@@ -71,3 +106,13 @@ def tiny_backbone(anatomy: str, seed: int = 0) -> nn.Module:
             elif parameter.ndim == 2:
                 parameter.data += 0.05 * torch.randn_like(parameter)
     return model.eval()
+
+
+#: sizes of ViT-B/16 by the letters of `mtpeft.methods.formula`
+VIT_BASE = {"L": 12, "d": 768, "m": 3072, "n": 196, "p": 16, "h": 12}
+
+
+def vit_base() -> Anatomy:
+    """The anatomy of a ViT-B/16 whose weights have shapes and no values: quick to make, and enough to count."""
+    with torch.device("meta"):
+        return Anatomy(VisionTransformer(num_classes=0))

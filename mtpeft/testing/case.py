@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import mtpeft.sharing.bank
 from mtpeft.backbones.anatomy import Anatomy
-from mtpeft.backbones.site import FRAME_STYLES
 from mtpeft.errors import ConfigError
 from mtpeft.hooks.attachment import select_sites, stream_blocks
 from mtpeft.manager.attach import attach
@@ -56,11 +56,16 @@ class Case:
         ours = {"dropout": 0.0, "drop_path": 0.0, "num_frames": FRAMES}
         return {**{k: v for k, v in ours.items() if k in fields}, **self.options}
 
-    @cached_property
+    @property
     def temporal(self) -> bool:
-        """Whether the method has sites that see the frames of a clip together."""
+        """Whether the method sees the frames of a clip together."""
+        return self.spec.for_clips
+
+    @cached_property
+    def scales(self) -> bool:
+        """Whether the method gives heads of several scales maps of its own."""
         sites = select_sites(self.spec, self.spec.build_config(self.all_options), Anatomy(self.backbone()))
-        return any(site.style in FRAME_STYLES for site in sites)
+        return any(site.style == "scales" for site in sites)
 
     def inputs(self, count: int = 4) -> torch.Tensor:
         """Random images (count, 3, 64, 64), or clips (count, 3, T, 64, 64) where the method is for clips."""
@@ -95,10 +100,26 @@ class Case:
         backbone = self.backbone()
         manager = self.attach(backbone.double() if double else backbone, sharing)
         for task, head in TASKS.items():
-            manager.add_task(task, **head)
+            self.add_task(manager, task, **head)
         if perturbed:
             perturb(manager)
         return manager
+
+    def add_task(self, manager: TaskManager, task: str, **head: Any) -> None:
+        """Give the manager a task, and what the methods ask for of its data: noise of its own."""
+        manager.add_task(task, **head)
+        self.fit(manager, task)
+
+    def fit(self, manager: TaskManager, task: str) -> None:
+        """Fit a task to two batches of noise, other noise for every task, where a method asks for it."""
+        if manager.needs_fit(task):
+            manager.fit(task, self.batches(manager, task), loss=lambda output, labels: scalar(output))
+
+    def batches(self, manager: TaskManager, task: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Training data of a task: noise of two classes."""
+        make, dtype = (clips if self.temporal else images), next(manager.backbone.parameters()).dtype
+        seed = 10 * sum(map(ord, task))
+        return [(make(4, seed=seed + i).to(dtype), torch.tensor([0, 1, 0, 1])) for i in range(2)]
 
     def fail(self, what: str) -> AssertionError:
         """An error that names the case."""
@@ -142,9 +163,24 @@ def perturb(manager: TaskManager, std: float = 0.05, seed: int = 2) -> None:
 
 
 def training(manager: TaskManager) -> TaskManager:
-    """The manager in train mode, without the randomness (drop path) of a backbone that is trained itself."""
+    """The manager in train mode, without the randomness (drop path) of a backbone that is trained itself.
+
+    Batch norms use their running statistics, taken here: checks set a sample beside itself in other company.
+    """
     manager.train()
     manager.backbone.eval()
+    norms = [
+        module
+        for part in (manager.attachments, manager.heads)
+        for module in part.modules()
+        if isinstance(module, _BatchNorm)
+    ]
+    if norms:
+        with torch.no_grad():
+            for task in manager.tasks:
+                manager(images(dtype=next(manager.parameters()).dtype), task)
+    for norm in norms:
+        norm.eval()
     return manager
 
 

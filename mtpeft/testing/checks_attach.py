@@ -32,7 +32,7 @@ def check_detach(case: Case) -> None:
     next(backbone.parameters()).requires_grad_(False)
     before = Snapshot(backbone, case)
     manager = case.attach(backbone)
-    manager.add_task("birds", num_classes=3)
+    case.add_task(manager, "birds", num_classes=3)
     case.require(manager.backbone is backbone, "the backbone is another object under the method")
     case.require(backbone.state_dict().keys() == before.weights.keys(), "the backbone's own state_dict has other keys")
     training(manager)(case.inputs(2), "birds").sum().backward()
@@ -48,7 +48,7 @@ def check_identity(case: Case) -> None:
     with torch.no_grad():
         plain = _outputs(backbone)
         manager = case.attach(backbone)
-        manager.add_task("birds", num_classes=3)
+        case.add_task(manager, "birds", num_classes=3)
         attached = _outputs(backbone)
     if case.spec.properties.identity_at_init:
         instrumented = any("forward" in vars(module) for module in backbone.modules())
@@ -70,7 +70,7 @@ def check_intermediates(case: Case) -> None:
     with torch.no_grad():
         plain = backbone.forward_intermediates(images(2), intermediates_only=True)
         manager = case.attach(backbone)
-        manager.add_task("birds", num_classes=3)
+        case.add_task(manager, "birds", num_classes=3)
         attached = backbone.forward_intermediates(images(2), intermediates_only=True)
     shapes = [tuple(t.shape) for t in attached]
     expected = [tuple(t.shape) for t in plain]
@@ -95,10 +95,10 @@ def check_deepcopy(case: Case) -> None:
 def check_clips(case: Case) -> None:
     """To a method for images every frame of a clip is one; for others a still clip is its image at step 0.
 
-    A batch with a task for every clip, and several tasks for each, equal each task alone.
+    A batch with a task for every clip, and several tasks for each, equal each task alone. In double precision.
     """
-    batch, tasks = clips(), ["birds", "depth", "cars", "birds"]
-    manager = training(case.manager())
+    batch, tasks = clips().double(), ["birds", "depth", "cars", "birds"]
+    manager = training(case.manager(double=True))
     with torch.no_grad():
         if not case.temporal:
             frames = batch.unbind(2)
@@ -107,11 +107,11 @@ def check_clips(case: Case) -> None:
             maps = torch.stack([manager(frame, "normals") for frame in frames], dim=2)
             case.close(manager(batch, "normals"), maps, "dense outputs of clips against those of their frames")
         elif case.spec.properties.identity_at_init:
-            backbone = case.backbone()
-            plain = backbone.forward_head(backbone.forward_features(images()), pre_logits=True)
+            backbone, image = case.backbone().double(), images().double()
+            plain = backbone.forward_head(backbone.forward_features(image), pre_logits=True)
             fresh = case.attach(backbone)
-            fresh.add_task("birds", num_classes=3)
-            still = images().unsqueeze(2).expand(-1, -1, FRAMES, -1, -1)
+            case.add_task(fresh, "birds", num_classes=3)
+            still = image.unsqueeze(2).expand(-1, -1, FRAMES, -1, -1)
             case.close(fresh.features(still, "birds"), plain, "features of a still clip at step 0", atol=1e-5)
         for task, (rows, output) in manager(batch, tasks).items():
             case.close(output, manager(batch[rows], task), f"mixed batch of clips: outputs of {task}")

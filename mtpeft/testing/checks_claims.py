@@ -16,7 +16,11 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.errors import ConfigError
+from mtpeft.manager.counting import weights_on
 from mtpeft.manager.loading import load
+from mtpeft.methods.formula import weights_by_formula
+from mtpeft.options import options_of
+from mtpeft.testing.backbones import VIT_BASE, vit_base
 from mtpeft.testing.case import TASKS, Case, images, training
 
 #: loads every saved manager of a folder in an interpreter of its own: script, folder, then files to import
@@ -79,6 +83,21 @@ def check_save(case: Case) -> None:
         case.close(found, expected, "outputs after load", atol=0)
 
 
+def check_weights(case: Case) -> None:
+    """Where the method states its number of weights by a formula, it is that of a ViT-B/16."""
+    formula, config = case.spec.weights, case.spec.build_config({})
+    if formula is None:
+        return
+    try:
+        counted = weights_on(case.spec, config, vit_base())
+    except ConfigError as error:
+        raise case.fail(f"its formula {formula!r} is for a plain ViT, which it does not take") from error
+    stated = weights_by_formula(
+        formula, VIT_BASE, {name: getattr(config, name) for name in options_of(case.spec.config)}
+    )
+    case.require(stated == counted, f"its formula {formula!r} gives {stated} on ViT-B/16, which has {counted}")
+
+
 def check_new_process(cases: Sequence[Case]) -> None:
     """Managers saved here load in another process, with the same outputs bit for bit; one process serves all cases."""
     with tempfile.TemporaryDirectory() as name:
@@ -121,7 +140,7 @@ def check_claims(case: Case) -> None:
             inside <= {"tokens", "prefix", "queries"},
             f"claims structure_preserving but acts at sites of style {sorted(inside)}",
         )
-    flows = _gradient_flows(
+    flows = gradient_flows(
         manager.backbone,
         [manager.backbone.get_submodule(b) for b in manager.anatomy.blocks],
         lambda: manager(case.inputs(2), "birds"),
@@ -136,6 +155,8 @@ def _is_backbone_shaped(case: Case, backbone: nn.Module, site: Site, module: nn.
     shapes = {tuple(p.shape if site.rows is None else p[slice(*site.rows)].shape) for p in own}
     if site.own_bias() is not None:
         shapes.add(tuple(site.own_bias().shape))  # type: ignore[union-attr]
+    # some of a weight's entries count too, where a buffer says which
+    shapes |= {tuple(index.shape) for index in module.buffers() if not index.is_floating_point()}
     for name, parameter in module.named_parameters():
         case.require(
             tuple(parameter.shape) in shapes,
@@ -143,7 +164,7 @@ def _is_backbone_shaped(case: Case, backbone: nn.Module, site: Site, module: nn.
         )
 
 
-def _gradient_flows(backbone: nn.Module, blocks: Sequence[nn.Module], run: Any) -> bool:
+def gradient_flows(backbone: nn.Module, blocks: Sequence[nn.Module], run: Any) -> bool:
     """Whether the output of any block needs a gradient while `run()` trains."""
     needed: list[bool] = []
     handles = [block.register_forward_hook(lambda m, args, out: needed.append(out.requires_grad)) for block in blocks]

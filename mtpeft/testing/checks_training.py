@@ -17,10 +17,11 @@ def check_gradients(case: Case) -> None:
     """Only weights the task uses get a gradient, and all of them do.
 
     Task streams of all stages are seen by a head that reads all stages; what a method for clips does to patches and to
-    pooled features is seen by two heads.
+    pooled features, or one with scales of its own to both, is seen by two heads.
     """
-    manager = training(case.manager("shared" if case.temporal else case.sharings[0]))
-    tasks = ("birds", "normals") if case.temporal else ("birds",) if case.spec.stream is None else ("normals",)
+    two = case.temporal or case.scales
+    manager = training(case.manager("shared" if two else case.sharings[0]))
+    tasks = ("birds", "normals") if two else ("birds",) if case.spec.stream is None else ("normals",)
     loss = torch.stack([scalar(manager(case.inputs(), task)) for task in tasks]).sum()
     found = gradients(manager, loss)
     used = {name for task in tasks for name, _ in manager.trainable_parameters(task)}
@@ -29,6 +30,8 @@ def check_gradients(case: Case) -> None:
         missing = [name for name in missing if not name.startswith("backbone.")]
     case.require(not missing, f"no gradient for {missing[:3]}")
     case.require(not extra, f"a gradient for {extra[:3]}, which the task does not use")
+    grouped = {id(p) for group in manager.parameter_groups(1e-3) for p in group["params"]}
+    case.require({id(p) for _, p in manager.trainable_parameters()} == grouped, "weights are in no parameter group")
     case.require(all(g.isfinite().all() for g in found.values()), "a gradient is not finite")
     # softmax does not see a bias common to all keys, so its gradient is zero up to rounding
     keys = tuple(f"sites.{s.key}." for a in manager.methods for s in a.selected if s.kind == "k")
@@ -37,10 +40,13 @@ def check_gradients(case: Case) -> None:
 
 
 def check_mixed(case: Case) -> None:
-    """A batch with several tasks equals each task alone, in outputs and in gradients, on both mixed paths."""
-    batch = case.inputs(len(MIXED))
+    """A batch with several tasks equals each task alone, in outputs and in gradients, on both mixed paths.
+
+    In double precision: deep networks enlarge what rounding leaves.
+    """
+    batch = case.inputs(len(MIXED)).double()
     for sharing in case.sharings:
-        manager = training(case.manager(sharing))
+        manager = training(case.manager(sharing, double=True))
         alone, expected = _each_alone(manager, batch)
         for slice_above in (0.0, float("inf")) if sharing == "per_task" else (float("inf"),):
             with mixed_path(slice_above):
@@ -58,12 +64,13 @@ def check_mixed(case: Case) -> None:
 
 
 def check_forward_tasks(case: Case) -> None:
-    """Several tasks for every image at once equal each task alone, in outputs and in gradients."""
+    """Several tasks for every image at once equal each task alone, in outputs and in gradients; in double as above."""
+    batch = case.inputs().double()
     for sharing in case.sharings:
-        manager = training(case.manager(sharing))
-        alone = {task: manager(case.inputs(), task) for task in TASKS}
+        manager = training(case.manager(sharing, double=True))
+        alone = {task: manager(batch, task) for task in TASKS}
         expected = gradients(manager, torch.stack([scalar(out) for out in alone.values()]).sum())
-        outputs = manager.forward_tasks(case.inputs(), list(TASKS))
+        outputs = manager.forward_tasks(batch, list(TASKS))
         for task in TASKS:
             case.close(outputs[task], alone[task], f"forward_tasks ({sharing}): output of {task}")
         found = gradients(manager, torch.stack([scalar(out) for out in outputs.values()]).sum())
@@ -118,13 +125,14 @@ def check_checkpointing(case: Case) -> None:
 def check_autocast(case: Case) -> None:
     """bfloat16 autocast runs, single and mixed, stays finite and near float32, and trains.
 
-    How near depends on the backbone and on the processor (which rounds sums in its own way), so the plain backbone's own
-    distance is measured beside it.
+    How near depends on the backbone, on the processor (which rounds sums in its own way) and on how much the method makes of
+    a small difference, so two distances are measured beside it: the plain backbone's own, and that of outputs in float32 after
+    the backbone's weights alone were rounded.
     """
     manager = training(case.manager())
-    bound = 0.1 + 2 * _plain_autocast_error(case)
     with torch.no_grad():
         expected = manager(case.inputs(), "birds")
+    bound = 0.1 + 2 * max(_plain_autocast_error(case), _error_of_rounded_weights(case, manager, expected))
     with torch.autocast("cpu", torch.bfloat16):
         output = manager(case.inputs(), "birds")
         mixed = manager(case.inputs(), ["birds", "cars", "birds", "cars"])
@@ -146,6 +154,18 @@ def _plain_autocast_error(case: Case) -> float:
     with torch.autocast("cpu", torch.bfloat16):
         found = backbone.forward_head(backbone.forward_features(images()), pre_logits=True)
     return _distance(found, expected)
+
+
+@torch.no_grad()
+def _error_of_rounded_weights(case: Case, manager: TaskManager, expected: torch.Tensor) -> float:
+    """By how much of their size outputs move where the backbone's weights are rounded to bfloat16."""
+    kept = [parameter.clone() for parameter in manager.backbone.parameters()]
+    for parameter in manager.backbone.parameters():
+        parameter.copy_(parameter.bfloat16())
+    moved = _distance(manager(case.inputs(), "birds"), expected)
+    for parameter, value in zip(manager.backbone.parameters(), kept, strict=True):
+        parameter.copy_(value)
+    return moved
 
 
 def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -194,7 +214,7 @@ def check_learns(case: Case) -> None:
 def _losses(case: Case, rate: float) -> list[float]:
     torch.manual_seed(0)
     manager = training(case.attach())
-    manager.add_task("birds", num_classes=4)
+    case.add_task(manager, "birds", num_classes=4)
     head = manager.head("birds")
     nn.init.normal_(head.fc.weight, std=0.5)  # type: ignore[union-attr, arg-type]
     perturb(manager, std=0.01)

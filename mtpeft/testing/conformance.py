@@ -15,8 +15,10 @@ from mtpeft.testing.checks_attach import (
     check_intermediates,
     check_refusal,
 )
-from mtpeft.testing.checks_claims import check_claims, check_merge, check_new_process, check_save
+from mtpeft.testing.checks_claims import check_claims, check_merge, check_new_process, check_save, check_weights
+from mtpeft.testing.checks_fit import check_fit
 from mtpeft.testing.checks_options import check_refused_options
+from mtpeft.testing.checks_paced import check_paced
 from mtpeft.testing.checks_training import (
     check_autocast,
     check_checkpointing,
@@ -30,6 +32,7 @@ from mtpeft.testing.checks_training import (
 #: what is checked on every anatomy a method claims
 CHECKS: tuple[Callable[[Case], None], ...] = (
     check_detach,
+    check_fit,
     check_identity,
     check_intermediates,
     check_deepcopy,
@@ -38,6 +41,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     check_clips,
     check_forward_tasks,
     check_checkpointing,
+    check_paced,
     check_autocast,
     check_merge,
     check_save,
@@ -53,6 +57,7 @@ def check_method(name: str, anatomies: Iterable[str] | None = None, **options: A
     `AssertionError` that names the method, the anatomy and what is wrong.
     """
     check_refused_options(Case(name, next(iter(TINY))))
+    check_weights(Case(name, "vit"))
     cases = [Case(name, anatomy, options) for anatomy in (TINY if anatomies is None else anatomies)]
     claimed = [case for case in cases if case.claimed()]
     if not claimed:
@@ -76,4 +81,5 @@ __all__ = [
     "check_new_process",
     "check_refusal",
     "check_refused_options",
+    "check_weights",
 ]

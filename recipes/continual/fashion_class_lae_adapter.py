@@ -1,8 +1,8 @@
 """LAE over its own adapter on Fashion-MNIST, two new classes at a time: beside attention, with GELU and a trained scale.
 
 Command:  mtpeft continual fashion_class_lae_adapter
-Result:   not measured yet
-Duration: about 40 seconds on 2 cores
+Result:   average accuracy 47.20 %, forgetting 43.83 points
+Duration: about 60 CPU seconds
 
 As in the paper: adapters of width 5 in the first blocks alone, a scale that starts at 1, Adam at a constant rate without weight
 decay, local cross-entropy. Ours, for tasks of 26 steps: the rate, momentum 0.99 for 0.9999, and 1 of 2 epochs frozen for 3 of 5.

@@ -15,8 +15,10 @@ from mtpeft.errors import ConfigError, UnknownNameError
 from mtpeft.testing import TINY, tiny_backbone
 from mtpeft.testing.case import images
 
-LAYOUTS = {"swin": "NHWC", "swinv2": "NHWC", "pvt_v2": "NCHW"}
+LAYOUTS = {"swin": "NHWC", "swinv2": "NHWC", "pvt_v2": "NCHW", "convnext": "NCHW"}
+BLOCKS = {"swin": 4, "swinv2": 4, "pvt": 5, "convnext": 4, "hiera": 3}
 PREFIX = {"vit": 1, "deit_distilled": 2, "dinov2": 5, "clip": 1, "mae": 1, "eva": 1, "eva02": 1, "beit": 1}
+PREFIX |= {"pvt": 1, "t2t_vit": 1}
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -26,7 +28,7 @@ def test_structure(name: str) -> None:
     assert anatomy.layout == LAYOUTS.get(name, "NLC")
     assert anatomy.prefix_tokens == PREFIX.get(name, 0)
     assert anatomy.image_size == (64, 64) and anatomy.input_size == (3, 64, 64)
-    assert len(anatomy.blocks) == (4 if name.startswith("swin") else 2)
+    assert len(anatomy.blocks) == BLOCKS.get(name, 2)
     assert anatomy.feature_dim == 48
     keys = [site.key for site in anatomy.sites]
     assert len(keys) == len(set(keys)), "two sites share a name"
@@ -56,8 +58,9 @@ def test_sites_have_the_sizes_that_are_seen_when_the_model_runs(name: str) -> No
     for site in anatomy.sites:
         if site.style == "output" and site.module in seen:
             given, made = seen[site.module]
-            assert given[site.channel_axis] == site.dim, site.key
-            assert made[site.channel_axis] == (site.dim_out if site.rows is None else made[site.channel_axis]), site.key
+            axis = 1 if site.channels_first else site.channel_axis
+            assert given[axis] == site.dim, site.key
+            assert made[axis] == (site.dim_out if site.rows is None else made[axis]), site.key
     for site in anatomy.sites:
         for parameter in (site.weight, site.bias):
             if parameter is not None:
@@ -73,7 +76,7 @@ def test_groups_cover_every_norm_and_every_bias_once(name: str) -> None:
         path for path, m in backbone.named_modules() if m in norms and m in anatomy.calls
     )
     names = {n for n, _ in backbone.named_parameters() if n.endswith((".bias", "q_bias", "v_bias", "k_bias"))}
-    names -= {n for n in names if n.startswith("head") or "cpb_mlp" in n}  # SwinV2's bias table is a small network
+    names -= {n for n in names if "cpb_mlp" in n}  # SwinV2's bias table is a small network
     covered = [(s.bias, s.rows) for s in anatomy.select(["biases"])]
     assert {bias for bias, _ in covered} == names
     assert len(covered) == len(set(covered))

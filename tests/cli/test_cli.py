@@ -97,7 +97,14 @@ def test_every_sequence_of_scenes_runs(name: str, scenes: list[str], tmp_path: P
     assert {task["unit"] for task in results["tasks"]} >= {"%", "m", "deg"}
 
 
-@pytest.mark.parametrize("name", [n for n in recipe_names() if n.startswith("joint/scenes")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n.endswith("_paper") else ())
+        for n in recipe_names()
+        if n.startswith("joint/scenes")
+    ],
+)
 def test_every_joint_recipe_runs(name: str, scenes: list[str], tmp_path: Path) -> None:
     small_run = settings("training.steps=1", "training.batch_size=4", *(f"data.{pair}" for pair in scenes))
     assert main(["train", name, *small_run, "--out", str(tmp_path / "run")]) == 0

@@ -42,7 +42,8 @@ def test_every_recipe_is_planned(name: str, folder: Path, capsys: pytest.Capture
     changes = [part for change in (tiny(recipe) if large else []) for part in ("--set", change)]
     code = main(["plan", name, *changes, "--seconds", "0.01", "--json"])
     out, err = capsys.readouterr()
-    assert not [file for file in folder.rglob("*") if file.is_file()]
+    filled = {folder / "home/.cache", folder / "home/.avalanche"}  # by libraries when they are first imported
+    assert not [file for file in folder.rglob("*") if file.is_file() and filled.isdisjoint(file.parents)]
     if code == 2 and "root" in (data := recipe["stream"]["data"]):
         assert data["root"] in err and len(err.splitlines()) == 1
         return

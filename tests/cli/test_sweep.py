@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from mtpeft.cli.main import main
+from mtpeft.methods import METHODS
+from mtpeft.runs.recipe import load_recipe
 from mtpeft.runs.sweep import pool
+from mtpeft.runs.sweep.every import spelled
+from mtpeft.runs.sweep.grid import Axis
 from mtpeft.runs.sweep.results import read_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +47,9 @@ BAD = [
     (["--grid", "method=lora,ssf", "--grid", "method.rank=2,4"], "method 'ssf'"),
     (["--set", "stream.data.type=Digit"], "Digit"),
     (["--set", "rows=['fashion_lora']"], "is a comparison of rows"),
+    (["--grid", "method=all", "--grid", "method.rank=2"], "method 'adapter_bias'"),
+    (["--grid", "method=all", "--set", "backbone.name=vit_minni"], "vit_minni"),
+    (["--grid", "method=all", "--set", "sharing=polly"], "no method can be attached: "),
     (["--orders", "2", "--set", "stream.type=domain_incremental"], "--orders is for streams"),
     (["--set", "device=cuda"], "give each run --gpus 1"),
     (["--out", "FILE/sweep"], "cannot write into"),
@@ -69,6 +76,17 @@ def test_what_cannot_be_swept(capsys, tmp_path, monkeypatch):
     assert main(["sweep", "fashion_lora"]) == 2
     assert "a sweep is one process's work" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_all_methods_are_those_the_backbone_takes(recipe):
+    grid = ["training.epochs=1,2", "method=all,{'name': 'vp', 'prompt_size': 4}"]
+    axes, refused = spelled([Axis.parse(text) for text in grid], load_recipe(recipe, ["sharing=None"]))
+    names = [value["name"] for value in axes[1].values]
+    assert axes[0] == Axis("training.epochs", (1, 2)) and axes[1].values[-1] == {"name": "vp", "prompt_size": 4}
+    assert sorted([*names, *refused]) == sorted(METHODS) and {"lora", "full", "vpt_deep", "vmt_adapter"} <= set(names)
+    assert "prompt_size=30 does not fit images of 32 x 32" in refused["evp"]
+    assert "Swin's windows" in refused["tadformer"]
+    assert all("\n" not in reason and f"method '{name}'" in reason for name, reason in refused.items())
 
 
 def test_without_ray_the_extra_is_named(recipe, tmp_path, capsys, monkeypatch):

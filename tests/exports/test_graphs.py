@@ -147,6 +147,8 @@ def graph_of(case: Case, sharing: str | None = None) -> Any:
     return manager.eval()
 
 
+#: group norm, batch norm, resizing and sampling under vmap hold for one number of samples alone, and implicit layers for none
+WHOLE_NETWORKS = {"evp", "idpt", "lion", "sam_lst", "side_tuning", "vit_adapter"}
 GRID = [(method, anatomy) for method in mtpeft.METHODS for anatomy in TINY]
 
 
@@ -160,6 +162,10 @@ def test_every_method_on_every_anatomy(method: str, anatomy: str, adapters: Any,
         return
     manager, tasks = graph_of(case), ["birds", "cars"] if adapters == "separate" else "birds"
     frames = case.inputs(1).shape[2] if case.temporal else None
+    if adapters == "separate" and method in WHOLE_NETWORKS:
+        with pytest.raises(ConfigError, match=r"cannot be exported: torch\.export fails"):
+            mtpeft.export(manager, tasks, to="onnx", adapters=adapters, path=tmp_path / "out")
+        return
     if adapters == "separate" and case.spec.stream is not None:
         with pytest.raises(ConfigError, match="has no weights of a task that a graph could be handed"):
             mtpeft.export(manager, tasks, to="onnx", adapters=adapters, path=tmp_path / "out", frames=frames)

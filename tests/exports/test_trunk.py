@@ -68,8 +68,8 @@ def test_mixed_batches_of_any_method(method: str, anatomy: str) -> None:
         return
     torch.manual_seed(0)
     manager = case.attach(case.backbone())
-    manager.add_task("birds", num_classes=3)
-    manager.add_task("cars", num_classes=5)
+    case.add_task(manager, "birds", num_classes=3)
+    case.add_task(manager, "cars", num_classes=5)
     perturb(manager)
     compare(manager.eval(), case.inputs(3))
 

@@ -115,7 +115,6 @@ def test_recipes_that_come_with_mtpeft() -> None:
     """The comparison has every joint recipe but those with a paper's own settings as a row; all share one budget."""
     names = [name for name in recipe_names() if name.startswith("joint/")]
     comparison, papers = load_recipe("joint/compare_sharing"), [name for name in names if name.endswith("_paper")]
-    assert {name.removesuffix("_paper") for name in papers} <= set(comparison["rows"])
     assert {*comparison["rows"], *papers, "joint/compare_sharing"} == set(names)
     assert comparison["reference"] in comparison["rows"]
     rows = [load_recipe(name) for name in (*comparison["rows"], *papers)]

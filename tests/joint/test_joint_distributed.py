@@ -30,6 +30,12 @@ CASES: dict[str, dict[str, Any]] = {
         "data": {"missing": 3, "empty": True},
         "single_task": {"semseg": 40.0, "depth": 1.0, "normals": 20.0},
     },
+    # ranks are drawn alike in both processes, scored by the gradients of both, and deleted at the end of an epoch of 3 steps
+    "paced": {
+        "method": {"name": "faar", "rank": 8, "task_rank": 6, "coverage": 0.7, "momentum": 0.5},
+        "sharing": None,
+        "data": {"missing": 3},
+    },
     "pcgrad": {"weighting": {"name": "pcgrad"}, "training": {"accumulate": 2}},
     "uncertainty": {"weighting": {"name": "uncertainty"}, "training": {"clip": 0.5}},
 }

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from special_models import SPECIAL, UNSUPPORTED
 from timm.models import save_for_hf
 from torch import nn
 
@@ -19,31 +18,16 @@ import mtpeft
 import mtpeft.manager.attach as attaching
 from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.site import NEEDS, Site
+from mtpeft.cli.methods_page import claims
 from mtpeft.errors import ConfigError
 from mtpeft.methods import METHODS, MethodConfig, SiteModule, register
 from mtpeft.testing import tiny_backbone
-from mtpeft.testing.case import Case, Snapshot, clips, images
+from mtpeft.testing.case import Case, Snapshot
+from mtpeft.testing.families import SPECIAL, UNSUPPORTED
 
 NAMES = [name for name in METHODS if METHODS.get(name).module.__module__.startswith("mtpeft.")]
-#: what the families refuse, by method; everything else works
-REFUSED = {
-    "sam": {"aim", "convpass", "lst", "mtlora_plus", "prefix_tuning", "st_adapter", "vpt_deep", "vpt_shallow", "vqt"},
-    "relpos": {"aim", "mtlora_plus"},
-    "relpos_shared": {"aim", "mtlora_plus"},
-    "relpos_table": {"aim", "mtlora_plus"},
-    "relpos_post": {"aim", "mtlora", "mtlora_plus"},
-    "nest": {"aim", "convpass", "fact_tk", "fact_tt", "lst", "mtlora", "mtlora_plus", "prefix_tuning", "vmt_adapter"}
-    | {"vmt_adapter_lite", "vpt_deep", "vpt_shallow", "vqt"},
-    "hieradet": {"aim", "convpass", "fact_tk", "fact_tt", "lst", "mtlora_plus", "prefix_tuning", "st_adapter"}
-    | {"vpt_deep", "vpt_shallow", "vqt"},
-    "swinv2_cr": {"aim", "fact_tk", "fact_tt", "lst", "mtlora", "mtlora_plus", "vpt_deep", "vpt_shallow", "vqt"},
-    "parallel": {"aim", "fact_tk", "fact_tt", "lst", "mtlora", "mtlora_plus", "st_adapter", "vmt_adapter"}
-    | {"vmt_adapter_lite", "vqt"},
-    "fused": {"adaptformer", "aim", "convpass", "houlsby", "lst", "mtlora", "mtlora_plus", "patt", "prefix_tuning"}
-    | {"st_adapter", "vmt_adapter", "vmt_adapter_lite", "vqt"},
-    "hybrid": {"mtlora_plus"},
-    "differential": {"aim", "mtlora_plus", "prefix_tuning", "vqt"},
-}
+#: {method: where it works}, as the page of methods has it
+CLAIMS = claims((Path(__file__).parents[2] / "METHODS.md").read_text(encoding="utf-8"))
 
 
 def one_line(error: BaseException, method: str, backbone: nn.Module) -> None:
@@ -59,22 +43,21 @@ def test_special_families_work_or_are_refused_in_one_line(family: str) -> None:
     before = Snapshot(backbone, Case("lora", "vit"))
     refused = set()
     for method in NAMES:
-        options = {"num_frames": 3} if method == "aim" else {}
+        case = Case(method, "vit")
         try:
-            manager = mtpeft.attach(backbone, method, **options)
+            manager = mtpeft.attach(backbone, method, **case.all_options)
         except ConfigError as error:
             one_line(error, method, backbone)
             refused.add(method)
         else:
-            manager.add_task("birds", num_classes=3)
+            case.add_task(manager, "birds", num_classes=3)
             manager.train()
-            batch = clips(2) if method in ("aim", "st_adapter") else images(2)
-            output = manager(batch, "birds")
+            output = manager(case.inputs(2), "birds")
             assert output.shape == (2, 3) and output.isfinite().all()
             output.sum().backward()
             manager.detach()
     before.compare(backbone, "after all of that")
-    assert refused == REFUSED[family]
+    assert refused == {name for name in NAMES if family not in CLAIMS[name]}
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
@@ -95,14 +78,14 @@ PARTS: list[dict[str, Any]] = [{"blocks": (0,)}, {"blocks": (-1,)}, {"exclude": 
 def test_a_part_of_the_backbone_works_or_is_refused_in_words(method: str, anatomy: str) -> None:
     backbone: Any = tiny_backbone(anatomy)
     for part in PARTS:
-        frames = {"num_frames": 3} if method == "aim" else {}
+        case = Case(method, anatomy, part)
         try:
-            manager = mtpeft.attach(backbone, method, **part, **frames)
+            manager = mtpeft.attach(backbone, method, **case.all_options)
         except ConfigError as error:
             assert method in str(error) and not re.search(r"Error|\n", str(error)), str(error)
         else:
-            manager.add_task("birds", num_classes=3)
-            manager(clips(2) if method in ("aim", "st_adapter") else images(2), "birds").sum().backward()
+            case.add_task(manager, "birds", num_classes=3)
+            manager(case.inputs(2), "birds").sum().backward()
             manager.detach()
 
 
@@ -114,14 +97,14 @@ def test_every_method_at_every_kind_of_site_works_or_is_refused(method: str, ana
     backbone: Any = tiny_backbone(anatomy)
     kinds = sorted(Anatomy(backbone).kinds)
     for kind in kinds:
-        options: dict[str, Any] = {"sites": (kind,), **({"num_frames": 3} if method == "aim" else {})}
+        case = Case(method, anatomy, {"sites": (kind,)})
         try:
-            manager = mtpeft.attach(backbone, method, **options)
+            manager = mtpeft.attach(backbone, method, **case.all_options)
         except ConfigError as error:
             assert method in str(error) and "\n" not in str(error)
         else:
-            manager.add_task("birds", num_classes=3)
-            manager(clips(2) if method in ("aim", "st_adapter") else images(2), "birds").sum().backward()
+            case.add_task(manager, "birds", num_classes=3)
+            manager(case.inputs(2), "birds").sum().backward()
             manager.detach()
 
 

@@ -361,7 +361,7 @@ def test_mistakes_are_one_line_and_change_nothing(mistake: Any, message: str) ->
 
 ATTACH_ERRORS: list[tuple[Any, dict[str, Any], str]] = [
     ("lorra", {}, "unknown method 'lorra'. Did you mean 'lora'"),
-    ("lora", {"ranks": 4}, "method 'lora' takes no option 'ranks'. Did you mean 'rank'?"),
+    ("lora", {"ranks": 4}, "method 'lora' takes no option 'ranks'. Did you mean 'rank' or 'rank_stabilized'?"),
     ("lora", {"sharing": "shard"}, "unknown sharing 'shard'. Did you mean 'shared'?"),
     ("full", {"sharing": "per_task"}, "method 'full' trains the backbone's own weights, which all tasks share"),
     ("lora", {"sites": ["qq"]}, "method 'lora' cannot be attached to VisionTransformer: unknown site 'qq'"),
@@ -376,7 +376,7 @@ ATTACH_ERRORS: list[tuple[Any, dict[str, Any], str]] = [
     ("adaptformer", {"adapter_ln": "both"}, "adapter_ln is 'both', expected one of none, in, out"),
     ("houlsby", {"activation": "tanh"}, "activation is 'tanh', expected one of relu, gelu, silu"),
     ("convpass", {"conv_init": "zero"}, "conv_init is 'zero', expected one of identity, xavier"),
-    ("lst", {"init": "zero"}, "init is 'zero', expected one of prune, random"),
+    ("lst", {"init": "zero"}, "init is 'zero', expected one of prune, fisher, random"),
     (
         "fact_tt",
         {"sites": ["norm1"]},

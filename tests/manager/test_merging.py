@@ -32,7 +32,8 @@ OTHERS: dict[str, Callable[[int], Any]] = {
 
 def attached(anatomy: str, head: Callable[[int], Any]) -> Any:
     torch.manual_seed(0)
-    manager = mtpeft.attach(tiny_backbone(anatomy), "lora", rank=2)
+    options = {"sites": ("fc1", "fc2")} if anatomy == "convnext" else {}
+    manager = mtpeft.attach(tiny_backbone(anatomy), "lora", rank=2, **options)
     made = head(manager.feature_dim)
     manager.add_task("birds", head=made, **({} if isinstance(made, nn.Module) else {"num_classes": 3}))
     perturb(manager)

@@ -144,14 +144,16 @@ def test_what_the_backbone_pads_is_cut_off(head: str, size: tuple[int, int]) -> 
 
 
 @pytest.mark.parametrize("size", [(32, 64), (50, 70)])
-def test_a_pyramid_for_any_size(size: tuple[int, int]) -> None:
-    """PVTv2 knows no size: made for one or for another it is the same, and outputs have the images'."""
+@pytest.mark.parametrize("pyramid", ["pvt_v2", "convnext"])
+def test_a_pyramid_for_any_size(pyramid: str, size: tuple[int, int]) -> None:
+    """PVTv2 and ConvNeXt know no size: made for one or for another they are the same, and outputs have the images'."""
     outputs = []
+    options = {"sites": ("parallel_mlp_ln",)} if pyramid == "convnext" else {}
     for made_for in (IMAGE_SIZE, size):
-        backbone: Any = tiny_backbone("pvt_v2")
+        backbone: Any = tiny_backbone(pyramid)
         height, width = (made_for, made_for) if isinstance(made_for, int) else made_for
         backbone.default_cfg = {"input_size": (3, height, width)}
-        manager = managed(backbone, "convpass", HEADS)
+        manager = managed(backbone, "convpass", HEADS, **options)
         with torch.no_grad():
             outputs.append({head: manager(inputs(size, False), head) for head in HEADS})
     for head, out in outputs[0].items():
@@ -161,9 +163,9 @@ def test_a_pyramid_for_any_size(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("anatomy", TINY)
 def test_sizes_a_backbone_cannot_take_are_refused_in_one_line(anatomy: str) -> None:
-    manager = mtpeft.attach(tiny_backbone(anatomy), "lora")
+    manager = mtpeft.attach(tiny_backbone(anatomy), "ssf" if anatomy == "convnext" else "lora")
     manager.add_task("birds", num_classes=2)
-    if anatomy == "pvt_v2":
+    if anatomy in ("pvt_v2", "pvt", "convnext"):
         assert manager(torch.zeros(1, 3, 50, 70), "birds").shape == (1, 2)
         return
     for size in ((32, 64), (50, 70)):

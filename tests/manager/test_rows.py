@@ -21,15 +21,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "vqt": {"sharing": "per_task"},
     "lora": {"blocks": [-1]},
     "vpt_deep": {"blocks": [-1]},
+    "adaptformer": {"blocks": [-1]},
 }
-FLAT = [name for name in TINY if name not in ("swin", "swinv2", "pvt_v2")]
+FLAT = [name for name in TINY if name not in ("swin", "swinv2", "pvt_v2", "pvt", "convnext", "hiera")]
 CASES = [
     (anatomy, method)
     for anatomy in TINY
     for method in METHODS
-    if anatomy in FLAT
-    or method in ("linear_probe", "lora")  # a side network and queries need one flat sequence
-    or (anatomy, method) == ("swin", "vpt_deep")
+    if (anatomy in FLAT and method != "adaptformer")
+    or method == "linear_probe"  # a side network and queries need one flat sequence
+    or (method == "lora" and anatomy != "convnext")
+    or (anatomy, method) in (("swin", "vpt_deep"), ("convnext", "adaptformer"))
 ]
 
 
@@ -77,10 +79,17 @@ def test_same_bits(anatomy: str, method: str) -> None:
     assert before == {name: vars(module).get("forward") for name, module in manager.backbone.named_modules()}
 
 
-@pytest.mark.parametrize(("anatomy", "head"), [("vit", "dense_linear"), ("swin", "segformer"), ("pvt_v2", "segformer")])
+@pytest.mark.parametrize(
+    ("anatomy", "head"),
+    [
+        ("vit", "dense_linear"),
+        *((pyramid, "segformer") for pyramid in ("swin", "pvt_v2", "pvt")),
+        *((pyramid, "stage_linear") for pyramid in ("convnext", "hiera")),
+    ],
+)
 def test_maps_of_all_stages(anatomy: str, head: str) -> None:
     heads = {"maps": {"head": head, "channels": 2}, "labels": {"num_classes": 3}}
-    manager = trained(anatomy, {"name": "lora", "blocks": [-1]}, heads)
+    manager = trained(anatomy, {"name": "adaptformer" if anatomy == "convnext" else "lora", "blocks": [-1]}, heads)
     take_rows(manager)
     both(manager, lambda x: manager(x, "maps"))
     both(manager, lambda x: manager(x, "labels"))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from special_models import SPECIAL
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,6 +15,7 @@ from mtpeft.backbones.attention import InstrumentedAttention
 from mtpeft.hooks.runtime import Selection
 from mtpeft.manager.features import extract
 from mtpeft.testing.case import images, perturb
+from mtpeft.testing.families import SPECIAL
 
 X = images(2, torch.float64)
 SERVED = ("relpos", "relpos_shared", "relpos_table", "relpos_post", "swinv2_cr", "hybrid", "parallel")

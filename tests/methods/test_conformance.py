@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from mtpeft.backbones.site import Site
+from mtpeft.cli.methods_page import claims
 from mtpeft.errors import ConfigError
 from mtpeft.methods import METHODS, MethodConfig, SiteModule, register
 from mtpeft.testing import TINY, check_method
@@ -17,56 +19,43 @@ from mtpeft.testing.conformance import CHECKS, check_compile, check_learns, chec
 
 NAMES = [name for name in METHODS if METHODS.get(name).module.__module__.startswith("mtpeft.")]
 
-#: what `make test` checks every method on: one sequence, windows, and a pyramid with reduced keys
-EVERY_TIME = {"vit", "swin", "pvt_v2"}
+#: one of windows, and one with reduced keys: every method is checked on one of them, the next method on the other
+HIERARCHIES = ("swin", "pvt_v2")
 
-#: where each method of the library belongs, when it needs more than any transformer has
-NEEDS_ONE_SEQUENCE = {"lst", "vqt"}
-NEEDS_ONE_SEQUENCE_OR_SWIN = {"vpt_deep", "vpt_shallow"}
-NEEDS_ONE_WIDTH = {"fact_tt", "fact_tk"}
-PYRAMIDS = {"swin", "swinv2", "pvt_v2"}
+#: {method: where it works}, as the page of methods has it
+CLAIMS = claims((Path(__file__).parents[2] / "METHODS.md").read_text(encoding="utf-8"))
 
-
-#: blocks that norm first, with an MLP of fc1, activation and fc2
-PLAIN_MLP = {"vit", "deit_distilled", "dinov2", "clip", "mae", "swin"}
+#: networks of a million weights beside a tiny backbone, or one run many times: seconds of convolutions, so on one anatomy
+#: every time
+WHOLE_NETWORKS = {"lion", "sam_lst", "side_tuning", "vit_adapter"}
 
 
 def home(name: str) -> str:
     """An anatomy the method claims."""
-    return "swin" if name == "mtlora_plus" else "vit"
+    return next(anatomy for anatomy in TINY if anatomy in CLAIMS[name])
 
 
-def expected_claim(name: str, anatomy: str) -> bool:
-    if name in NEEDS_ONE_SEQUENCE:
-        return anatomy not in PYRAMIDS
-    if name in NEEDS_ONE_SEQUENCE_OR_SWIN:
-        return anatomy not in PYRAMIDS - {"swin"}
-    if name in NEEDS_ONE_WIDTH:
-        return anatomy not in PYRAMIDS | {"eva02"}  # EVA-02's MLP is 8/3 of its width
-    if name == "aim":
-        return anatomy not in {"beit", "swinv2", "pvt_v2"}  # positions inside attention, norms after it, reduced keys
-    if name == "patt":
-        return anatomy not in {"eva02", "pvt_v2"}  # no fused qkv
-    if name == "mtlora":
-        return anatomy in PLAIN_MLP
-    if name == "mtlora_plus":
-        return anatomy == "swin"  # the one of them with patch merging
-    return True
+def every_time(name: str, turn: int) -> set[str]:
+    """On what `make test` checks a method: its home, a hierarchy, and a quarter of the other anatomies."""
+    claimed = [anatomy for anatomy in TINY if anatomy in CLAIMS[name]]
+    if name in WHOLE_NETWORKS:
+        return {claimed[0]}
+    hierarchies = [anatomy for anatomy in HIERARCHIES if anatomy in claimed]
+    others = [anatomy for anatomy in claimed[1:] if anatomy not in HIERARCHIES]
+    chosen = {anatomy for i, anatomy in enumerate(others) if (i + turn) % 4 == 0}
+    return {claimed[0], *chosen, *(hierarchies[turn % len(hierarchies)] for _ in hierarchies[:1])}
 
 
 def pairs() -> list[Any]:
     """Every method on every anatomy: all in `make nightly`, and in `make test` what is not marked slow.
 
-    Beside `EVERY_TIME` each method takes a third of the anatomies, the next method another third. Refusals are quick.
+    Refusals are quick.
     """
-    others = [anatomy for anatomy in TINY if anatomy not in EVERY_TIME]
     return [
         pytest.param(
             name,
             anatomy,
-            marks=()
-            if anatomy in EVERY_TIME or not expected_claim(name, anatomy) or (others.index(anatomy) + turn) % 3 == 0
-            else pytest.mark.slow,
+            marks=() if anatomy not in CLAIMS[name] or anatomy in every_time(name, turn) else pytest.mark.slow,
         )
         for turn, name in enumerate(NAMES)
         for anatomy in TINY
@@ -77,7 +66,7 @@ def pairs() -> list[Any]:
 def test_method_conforms_where_it_claims_to_and_is_refused_elsewhere(name: str, anatomy: str) -> None:
     case = Case(name, anatomy)
     claimed = case.claimed()
-    assert claimed == expected_claim(name, anatomy)
+    assert claimed == (anatomy in CLAIMS[name])
     for check in CHECKS if claimed else (check_refusal,):
         check(case)
 
@@ -122,6 +111,7 @@ OPTIONS = [
     ("bitfit", "swin", {"tables": True}),
     ("bitfit", "beit", {"tables": True, "blocks": (1,)}),
     ("vpt_shallow", "swin", {"blocks": (1,), "num_tokens": 3}),
+    ("vpt_deep", "vit", {"projection_dim": 5}),
     ("aim", "clip", {"temporal_adapters": 2, "joint_scale": 1.0, "reduction": None, "bottleneck_dim": 8}),
     ("st_adapter", "dinov2", {"position": "both", "kernel": (3, 3, 3), "bottleneck_dim": 8, "activation": "gelu"}),
     ("st_adapter", "swin", {"position": "pre_attn", "kernel": [1, 3, 3], "bottleneck_dim": 4}),
@@ -137,6 +127,17 @@ OPTIONS = [
     ("aim", "swin", {"temporal_every": 1, "train_norm": True}),
     ("patt", "swin", {"mode": "qv", "bias": False, "init": "trunc_normal"}),
     ("patt", "beit", {"mode": "qkv", "scale": 0.2}),
+    ("u_tuning", "swin", {"attention": "prompt", "mlp": "prefix", "block": "adapter", "learnable_scale": True}),
+    ("u_tuning", "beit", {"attention": "adapter", "mlp": None, "block": "prompt", "scale": 0.1, "out_proj": False}),
+    ("noah", "swin", {"prompts": (3, 0, 0, 2), "ranks": (1, 0, 2, 0), "widths": (0, 4, 0, 0)}),
+    ("noah", "vit", {"prompts": (2, 0), "ranks": (0, 2), "widths": 4, "zero_init": True}),
+    ("ditask", "swin", {"acts_on": "places", "init": "uniform", "cells": 8, "task_cells": 4}),
+    ("mtlora", "swin", {"mode": "matrixv2", "rank": (2, 4), "task_rank": (3, 2)}),
+    ("lora", "convnext", {"sites": ("fc1", "fc2"), "rank": 2}),
+    ("convpass", "convnext", {"sites": ("parallel_mlp_ln",), "bottleneck_dim": 4}),
+    ("houlsby", "convnext", {"sites": ("after_mlp",), "bottleneck_dim": 4, "blocks": (1, 3)}),
+    ("st_adapter", "convnext", {"position": "pre_attn", "kernel": (3, 3, 3), "bottleneck_dim": 4}),
+    ("st_adapter", "hiera", {"position": "pre_attn", "bottleneck_dim": 4}),
 ]
 
 

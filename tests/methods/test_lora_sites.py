@@ -32,7 +32,7 @@ def rows_of(attn: Any, kind: str) -> tuple[torch.Tensor, slice]:
     return attn.qkv.weight, slice(position * width, (position + 1) * width)
 
 
-@pytest.mark.parametrize("anatomy", TINY)
+@pytest.mark.parametrize("anatomy", [name for name in TINY if name != "convnext"])
 @torch.no_grad()
 def test_lora_is_an_edit_of_the_rows_of_q_k_and_v(anatomy: str) -> None:
     model, manager, sites = attached(anatomy, "lora", sites=("q", "k", "v"), rank=3, alpha=6.0)

@@ -50,8 +50,12 @@ def test_settings_are_named_by_what_differs():
     assert shown(["lora", {"name": "bitfit"}]) == "lora + bitfit"
 
 
+def axes(*grid: str) -> list[Axis]:
+    return [Axis.parse(text) for text in grid]
+
+
 def test_a_plan_has_every_combination():
-    plan = plan_sweep(RECIPE, ["method=lora,ssf", "training.optimizer.lr=1e-3,3e-3"], seeds=2, orders=2)
+    plan = plan_sweep(RECIPE, axes("method=lora,ssf", "training.optimizer.lr=1e-3,3e-3"), seeds=2, orders=2)
     assert [setting.name for setting in plan.settings] == [
         "lora-lr=0.001",
         "lora-lr=0.003",
@@ -68,7 +72,7 @@ def test_a_plan_has_every_combination():
 
 
 def test_options_of_a_method_of_the_grid():
-    plan = plan_sweep(RECIPE, ["method.rank=2,8", "method=lora"])
+    plan = plan_sweep(RECIPE, axes("method.rank=2,8", "method=lora"))
     assert [trial.recipe["method"] for trial in plan.trials("test")] == [
         {"name": "lora", "rank": 2}, {"name": "lora", "rank": 8}]  # fmt: skip
     assert [s.method for s in plan.settings] == ["lora", "lora"]
@@ -80,14 +84,14 @@ def test_without_a_grid_there_is_one_setting():
 
 
 def test_settings_are_chosen_in_runs_that_do_not_measure_the_test_part():
-    plan = plan_sweep(RECIPE, ["method=lora,ssf"], select=True)
+    plan = plan_sweep(RECIPE, axes("method=lora,ssf"), select=True)
     assert plan.select == {"share": 0.1, "seed": 0}
     held, test = plan.trials("validation")[0], plan.trials("test")[0]
     assert held.folder == f"validation/{test.folder}"
     assert held.recipe["stream"]["validation"] == {"share": 0.1, "seed": 0, "instead_of_test": True}
     assert "validation" not in test.recipe["stream"]
     own = {**RECIPE, "stream": {**RECIPE["stream"], "validation": {"share": 0.2}}}
-    plan = plan_sweep(own, ["method=lora,ssf"], select=True)
+    plan = plan_sweep(own, axes("method=lora,ssf"), select=True)
     assert plan.select == {"share": 0.2}
     joint = {"name": "j", "tasks": {"a": {}}, "method": "lora"}
     held = plan_sweep(joint, [], select=True).trials("validation")[0]
@@ -118,4 +122,6 @@ def test_settings_are_chosen_in_runs_that_do_not_measure_the_test_part():
 )
 def test_wrong_sweeps(changes, arguments, message):
     with pytest.raises(ConfigError, match=message):
-        plan_sweep({**RECIPE, **changes}, **arguments)
+        plan_sweep(
+            {**RECIPE, **changes}, axes(*arguments["grid"]), **{k: v for k, v in arguments.items() if k != "grid"}
+        )

@@ -19,7 +19,8 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.methods.adapter.bottleneck import Activation, Bottleneck, bottleneck_width
-from mtpeft.methods.base import MethodConfig, SiteModule, Sites, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites
+from mtpeft.methods.spec import register
 from mtpeft.options import Count, Positive, Rate
 
 
@@ -41,7 +42,12 @@ class AdaptFormerConfig(MethodConfig):
     activation: Activation = "relu"
 
 
-@register("adaptformer", AdaptFormerConfig, paper="Chen et al., NeurIPS 2022 (arXiv 2205.13535)")
+@register(
+    "adaptformer",
+    AdaptFormerConfig,
+    paper="Chen et al., NeurIPS 2022 (arXiv 2205.13535)",
+    weights="L * (2 * d * bottleneck_dim + bottleneck_dim + d)",
+)
 class AdaptFormer(SiteModule):
     """y + s * (W_up drop(act(W_down x + b_d)) + b_u), zero at the start; act is ReLU in the paper."""
 

@@ -24,7 +24,8 @@ from mtpeft.backbones.copies import hookless_copy
 from mtpeft.backbones.site import Site
 from mtpeft.errors import DataError
 from mtpeft.methods.adapter.bottleneck import Bottleneck, bottleneck_width
-from mtpeft.methods.base import MethodConfig, SiteModule, Sites, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites
+from mtpeft.methods.spec import register
 from mtpeft.options import Count, NotNegative, Positive, Rate
 
 
@@ -57,7 +58,12 @@ class AIMConfig(MethodConfig):
             object.__setattr__(self, "sites", (*self.sites, "temporal_in"))
 
 
-@register("aim", AIMConfig, paper="Yang et al., ICLR 2023 (arXiv 2302.03024)")
+@register(
+    "aim",
+    AIMConfig,
+    paper="Yang et al., ICLR 2023 (arXiv 2302.03024)",
+    weights="(num_frames + 2) * d + (2 + temporal_adapters) * L * (2 * d * r + r + d) where r = d // reduction",
+)
 class AIM(SiteModule):
     """A = W_up gelu(W_down x + b_d) + b_u, W_up and b_u zero at the start; the sites differ in what it is added to."""
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, SiteModule, Sites, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites
+from mtpeft.methods.spec import register
 from mtpeft.options import Count, Positive, Rate
 
 
@@ -34,7 +35,12 @@ def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-@register("convpass", ConvpassConfig, paper="Jie and Deng, 2022 (arXiv 2207.07039)")
+@register(
+    "convpass",
+    ConvpassConfig,
+    paper="Jie and Deng, 2022 (arXiv 2207.07039)",
+    weights="2 * L * (2 * d * bottleneck_dim + 9 * bottleneck_dim ** 2 + 2 * bottleneck_dim + d)",
+)
 class Convpass(SiteModule):
     """y + s * W_up drop(g(conv3x3(g(W_down x)))), g QuickGELU; W_up starts at zero."""
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.methods.adapter.bottleneck import Activation, Bottleneck, bottleneck_width
-from mtpeft.methods.base import MethodConfig, SiteModule, Sites, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites
+from mtpeft.methods.spec import register
 from mtpeft.options import Count, Rate
 
 
@@ -35,7 +36,12 @@ class HoulsbyConfig(MethodConfig):
     adapter_ln: Literal["none", "in", "out"] = "none"
 
 
-@register("houlsby", HoulsbyConfig, paper="Houlsby et al., ICML 2019 (arXiv 1902.00751)")
+@register(
+    "houlsby",
+    HoulsbyConfig,
+    paper="Houlsby et al., ICML 2019 (arXiv 1902.00751)",
+    weights="2 * L * (2 * d * bottleneck_dim + bottleneck_dim + d)",
+)
 class Houlsby(SiteModule):
     """h + W_up act(W_down h + b_d) + b_u; W_up and the biases start at zero."""
 

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from mtpeft.backbones.site import Site
 from mtpeft.methods.adapter.bottleneck import ACTIVATIONS, Activation
-from mtpeft.methods.base import MethodConfig, SiteModule, register
+from mtpeft.methods.base import MethodConfig, SiteModule
+from mtpeft.methods.spec import register
 from mtpeft.options import Count, Name, OddSize
 
 POSITIONS = {"pre_mlp": ("frames_mlp",), "pre_attn": ("frames_block",), "both": ("frames_block", "frames_mlp")}
@@ -40,7 +41,12 @@ class STAdapterConfig(MethodConfig):
         object.__setattr__(self, "sites", self.sites or POSITIONS[self.position])
 
 
-@register("st_adapter", STAdapterConfig, paper="Pan et al., NeurIPS 2022 (arXiv 2206.13559)")
+@register(
+    "st_adapter",
+    STAdapterConfig,
+    paper="Pan et al., NeurIPS 2022 (arXiv 2206.13559)",
+    weights="L * ((2 * d + 5) * bottleneck_dim + d)",
+)
 class STAdapter(SiteModule):
     """W_up f(conv(W_down x + b_d)) + b_u is added; the convolution starts at zero."""
 

@@ -25,7 +25,8 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.methods.adapter.bottleneck import ACTIVATIONS, Activation, affine_factors, bottleneck_width
-from mtpeft.methods.base import MethodConfig, SiteModule, Sites, Taps, TaskStream, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, Taps, TaskStream
+from mtpeft.methods.spec import register
 from mtpeft.options import Count
 
 
@@ -113,6 +114,7 @@ class _Adapter(SiteModule, ABC):
     VMTAdapterConfig,
     paper="Xin et al., AAAI 2024 (arXiv 2312.08733)",
     stream=KnowledgeExtraction,
+    weights="L * (2 * d * r + r + d) + 8 * r where r = d // reduction",
 )
 class VMTAdapter(_Adapter):
     """Both projections shared by all tasks; W_up and the biases start at zero."""
@@ -131,6 +133,7 @@ class VMTAdapter(_Adapter):
     VMTAdapterConfig,
     paper="Xin et al., AAAI 2024 (arXiv 2312.08733)",
     stream=KnowledgeExtraction,
+    weights="L * (d * r + r + d + 1) + 8 * r where r = d // reduction",
 )
 class VMTAdapterLite(_Adapter):
     """One matrix serves both projections: W_up = s W_down^T. The scalar s starts at zero, so W itself need not."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.methods.base import MethodConfig, NoSites, Properties, SiteModule, register
+from mtpeft.methods.base import MethodConfig, NoSites, SiteModule
+from mtpeft.methods.spec import Properties, register
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class FullConfig(_SitelessConfig):
         memory_efficient=True,
         head_only=True,
     ),
+    weights="0",
 )
 class LinearProbe(SiteModule):
     """Nothing besides the task's head is trained."""
@@ -51,6 +53,7 @@ class LinearProbe(SiteModule):
     paper="the reference of every paper above",
     properties=Properties(no_added_modules=True, structure_preserving=True, inference_efficient=True),
     owned=lambda config, anatomy: [name for name, _ in anatomy.backbone.named_parameters()],
+    weights="(3 * p ** 2 + n + 5) * d + L * (4 * d ** 2 + 2 * d * m + 9 * d + m)",
 )
 class Full(SiteModule):
     """The backbone's own parameters are trained, shared by all tasks; `detach` restores what they were."""

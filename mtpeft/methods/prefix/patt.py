@@ -16,7 +16,8 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.methods.adapter.bottleneck import affine_factors
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites
+from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count, Positive
 
 
@@ -43,6 +44,7 @@ class PATTConfig(MethodConfig):
     PATTConfig,
     paper="Yu et al., 2022 (arXiv 2210.00788)",
     properties=Properties(identity_at_init=False),
+    weights="L * (bottleneck_dim * (3 * d + 1) + 2 * d)",
 )
 class PATT(SiteModule):
     """y + s * (W_2 tanh(W_1 x + b_1) + b_2) on the rows of `mode`."""

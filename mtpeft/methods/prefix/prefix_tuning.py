@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites
+from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count
 
 
@@ -37,6 +38,7 @@ class PrefixTuningConfig(MethodConfig):
     PrefixTuningConfig,
     paper="Li and Liang, ACL 2021 (arXiv 2101.00190)",
     properties=Properties(structure_preserving=True, identity_at_init=False),
+    weights="2 * L * d * num_tokens",
 )
 class PrefixTuning(SiteModule):
     """Keys and values (m, C), uniform in 0 ... 0.01, not projected and without position."""

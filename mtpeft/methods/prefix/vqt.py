@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites
+from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count, Rate
 
 
@@ -34,6 +35,7 @@ class VQTConfig(MethodConfig):
     VQTConfig,
     paper="Tu et al., CVPR 2023 (arXiv 2212.03220)",
     properties=Properties(structure_preserving=True, memory_efficient=True, identity_at_init=True),
+    weights="L * d * num_tokens",
 )
 class VQT(SiteModule):
     """T query tokens (T, d), uniform in +-sqrt(6 / (3 P^2 + d)) for patch size P; they enter before LN1."""
@@ -56,7 +58,7 @@ class VQT(SiteModule):
         return dim + sum(config.num_tokens * site.dim for site in sites)
 
     @staticmethod
-    def combine(pooled: torch.Tensor, queries: Sequence[torch.Tensor]) -> torch.Tensor:
+    def combine(config: Any, pooled: torch.Tensor, read: Sequence[torch.Tensor]) -> torch.Tensor:
         """(B, d) and L times (B, T, d) -> (B, d (1 + L T)); each block's T d numbers are one vector of norm 1."""
-        parts = [pooled, *(q.flatten(1) for q in queries)]
+        parts = [pooled, *(q.flatten(1) for q in read)]
         return torch.cat([nn.functional.normalize(part, dim=1) for part in parts], dim=1)

@@ -17,7 +17,9 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.errors import DataError
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites
+from mtpeft.methods.prompt.frame import frame_size, framed, largest_frame
+from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count
 
 
@@ -38,6 +40,7 @@ class VPConfig(MethodConfig):
     VPConfig,
     paper="Bahng et al., 2022 (arXiv 2203.17274)",
     properties=Properties(structure_preserving=True, identity_at_init=False),
+    weights="12 * prompt_size * (s - prompt_size) where s = p * n ** 0.5",
 )
 class VP(SiteModule):
     """x + prompt, no clamp; every prompt pixel starts as N(0, 1)."""
@@ -59,13 +62,12 @@ class VP(SiteModule):
     def prompt(self, height: int, width: int) -> torch.Tensor:
         """The prompt as an image (C, H, W), zero where there is none. Raises `DataError` where it does not fit."""
         if self.template == "padding":
-            own = self.left.shape[1] + 2 * self.up.shape[1], self.up.shape[2]
+            own = frame_size(self.up, self.left)
             if (height, width) != own:
                 raise DataError(
                     f"images are {height} x {width}, but the frame of `vp` is for {own[0]} x {own[1]}: resize them"
                 )
-            middle = self.left.new_zeros(self.left.shape[0], self.left.shape[1], width - 2 * self.left.shape[2])
-            return torch.cat([self.up, torch.cat([self.left, middle, self.right], dim=2), self.down], dim=1)
+            return framed(self.up, self.down, self.left, self.right)
         p = self.patch.shape[-1]
         if p > min(height, width):
             raise DataError(f"images are {height} x {width}, but the patch of `vp` has a side of {p}: resize them")
@@ -78,7 +80,7 @@ class VP(SiteModule):
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
         """The prompt has to fit the image."""
         height, width = sites[0].image_size
-        most = (min(height, width) - 1) // 2 if config.template == "padding" else min(height, width)
+        most = largest_frame(height, width) if config.template == "padding" else min(height, width)
         if config.prompt_size > most:
             return f"prompt_size={config.prompt_size} does not fit images of {height} x {width}; give 1 to {most}"
         return None

@@ -10,6 +10,9 @@ With 50 tokens on Swin-T a task has 220,800 weights (deep) or 4,800 (shallow). O
 prompt meets the windows of its own image only (theirs mixes the images of a batch). Under drop path, which is off by
 default, prompts and patches are dropped independently of each other. SwinV2 and PVTv2 have no place for prompts.
 
+With `projection_dim` q prompts are learned at width q and brought to the model's by one linear layer, as by `PROJECT` in the
+authors' code: the same for all blocks of a width, from He's normal distribution.
+
 Where features are a mean over tokens (Swin, MAE, DINOv3 in timm), the prompts that leave the last block are averaged with
 the patches, as in the authors' code (`pool_prompts=False`: patches alone, their `img_pool`). Maps never hold prompts.
 """
@@ -17,14 +20,16 @@ the patches, as in the authors' code (`pool_prompts=False`: patches alone, their
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import Blocks, MethodConfig, Properties, SiteModule, Sites, register
+from mtpeft.methods.base import Blocks, MethodConfig, SiteModule, Sites
+from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count, Rate
 
 
@@ -33,6 +38,7 @@ class VPTShallowConfig(MethodConfig):
     """`num_tokens` p; `dropout` on the prompts (the authors use none for shallow).
 
     `pool_prompts`: prompts count in features that are a mean over tokens; class token features do not change.
+    `projection_dim`: the width prompts are learned at, None for the model's own.
     """
 
     sites: Sites = ("tokens",)
@@ -40,32 +46,57 @@ class VPTShallowConfig(MethodConfig):
     num_tokens: Count = 50
     dropout: Rate = 0.0
     pool_prompts: bool = True
+    projection_dim: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class VPTDeepConfig(MethodConfig):
-    """`num_tokens` p per block; `dropout` 0.1 as in the authors' commands; `pool_prompts` as for `vpt_shallow`."""
+    """`num_tokens` p per block; `dropout` 0.1 as in the authors' commands.
+
+    `pool_prompts` and `projection_dim` as for `vpt_shallow`.
+    """
 
     sites: Sites = ("tokens",)
     num_tokens: Count = 50
     dropout: Rate = 0.1
     pool_prompts: bool = True
+    projection_dim: Count | None = None
+
+
+class Projections(nn.Module):
+    """A linear layer from the prompts' own width to every width of the model; none where prompts have the model's."""
+
+    def __init__(self, config: VPTShallowConfig | VPTDeepConfig, sites: Sequence[Site]) -> None:
+        super().__init__()
+        widths = sorted({site.dim for site in sites}) if config.projection_dim is not None else []
+        self.layers = nn.ModuleDict({str(w): nn.Linear(config.projection_dim or w, w) for w in widths})
+        for layer in self.layers.values():
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out")  # type: ignore[arg-type]
+
+    def forward(self, prompts: torch.Tensor, width: int) -> torch.Tensor:
+        """(..., q) -> (..., width)."""
+        return self.layers[str(width)](prompts) if self.layers else prompts
 
 
 class PromptTokens(SiteModule):
-    """p tokens (p, d), uniform in +-sqrt(6 / (3 P^2 + e)) for patch size P and width e of the patch embedding."""
+    """p tokens (p, d), uniform in +-sqrt(6 / (3 P^2 + e)) for patch size P and width e of the patch embedding.
+
+    Of tokens that are projected e is their own width q.
+    """
 
     styles: ClassVar[tuple[str, ...]] = ("tokens",)
+    model_module: ClassVar[type[nn.Module] | None] = Projections
 
     def __init__(self, config: VPTShallowConfig | VPTDeepConfig, site: Site) -> None:
         super().__init__(config, site)
-        bound = math.sqrt(6 / (3 * site.patch_size**2 + site.embed_dim))
-        self.prompts = nn.Parameter(torch.empty(config.num_tokens, site.dim).uniform_(-bound, bound))
+        self.dim, own = site.dim, config.projection_dim
+        bound = math.sqrt(6 / (3 * site.patch_size**2 + (own or site.embed_dim)))
+        self.prompts = nn.Parameter(torch.empty(config.num_tokens, own or site.dim).uniform_(-bound, bound))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, model: Any) -> torch.Tensor:
         """Block input x (B, N, d) -> prompts (B, p, d); the dropout mask differs per sample."""
-        return self.dropout(self.prompts.expand(x.shape[0], -1, -1))
+        return self.dropout(model(self.prompts, self.dim).expand(x.shape[0], -1, -1))
 
 
 @register(
@@ -73,6 +104,7 @@ class PromptTokens(SiteModule):
     VPTShallowConfig,
     paper="Jia et al., ECCV 2022 (arXiv 2203.12119)",
     properties=Properties(structure_preserving=True, identity_at_init=False),
+    weights="d * num_tokens",
 )
 class VPTShallow(PromptTokens):
     """Prompts at the first block only; they pass through all blocks."""
@@ -85,6 +117,7 @@ class VPTShallow(PromptTokens):
     VPTDeepConfig,
     paper="Jia et al., ECCV 2022 (arXiv 2203.12119)",
     properties=Properties(structure_preserving=True, identity_at_init=False),
+    weights="L * d * num_tokens",
 )
 class VPTDeep(PromptTokens):
     """Fresh prompts at every block, of the block's own width."""

@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register, wide
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, wide
+from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count, Positive, Rate
 
 SLICED = ("q", "k", "v", "proj", "fc1", "fc2")
@@ -140,6 +141,7 @@ class _FacT(SiteModule, ABC):
     FacTTTConfig,
     paper="Jie and Deng, AAAI 2023 (arXiv 2212.03145)",
     properties=Properties(inference_efficient=True),
+    weights="2 * d * rank + (4 + 2 * m // d) * L * rank ** 2",
 )
 class FacTTT(_FacT):
     """Tensor train: a free core per slice, initialised as a linear layer of the slice's fan-in."""
@@ -162,6 +164,7 @@ class FacTTT(_FacT):
     FacTTKConfig,
     paper="Jie and Deng, AAAI 2023 (arXiv 2212.03145)",
     properties=Properties(inference_efficient=True),
+    weights="2 * d * rank + rank ** 3 + (4 + 2 * m // d) * L * rank",
 )
 class FacTTK(_FacT):
     """Tucker: M_j = sum_t C[:, :, t] P[t, j], transposed for all slices but those of fc2."""

@@ -3,7 +3,9 @@
 Agiza, Neseem, Reda, "MTLoRA: A Low-Rank Adaptation Approach for Efficient Multi-Task Learning", CVPR 2024, section 3.
 Shared (task-agnostic) LoRA on qkv, proj, fc1 and fc2 of every block; in the last block of a stage proj, fc1 and fc2 also
 have one LoRA per task, which gives that task a stream of its own through the rest of the block. The frozen product of a task's
-linear layer is that of the shared stream, its low-rank part sees the task's stream, as in the authors' code.
+linear layer is that of the shared stream, its low-rank part sees the task's stream, as in the authors' code. A third mode of that
+code, in which the shared update is a norm of the sum of all tasks', is left out: here the shared pass is the same whatever tasks
+there are.
 
 The authors also train the patch embedding, all norms, the relative-position tables and (but for MTLoRA+, which gives it a
 LoRA) the reduction of patch merging; these are the backbone's own weights, shared by the tasks, and `detach` restores them.
@@ -16,42 +18,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import torch
-from timm.layers import Mlp
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, Taps, TaskStream, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, Taps
 from mtpeft.methods.product import add_product
 from mtpeft.methods.reparameter.lora import LoRA, LoRAConfig
-from mtpeft.options import Count, Positive, Rate
-
-#: kind of the site that is the norm behind the last block
-FINAL_NORM = "final_norm"
+from mtpeft.methods.spec import Properties, register
+from mtpeft.methods.task_block import (
+    FINAL_NORM,
+    Ranks,
+    TaskBlock,
+    backbone_weights,
+    check_ranks,
+    missing_layers,
+    rank_at,
+    with_final_norm,
+)
+from mtpeft.options import Positive, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class MTLoRAConfig(MethodConfig):
-    """`rank` r of the shared updates, `task_rank` of a task's own; `scale` multiplies both (4 in the authors' configs).
+    """`rank` r of the shared updates, `task_rank` of a task's own: one number, or one for each stage, finest first (patch
+    merging has that of the stage it follows); `scale` multiplies both (4 in the authors' configs).
 
-    `dropout` on the input of shared updates and of a task's first one. `train_backbone`: also train the patch embedding, norms,
-    relative-position tables and patch merging, as the authors do. `final_norm`: heads read the backbone's output behind its
-    final norm, which is trained then too; the authors leave it out.
+    `dropout` on the input of shared updates and of a task's first one. `mode`: a task's update is added to what the frozen
+    layer gives the shared stream (`matrix`), or to that and the shared update (`matrixv2`), as in the authors' code.
+    `train_backbone`: also train the patch embedding, norms, relative-position tables and patch merging, as the authors do.
+    `final_norm`: heads read the backbone's output behind its final norm, which is trained then too; the authors leave it out.
     """
 
     sites: Sites = ("qkv", "proj", "fc1", "fc2")
-    rank: Count = 64
-    task_rank: Count = 4
+    rank: Ranks = 64
+    task_rank: Ranks = 4
     scale: Positive = 4.0
     dropout: Rate = 0.05
+    mode: Literal["matrix", "matrixv2"] = "matrix"
     train_backbone: bool = True
     final_norm: bool = False
 
-    def low_rank(self, rank: int, dropout: float = 0.0) -> LoRAConfig:
-        """LoRA of a rank at this scale."""
-        return LoRAConfig(rank=rank, alpha=self.scale * rank, dropout=dropout)
+    def low_rank(self, rank: Ranks, site: Site, dropout: float = 0.0) -> LoRAConfig:
+        """LoRA at a site, of its stage's rank and at this scale."""
+        number = rank_at(rank, site)
+        return LoRAConfig(rank=number, alpha=self.scale * number, dropout=dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,74 +74,40 @@ class MTLoRAPlusConfig(MTLoRAConfig):
     sites: Sites = ("qkv", "proj", "fc1", "fc2", "reduction")
 
 
-class TaskLoRA(TaskStream):
+class TaskLoRA(TaskBlock):
     """One task's way through the last block of a stage."""
-
-    taps: ClassVar[tuple[str, ...]] = ("proj", "fc1", "fc2")
 
     def __init__(self, config: MTLoRAConfig, block: Any, sites: Mapping[str, Site]) -> None:
         super().__init__(config, block, sites)
-        low_rank = config.low_rank(config.task_rank)
-        self.updates = nn.ModuleDict({kind: LoRA(low_rank, site) for kind, site in sites.items()})
+        self.updates = nn.ModuleDict(
+            {kind: LoRA(config.low_rank(config.task_rank, site), site) for kind, site in sites.items()}
+        )
         self.dropout = nn.Dropout(config.dropout)
-        self.parts = [block]  # in a list: the block is the backbone's, not the stream's
+        self.on_shared = config.mode == "matrixv2"
 
-    def forward(self, taps: Taps) -> torch.Tensor:
-        """The task's block output less the shared one."""
-        block: Any = self.parts[0]
-        attended = self._updated("proj", self.dropout(taps.x["proj"]), taps)
-        entry, branch = taps.entry, taps.unwindow(_scaled(block.attn, "proj_drop", attended))
-        stream = entry + block.drop_path1(_scaled(block, "ls1", branch)).reshape(entry.shape)
-        normed = _call(block.norm2, stream).reshape(taps.x["fc1"].shape)
-        hidden = block.mlp.act(self._updated("fc1", normed, taps))
-        hidden = block.mlp.norm(block.mlp.drop1(hidden))
-        out = block.mlp.drop2(self._updated("fc2", hidden, taps))
-        return stream + block.drop_path2(_scaled(block, "ls2", out)).reshape(entry.shape) - taps.output
+    def attended(self, taps: Taps) -> torch.Tensor:
+        """What goes into the shared proj, as a LoRA sees it."""
+        return self.dropout(taps.x["proj"])
 
-    def _updated(self, kind: str, x: torch.Tensor, taps: Taps) -> torch.Tensor:
-        """The shared frozen output of a layer, with the task's update on the task's own input."""
-        return self.updates[kind](x, taps.y[kind])
-
-    @staticmethod
-    def unsupported(config: Any, block: Any, anatomy: Any) -> str | None:
-        """A stream goes the way of a block that norms first and has a plain MLP."""
-        calls = anatomy.calls
-        norm_first = calls[block.norm2].order < calls[block.mlp].order
-        if norm_first and type(block.mlp) is Mlp and getattr(block, "gamma_1", None) is None:
-            return None
-        return f"its task streams need blocks that norm first, with an MLP of fc1, activation and fc2 ({type(block).__name__})"
-
-
-def _scaled(block: Any, name: str, x: torch.Tensor) -> torch.Tensor:
-    layer = getattr(block, name, None)
-    return x if layer is None else layer(x)
-
-
-def _call(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The norm's own forward: hooks of other methods act on the shared pass alone."""
-    return module.forward(x)
+    def layer(self, kind: str, x: torch.Tensor, taps: Taps) -> torch.Tensor:
+        """The shared output of a layer, frozen or with its update, and the task's update on the task's own input."""
+        y = taps.modules[kind](taps.x[kind], taps.y[kind]) if self.on_shared else taps.y[kind]
+        return self.updates[kind](x, y)
 
 
 def owned(config: MTLoRAConfig, anatomy: Any) -> list[str]:
     """The backbone's own weights that are trained: patch embedding, norms, position tables, patch merging."""
     if not config.train_backbone:
         return []
-    trained = [s for s in anatomy.sites if "norms" in s.tags and (config.final_norm or s.kind != FINAL_NORM)]
-    norms = {name for site in trained for name in (site.weight, site.bias)}
-    names = [name for name, _ in anatomy.backbone.named_parameters()]
-    merging = () if "reduction" in config.sites else (".reduction.",)
-    return [
-        name
-        for name in names
-        if name in norms
-        or name.startswith("patch_embed.")
-        or "relative_position" in name
-        or any(m in name for m in merging)
-    ]
+    return backbone_weights(anatomy, config.final_norm, merging="reduction" not in config.sites)
 
 
 class _MTLoRA(LoRA):
     """y + s B A drop(x), shared by all tasks; at the final norm x, as if it were not there."""
+
+    #: LoRA's options of rates and of starts are none of these methods'
+    group = staticmethod(SiteModule.group)
+    constants = staticmethod(SiteModule.constants)
 
     def __init__(self, config: MTLoRAConfig, site: Site) -> None:
         skips = site.kind == FINAL_NORM
@@ -136,7 +115,7 @@ class _MTLoRA(LoRA):
             SiteModule.__init__(self, config, site)
             self.factored = False
         else:
-            super().__init__(config.low_rank(config.rank, config.dropout), site)
+            super().__init__(config.low_rank(config.rank, site, config.dropout), site)
         self.skips = skips
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -146,16 +125,15 @@ class _MTLoRA(LoRA):
     @staticmethod
     def chosen(config: Any, sites: Sequence[Site], every: Sequence[Site]) -> Sequence[Site]:
         """Those asked for, and the final norm, where there is one that is left out."""
-        return [*sites, *(s for s in every if s.kind == FINAL_NORM and not config.final_norm and s not in sites)]
+        check_ranks(every, rank=config.rank, task_rank=config.task_rank)
+        return with_final_norm(config, sites, every)
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
-        """A stream goes through all three layers behind the attention product."""
-        reason = LoRA.unsupported(config, [site for site in sites if site.kind != FINAL_NORM])
-        kinds = {site.kind for site in sites}
-        if reason is None and not {"proj", "fc1", "fc2"} <= kinds:
-            reason = "its task streams need the sites proj, fc1 and fc2"
-        return reason
+        """A low-rank product needs a linear layer, and a stream all three layers behind the attention product."""
+        updated = [site for site in sites if site.kind != FINAL_NORM]
+        reasons = (LoRA.unsupported(config.low_rank(config.rank, site), [site]) for site in updated)
+        return next(filter(None, reasons), None) or missing_layers(sites)
 
 
 @register(
@@ -165,6 +143,7 @@ class _MTLoRA(LoRA):
     properties=Properties(identity_at_init=False),
     owned=owned,
     stream=TaskLoRA,
+    weights="L * k * rank + 4 * (k - 4 * d) * task_rank + (3 * p ** 2 + 1) * d + 4 * L * d where k = 8 * d + 2 * m",
 )
 class MTLoRA(_MTLoRA):
     """Shared updates in every block, a task's own at the stage ends."""

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register, wide
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, wide
+from mtpeft.methods.spec import Properties, register
 from mtpeft.options import NotNegative
 
 
@@ -39,6 +40,7 @@ class SSFConfig(MethodConfig):
     SSFConfig,
     paper="Lian et al., NeurIPS 2022 (arXiv 2210.08823)",
     properties=Properties(inference_efficient=True, identity_at_init=False),
+    weights="4 * d + L * (14 * d + 2 * m)",
 )
 class SSF(SiteModule):
     """y * gamma + beta, gamma ~ N(1, 0.02), beta ~ N(0, 0.02), each (C,)."""

@@ -11,7 +11,7 @@ is passed by: the side network ends in a norm of its own, and the paper uses non
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -20,23 +20,28 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
-from mtpeft.methods.side.pruning import prune_into
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites
+from mtpeft.methods.side.pruning import prune_into, pruned_weights
+from mtpeft.methods.spec import Properties, register
+from mtpeft.methods.task_data import TaskData
 from mtpeft.options import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class LSTConfig(MethodConfig):
-    """`reduction` r gives width d / r; `temperature` T of the gates; `init` prune or random.
+    """`reduction` r gives width d / r; `temperature` T of the gates; `init` prune, fisher or random.
 
     `prune` copies the rows of the backbone's weights that matter most by magnitude (the paper's fallback where no task
-    gradients are at hand); parts a backbone's block does not have, such as a gated MLP's, keep their own initialisation.
+    gradients are at hand), `fisher` those that matter most to the task, by the empirical Fisher information of
+    `fisher_samples` of its images: the squared gradient of its loss, with its head as it starts. Parts a backbone's block does
+    not have, such as a gated MLP's, keep their own initialisation.
     """
 
     sites: Sites = ("side",)
     reduction: Count = 8
     temperature: Positive = 0.1
-    init: Literal["prune", "random"] = "prune"
+    init: Literal["prune", "fisher", "random"] = "prune"
+    fisher_samples: Count = 1024
 
 
 @register(
@@ -44,6 +49,7 @@ class LSTConfig(MethodConfig):
     LSTConfig,
     paper="Sung et al., NeurIPS 2022 (arXiv 2206.06522)",
     properties=Properties(memory_efficient=True, identity_at_init=False),
+    weights="L + (L + 1) * (d + 1) * r + L * (12 * r ** 2 + 13 * r) + 2 * r + (r + 1) * d where r = d // reduction",
 )
 class LST(SiteModule):
     """s_0 = D_0 x_0;  s_i = S_i(mu_i s_{i-1} + (1 - mu_i) D_i x_i),  mu_i = sigmoid(a_i / T);  y = U LN(s_L)."""
@@ -72,6 +78,31 @@ class LST(SiteModule):
         for index, (block, down, tap) in enumerate(zip(self.blocks, self.downs[1:], taps[1:], strict=True)):
             state = block(mix[index] * state + (1 - mix[index]) * down(tap))
         return self.up(self.norm(state))
+
+    @staticmethod
+    def needs_fit(config: Any) -> bool:
+        """The Fisher information is that of the task's data."""
+        return bool(config.init == "fisher")
+
+    @staticmethod
+    def fit(config: Any, modules: Mapping[str, Any], data: TaskData) -> None:
+        """Squared gradients of one image's loss after another, added up; the side network is pruned by them."""
+        ((key, module),) = modules.items()
+        site = data.sites[key]
+        weights = pruned_weights(site)
+        sums = {weight: torch.zeros_like(weight) for weight in weights}
+        seen = 0
+        for images, labels in data:
+            for image, label in zip(images.split(1), labels.split(1), strict=True):
+                found = torch.autograd.grad(data.loss(image, label), weights, allow_unused=True, materialize_grads=True)
+                for weight, gradient in zip(weights, found, strict=True):
+                    sums[weight] += gradient.square()
+                seen += 1
+                if seen == config.fisher_samples:
+                    break
+            if seen == config.fisher_samples:
+                break
+        prune_into(list(module.blocks), module.norm, site, sums)
 
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:

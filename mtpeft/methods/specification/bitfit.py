@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites
+from mtpeft.methods.spec import Properties, register
 
 #: kind of the sites that are relative-position tables
 TABLE = "position_table"
@@ -42,6 +43,7 @@ class BitFitConfig(MethodConfig):
     BitFitConfig,
     paper="Ben Zaken et al., ACL 2022 (arXiv 2106.10199)",
     properties=Properties(no_added_modules=True, structure_preserving=True, inference_efficient=True),
+    weights="2 * d + L * (7 * d + m)",
 )
 class BitFit(SiteModule):
     """A copy of the site's bias, trained; output or logits move by its difference to the backbone's own."""

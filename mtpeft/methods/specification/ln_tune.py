@@ -16,7 +16,8 @@ from torch import nn
 
 from mtpeft.backbones.copies import hookless_copy
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, Properties, SiteModule, Sites, register
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites
+from mtpeft.methods.spec import Properties, register
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class LNTuneConfig(MethodConfig):
     LNTuneConfig,
     paper="Basu et al., AAAI 2024 (arXiv 2304.01917)",
     properties=Properties(no_added_modules=True, structure_preserving=True, inference_efficient=True),
+    weights="2 * d * (2 * L + 1)",
 )
 class LNTune(SiteModule):
     """A trained copy of the norm, applied to the norm's own input in place of its output."""

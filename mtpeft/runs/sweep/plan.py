@@ -68,7 +68,7 @@ class Plan:
 
 
 def plan_sweep(
-    recipe: dict[str, Any], grid: Sequence[str], seeds: int = 1, orders: int | None = None, select: bool = False
+    recipe: dict[str, Any], axes: Sequence[Axis], seeds: int = 1, orders: int | None = None, select: bool = False
 ) -> Plan:
     """A plan of a resolved recipe. Raises `ConfigError` for a comparison, a wrong grid, and class orders where there are none.
 
@@ -77,7 +77,6 @@ def plan_sweep(
     name = str(recipe["name"])
     if "rows" in recipe:
         raise ConfigError(f"recipe {name} is a comparison of rows; sweep a recipe of one run (those of the rows, say)")
-    axes = tuple(Axis.parse(text) for text in grid)
     top = Section(recipe, name)
     if orders is not None:
         _check_ordered(top)
@@ -105,7 +104,7 @@ def plan_sweep(
                     chosen_by.append(Trial(f"{VALIDATION}/{place}", seed, order, _measured_on(one, held)))
         settings.append(Setting(folder, _method(changed), values, tuple(trials), tuple(chosen_by)))
     _check_names(settings)
-    return Plan(name, axes, tuple(range(first, first + seeds)), numbers, held, recipe, tuple(settings))
+    return Plan(name, tuple(axes), tuple(range(first, first + seeds)), numbers, held, recipe, tuple(settings))
 
 
 def _changed(recipe: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
