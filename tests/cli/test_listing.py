@@ -106,17 +106,15 @@ def test_methods_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_counts_without_values_are_those_of_real_weights() -> None:
-    backbone = tiny_backbone("vit")
-    real = Anatomy(backbone)
+    real = Anatomy(tiny_backbone("vit"))
     for name in METHODS:
-        spec = METHODS.get(name)
-        attachment, reason = listing._attached(spec, real)
-        if attachment is None:
-            assert reason and "cannot be attached" in reason
+        spec, said = METHODS.get(name), listing.describe(name, real)
+        if said["weights"] is None:
+            assert "cannot be attached" in said["reason"]
         elif spec.owned is None and not spec.siteless:
             manager = mtpeft.attach(tiny_backbone("vit"), name, sharing=spec.sharings[-1])
             manager.add_task("one", num_classes=2)
-            assert listing._weights(attachment, real) == manager.num_trainable("one", heads=False), name
+            assert said["weights"] == manager.num_trainable("one", heads=False), name
 
 
 def test_recipes_by_folder(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_recipe
+from small_recipe import make_recipe
 
 from mtpeft.cli.main import main
 from mtpeft.continual import command

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import train
+from small_runs import train
 from tiles import changed_stream, make_dense
 
 from mtpeft.cli.main import main

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_recipe, train
 from safetensors.torch import load_file
+from small_recipe import make_recipe
+from small_runs import train
 from tiles import changed_stream, make_dense
 
 from mtpeft.continual.experiment import Experiment

@@ -13,7 +13,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import make_recipe, train
+from small_recipe import make_recipe
+from small_runs import train
 
 from mtpeft.continual.experiment import Experiment
 from mtpeft.data.video import build_video_dataset

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_recipe, train
+from small_recipe import make_recipe
+from small_runs import train
 
 from mtpeft.continual.experiment import Experiment
 from mtpeft.continual.strategy import ContinualStrategy

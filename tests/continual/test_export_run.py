@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import make_recipe, train
+from small_recipe import make_recipe
+from small_runs import train
 
 from mtpeft.cli.main import main
 from mtpeft.runs.loading import read_run

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_recipe, train
 from PIL import Image
+from small_recipe import make_recipe
+from small_runs import train
 
 from mtpeft.continual.experiment import Experiment
 from mtpeft.errors import ConfigError

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Killed, make_recipe, train
+from small_recipe import make_recipe
+from small_runs import Killed, train
 
 from mtpeft.continual.experiment import Experiment
 from mtpeft.manager.loading import load

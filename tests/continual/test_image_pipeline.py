@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_recipe, train
+from small_recipe import make_recipe
+from small_runs import train
 
 from mtpeft.continual.built import Built
 from mtpeft.errors import ConfigError

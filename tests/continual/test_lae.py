@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import make_recipe, train
+from small_recipe import make_recipe
+from small_runs import train
 from torch.nn import functional as F
 
 import mtpeft

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import train
 from small_recipe import make_recipe
+from small_runs import train
 
 from mtpeft.manager.manager import TaskManager
 from mtpeft.manager.pace import paced_modules

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_recipe
+from small_recipe import make_recipe
 
 import mtpeft
 from mtpeft.cli.main import main

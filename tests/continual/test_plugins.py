@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from avalanche.training.plugins import EarlyStoppingPlugin
-from conftest import make_recipe, train
+from small_recipe import make_recipe
+from small_runs import train
 
 from mtpeft.continual.allowed import ALLOWED, REFUSED
 from mtpeft.continual.experiment import Experiment

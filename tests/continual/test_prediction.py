@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_recipe, train
 from PIL import Image
+from small_recipe import make_recipe
+from small_runs import train
 from tiles import Tiles, make_dense
 
 import mtpeft

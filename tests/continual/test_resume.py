@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_recipe, train
+from small_recipe import make_recipe
+from small_runs import train
 
 from mtpeft.errors import CheckpointError
 from mtpeft.runs.state import State

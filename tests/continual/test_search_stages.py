@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Killed, make_recipe
+from small_recipe import make_recipe
+from small_runs import Killed
 
 import mtpeft.continual.search as stages
 from mtpeft.cli.main import main

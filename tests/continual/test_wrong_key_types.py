@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import make_recipe
+from small_recipe import make_recipe
 
 from mtpeft.continual.experiment import Experiment
 from mtpeft.testing.wrong_values import check_changed_recipes

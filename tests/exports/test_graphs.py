@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import small
+from small_manager import small
 
 import mtpeft
 from mtpeft.errors import ConfigError

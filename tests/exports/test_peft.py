@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import OPTIONS, small
 from safetensors.torch import save_file
+from small_manager import OPTIONS, small
 from torch import nn
 
 import mtpeft

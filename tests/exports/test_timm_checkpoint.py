@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import small
+from small_manager import small
 
 import mtpeft
 from mtpeft.errors import ConfigError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import small
+from small_manager import small
 
 import mtpeft
 from mtpeft.errors import ConfigError

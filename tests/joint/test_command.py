@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TASKS, make_recipe, train
+from squares import TASKS, make_recipe, train
 
 from mtpeft.cli.main import main
 from mtpeft.evaluation import read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import TASKS, make_recipe, train
+from squares import TASKS, make_recipe, train
 
 from mtpeft.runs.recipe import load_recipe
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_recipe, train
 from safetensors.torch import load_file
+from squares import make_recipe, train
 
 from mtpeft.evaluation import read
 
@@ -74,7 +74,7 @@ def recipe_of(name: str) -> dict[str, Any]:
     if name == "separate":
         changes = {"separate": True, "tasks": {"depth": {}, "normals": {}}, "training": {"steps": 2}}
     training = {"steps": 4, "eval_every": 2, "optimizer": {"type": "SGD", "lr": 0.003}, **changes.pop("training", {})}
-    common = {"method": {"name": "lora", "rank": 4}, "imports": [str(Path(__file__).with_name("conftest.py"))]}
+    common = {"method": {"name": "lora", "rank": 4}, "imports": [str(Path(__file__).with_name("squares.py"))]}
     return make_recipe(**{"name": name, **common, **changes, "training": training})
 
 

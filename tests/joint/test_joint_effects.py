@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_recipe, train
+from squares import make_recipe, train
 
 from mtpeft.errors import ConfigError
 from mtpeft.joint import built, experiment

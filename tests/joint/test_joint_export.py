@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_recipe, train
+from squares import make_recipe, train
 
 from mtpeft.cli.main import main
 from mtpeft.runs.loading import read_run

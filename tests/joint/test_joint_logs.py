@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import make_recipe, train
+from squares import make_recipe, train
 
 
 def steps(folder: Path, name: str) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TASKS, make_recipe, train
+from squares import TASKS, make_recipe, train
 
 from mtpeft.errors import ConfigError
 from mtpeft.joint.experiment import JointExperiment

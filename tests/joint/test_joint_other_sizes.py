@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_recipe, train
 from PIL import Image
+from squares import make_recipe, train
 
 from mtpeft.errors import ConfigError
 from mtpeft.joint.experiment import JointExperiment

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_recipe, train
+from squares import make_recipe, train
 
 from mtpeft.manager.manager import TaskManager
 from mtpeft.manager.pace import paced_modules

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import TASKS, make_recipe, train
+from squares import TASKS, make_recipe, train
 
 from mtpeft.cli.main import main
 from mtpeft.joint.plan import runs

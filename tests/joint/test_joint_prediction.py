@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TASKS, Squares, make_recipe, train
 from PIL import Image
+from squares import TASKS, Squares, make_recipe, train
 
 import mtpeft
 from mtpeft.cli.main import main

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_recipe, train
+from squares import make_recipe, train
 
 from mtpeft.errors import CheckpointError
 from mtpeft.runs.state import State
@@ -81,7 +81,7 @@ def test_stop_saves_off_the_interval(tmp_path: Path) -> None:
 def test_sigkill(tmp_path: Path) -> None:
     """The real thing: a process killed between two checkpoints, and the same recipe again."""
     recipe = make_recipe(
-        imports=[str(Path(__file__).with_name("conftest.py"))],
+        imports=[str(Path(__file__).with_name("squares.py"))],
         tasks={"depth": {}, "normals": {}},
         training={"steps": 20, "eval_every": 10},
         checkpoint={"interval": 1},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_recipe
+from squares import make_recipe
 
 from mtpeft.errors import ConfigError, UnknownNameError
 from mtpeft.joint.data import build_loader

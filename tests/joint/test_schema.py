@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from conftest import make_recipe, train
+from squares import make_recipe, train
 
 from mtpeft.errors import DataError
 from mtpeft.evaluation.results import to_json, validate

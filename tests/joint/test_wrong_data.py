@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Squares, make_recipe, train
+from squares import Squares, make_recipe, train
 
 from mtpeft.data.dense import DENSE_DATASETS, Sample
 from mtpeft.errors import ConfigError, DataError, UnknownNameError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import make_recipe
+from squares import make_recipe
 
 from mtpeft.errors import MtpeftError
 from mtpeft.joint.experiment import JointExperiment

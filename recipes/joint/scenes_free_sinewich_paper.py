@@ -1,6 +1,6 @@
 """Seven tasks of rendered scenes with Free Sinewich: one base of weights for all, seen through a sine of each task's frequency.
 
-Command:  python tools/train.py recipes/joint/scenes_free_sinewich.py
+Command:  python tools/train.py recipes/joint/scenes_free_sinewich_paper.py
 
 Rank 64 and kernels of 3 x 3 as in the paper's largest model; the convolution that its decoders share is left out. Ours: the
 scenes, the decoders and the schedule, which are those of all recipes on scenes.

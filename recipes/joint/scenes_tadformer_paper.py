@@ -1,6 +1,6 @@
 """Seven tasks of rendered scenes with TADFormer: prompts of all tasks in Swin's windows, filters made by each task's features.
 
-Command:  python tools/train.py recipes/joint/scenes_tadformer.py
+Command:  python tools/train.py recipes/joint/scenes_tadformer_paper.py
 
 Rank 64 and dynamic filters as in the paper's largest model; what is trained besides, and the features that decoders read, as
 in `scenes_mtlora_paper`. Ours: the scenes, the decoders and the schedule, which are those of all recipes on scenes.

@@ -1,6 +1,6 @@
 """Seven tasks of rendered scenes with FAAR: DoRA for all tasks and of each, whose ranks training chooses.
 
-Command:  python tools/train.py recipes/joint/scenes_faar.py
+Command:  python tools/train.py recipes/joint/scenes_faar_paper.py
 
 Ranks start at 64 and keep 95 % of their scores at the end of an epoch, as in the paper; its spectral decoders (TS-PD) are
 left out. Ours: the scenes, the decoders and the schedule, which are those of all recipes on scenes.
