@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
+from mtpeft.methods.adapter.bottleneck import affine_factors
 from mtpeft.methods.base import MethodConfig, SiteModule, Sites
 from mtpeft.methods.spec import register
 from mtpeft.options import Count, Positive, Rate
@@ -44,6 +45,8 @@ def quick_gelu(x: torch.Tensor) -> torch.Tensor:
 class Convpass(SiteModule):
     """y + s * W_up drop(g(conv3x3(g(W_down x)))), g QuickGELU; W_up starts at zero."""
 
+    factored = True
+
     def __init__(self, config: ConvpassConfig, site: Site) -> None:
         super().__init__(config, site)
         hidden = config.bottleneck_dim
@@ -60,12 +63,14 @@ class Convpass(SiteModule):
         for tensor in (self.down.bias, self.conv.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(tensor)  # type: ignore[arg-type]
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x, y (B, P + HW, d) or (B, H, W, d) -> the shape of y."""
+    def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (B, P + HW, d) or (B, H, W, d) -> [h, 1] (..., h + 1), h the hidden units, and s [W_up, b_up]^T (h + 1, d)."""
         prefix, patches = self.site.split_prefix(quick_gelu(self.down(x)))  # (B, P, h), (B, h, H, W)
         patches = self.conv(patches).flatten(2).transpose(1, 2)
         if prefix.shape[1]:
             # on a 1x1 map with zero padding only the centre of the kernel acts
             prefix = nn.functional.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
             patches = torch.cat([prefix, patches], dim=1)
-        return y + self.scale * self.up(self.dropout(quick_gelu(patches))).view_as(y)
+        hidden = self.dropout(quick_gelu(patches)).view(*x.shape[:-1], -1)
+        left, right = affine_factors(hidden, self.up.weight, self.up.bias)
+        return left, right * self.scale

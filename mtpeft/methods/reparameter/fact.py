@@ -23,6 +23,7 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.methods.base import MethodConfig, SiteModule, Sites, wide
+from mtpeft.methods.product import add_product
 from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count, Positive, Rate
 
@@ -88,23 +89,34 @@ class _FacT(SiteModule, ABC):
         self.scale = config.scale
         self.widens = site.dim_out > site.dim  # fc1
         self.groups = _groups(site, min(site.dim, site.dim_out))
+        self.factored = self.groups == 1 or not self.widens
         self.dropout = nn.Dropout(config.dropout)
 
     @abstractmethod
     def cores(self, model: Any) -> torch.Tensor:
         """M of every slice, (groups, r, r)."""
 
+    def factors(self, x: torch.Tensor, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (..., in) -> drop(M U x) (..., r), or (..., groups, r) where the layer widens, and s V^T (r, d).
+
+        A single core goes into U first, which is smaller than x.
+        """
+        cores = self.cores(model)
+        if self.groups == 1:
+            mixed = nn.functional.linear(x, cores[0] @ model.U)
+        elif self.widens:
+            mixed = nn.functional.linear(nn.functional.linear(x, model.U), cores.flatten(0, 1)).unflatten(
+                -1, cores.shape[:2]
+            )
+        else:
+            inner = nn.functional.linear(x.unflatten(-1, (self.groups, -1)), model.U)
+            mixed = nn.functional.linear(inner.flatten(-2), cores.transpose(0, 1).flatten(1))
+        return self.dropout(mixed), model.V.T * self.scale
+
     def forward(self, x: torch.Tensor, y: torch.Tensor, model: Any) -> torch.Tensor:
         """x (..., in), y (..., out) -> (..., out); in or out is `groups` times the model's width."""
-        cores = self.cores(model)
-        parts = x.unflatten(-1, (-1, model.U.shape[1]))  # (..., groups of the input, d)
-        inner = parts @ model.U.T
-        if self.widens:
-            mixed = torch.einsum("...r,gsr->...gs", inner.squeeze(-2), cores)  # (..., groups, r)
-        else:
-            mixed = torch.einsum("...gr,gsr->...s", inner, cores).unsqueeze(-2)  # (..., 1, r)
-        delta = self.dropout(mixed) @ model.V.T
-        return y + self.scale * delta.flatten(-2)
+        left, right = self.factors(x, model)
+        return add_product(y.view(*left.shape[:-1], -1), left, right).view(y.shape)
 
     def merged(
         self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module

@@ -19,6 +19,7 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.methods.base import MethodConfig, SiteModule, Sites, wide
+from mtpeft.methods.channels import scale_and_shift
 from mtpeft.methods.spec import Properties, register
 from mtpeft.options import NotNegative
 
@@ -55,7 +56,7 @@ class SSF(SiteModule):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """y with C channels on the site's channel axis -> the same shape."""
-        return torch.addcmul(self.site.broadcast(self.shift), y, self.site.broadcast(self.scale))
+        return scale_and_shift(y, self.scale, self.shift, self.site.channel_axis)
 
     def merged(
         self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module
