@@ -95,18 +95,21 @@ def optimizer_bytes(parameters: Sequence[nn.Parameter], optimizer: Optimizer = t
 def saved_bytes(forward: Callable[[], Any], excluded: Iterable[torch.Tensor]) -> int:
     """Bytes of all storages that autograd keeps for backward while `forward` runs, without those of `excluded`.
 
-    Each counts once, however many views of it are kept. What `forward` returns is dropped.
+    Each counts once, however many views of it are kept. What `forward` returns is dropped, and there is no backward: nothing is
+    handed to autograd to keep, which would never free what an operation saved of its own output.
     """
     skipped = {tensor.untyped_storage()._cdata for tensor in excluded}
     kept: dict[int, torch.UntypedStorage] = {}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage._cdata not in skipped:
             kept[storage._cdata] = storage  # held, so that its address is not given to another
-        return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    def unpack(_: None) -> torch.Tensor:
+        raise RuntimeError("a forward pass that is measured has no backward")
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         forward()
     return sum(storage.nbytes() for storage in kept.values())
 

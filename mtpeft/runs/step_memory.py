@@ -70,7 +70,7 @@ class StepMemory(TorchDispatchMode):
             self._kept.add(key)
             self.kept += self._sizes[key]
             self.saved = max(self.saved, self.kept)
-        return tensor
+        return tensor.detach()  # an operation that saves its own output would keep itself alive by it for ever
 
     def _freed(self, key: int) -> None:
         size = self._sizes.pop(key)

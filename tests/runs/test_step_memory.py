@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -30,6 +32,31 @@ def test_what_is_made_and_freed() -> None:
         del two
     assert (seen.live, seen.peak, seen.saved) == (0, 3 * MIB, 0)
     assert seen.after[0] == MIB
+
+
+@pytest.mark.parametrize("method", ["lora", "adaptformer", "full"])
+def test_nothing_stays_behind(method: str) -> None:
+    """Whoever measures leaves no tensor alive: not the table of a manager, not a step with its backward, not one without."""
+    images = torch.zeros(2, 3, 64, 64)
+
+    def measured() -> None:
+        manager = mtpeft.attach(tiny_backbone("vit"), method)
+        manager.add_task("birds", num_classes=3)
+        assert "activations" in manager.train().table()
+        with StepMemory() as seen:
+            manager(images, "birds").softmax(-1).square().sum().backward()
+        with StepMemory():
+            manager(images, "birds").softmax(-1).square().sum()
+        assert seen.saved > 0
+
+    def alive() -> int:
+        gc.collect()
+        return sum(type(thing) in (torch.Tensor, nn.Parameter) for thing in gc.get_objects())
+
+    measured()
+    before = alive()
+    measured()
+    assert alive() == before
 
 
 def test_what_autograd_keeps() -> None:
