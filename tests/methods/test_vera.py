@@ -123,3 +123,26 @@ def test_vera_needs_linear_layers() -> None:
         ConfigError, match=r"method 'vera' cannot be attached to .*: site 'norm1' is not a linear layer"
     ):
         mtpeft.attach(tiny_backbone("vit"), "vera", sites=("norm1",))
+
+
+@pytest.mark.parametrize("rank", [3, 200])
+def test_a_step_is_the_formula_whichever_way_takes_less_work(rank: int) -> None:
+    """Few columns go through A and B, many through their product; dropout leaves no choice."""
+    _, manager, _ = attached("vit", "vera", rank=rank)
+    key = manager.attachments[0].selected[0].key
+    module: Any = manager.attachments[0].weights.bank(manager.tasks[0]).sites[key]
+    constants, rows = manager.attachments[0].constants, 100
+    torch.manual_seed(0)
+    x, y = torch.randn(2, rows // 2, module.dim).double(), torch.randn(2, rows // 2, module.dim_out).double()
+    x.requires_grad_()
+    assert module._dense(rows) == (rank == 200)
+    a, b = module._slices(constants)
+    update = torch.diag(module.b) @ b @ torch.diag(module.d) @ a
+    found, expected = module(x, y, constants=constants), y + x @ update.T
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+    leaves, given = (x, module.b, module.d), torch.randn_like(found)
+    pairs = zip(*(torch.autograd.grad(out, leaves, given) for out in (found, expected)), strict=True)
+    for gradient, right in pairs:
+        torch.testing.assert_close(gradient, right, atol=1e-9, rtol=1e-9)
+    module.train().dropout.p = 0.5
+    assert not module._dense(rows)

@@ -5,7 +5,7 @@ equation 2: the increment of a weight is diag(b) B diag(d) A. A layer smaller th
 of A and the leading rows of B. Published on ViT-B with q and v at rank 256: 24,576 weights.
 
 A and B follow from the seed and the largest layer, so a checkpoint holds neither (`save_projections` puts them in). The cost of
-a step is that of a LoRA of the same rank; the papers train the vectors at about ten times the rate of LoRA.
+a step is at most that of a LoRA of the same rank; the papers train the vectors at about ten times the rate of LoRA.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import nn
 
 from mtpeft.backbones.site import Site
 from mtpeft.methods.base import MethodConfig, SiteModule, Sites, wide
+from mtpeft.methods.product import add_product
 from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count, Positive, Rate, WholeNumber
 
@@ -78,10 +79,22 @@ class VeRA(SiteModule):
         return nn.functional.linear(self.dropout(x), a) * self.d, (self.b.unsqueeze(1) * b).T
 
     def forward(self, x: torch.Tensor, y: torch.Tensor, constants: Any) -> torch.Tensor:
-        """The same sum for training: a gradient of b by elements of B d A x, where the product's is one of a whole (out, r)."""
+        """The same sum for training: by the increment as a matrix (out, in) where that takes less work, as r is large here.
+
+        Else the gradient of b is one by elements of B d A x, where the product's would be one of a whole (out, r).
+        """
         a, b = self._slices(constants)
+        if self._dense(x.shape[:-1].numel()):
+            return add_product(y, x, ((self.b.unsqueeze(1) * b) @ (self.d.unsqueeze(1) * a)).T)
         more = nn.functional.linear(nn.functional.linear(self.dropout(x), a) * self.d, b)
         return torch.addcmul(y, more.to(y.dtype), self.b.to(y.dtype))
+
+    def _dense(self, rows: int) -> bool:
+        """Whether products with the increment (out, in), its own and their gradients, are fewer than those with A and B."""
+        if self.dropout.p and self.training:
+            return False
+        rank, size = len(self.d), self.dim * self.dim_out
+        return 3 * (rows + rank) * size < 2 * rows * rank * (self.dim + self.dim_out)
 
     def merged(
         self, weight: torch.Tensor, bias: torch.Tensor | None, constants: Any = None, **model: nn.Module
