@@ -116,7 +116,7 @@ class _FacT(SiteModule, ABC):
     def forward(self, x: torch.Tensor, y: torch.Tensor, model: Any) -> torch.Tensor:
         """x (..., in), y (..., out) -> (..., out); in or out is `groups` times the model's width."""
         left, right = self.factors(x, model)
-        return add_product(y.view(*left.shape[:-1], -1), left, right).view(y.shape)
+        return add_product(y.reshape(*left.shape[:-1], -1), left, right).view(y.shape)
 
     def merged(
         self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module
