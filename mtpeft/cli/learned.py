@@ -17,12 +17,13 @@ PROBE = "linear_probe"
 
 @dataclass(frozen=True)
 class Learned:
-    """One task: its recipe, the figure of its runs, and {method: the values of its seeds}."""
+    """One task: its recipe, the figure of its runs, the commands they are of, and {method: the values of its seeds}."""
 
     recipe: str
     title: str
     unit: str
     higher_is_better: bool
+    commands: list[str]
     values: dict[str, list[float]]
 
     @property
@@ -63,7 +64,7 @@ def learned() -> list[Learned]:
 
 def commands() -> Sequence[str]:
     """The commands whose runs they are."""
-    return list(_content()["commands"])
+    return [command for task in learned() for command in task.commands]
 
 
 def remarks() -> dict[str, str]:

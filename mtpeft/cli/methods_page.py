@@ -29,8 +29,8 @@ LEARNS = """
 ## What each learns
 
 One task each on the embedded backbones, a few seconds of training, the default options and one rate for all (full fine-tuning
-has its own): mean ± standard deviation over the seeds. It shows that a method learns, not which is best: none was tuned. Methods
-for clips see images as clips of one frame, those for several tasks have one.
+has its own): mean ± standard deviation over the seeds, or one seed. It shows that a method learns, not which is best: none was
+tuned. Methods for clips see images as clips of one frame, those for several tasks have one.
 """
 BELOW = "\\* worse than the linear probe on some task. What is known of why:\n"
 WORKS = """
@@ -127,4 +127,4 @@ def claims(text: str) -> dict[str, set[str]]:
 
 def page() -> str:
     """All of it."""
-    return HEAD + facts(vit_base()) + costs() + WORKS + grid(TINY) + grid(SPECIAL)
+    return HEAD + facts(vit_base()) + costs() + learns() + WORKS + grid(TINY) + grid(SPECIAL)

@@ -15,7 +15,7 @@ from mtpeft.backbones.site import PLACES
 from mtpeft.cli.catalogue import METHOD_KEYS
 from mtpeft.cli.main import main
 from mtpeft.cli.measured import measured
-from mtpeft.cli.methods_page import claims, costs, facts
+from mtpeft.cli.methods_page import claims, costs, facts, learns
 from mtpeft.methods import METHODS
 from mtpeft.methods.spec import TAXONOMY
 from mtpeft.options import expected, options_of
@@ -134,5 +134,6 @@ def test_the_page_says_what_is_so(anatomy: Anatomy) -> None:
     text = (Path(__file__).parents[2] / "METHODS.md").read_text(encoding="utf-8")
     assert facts(anatomy) in text, "METHODS.md is of other methods: mtpeft methods --page > METHODS.md"
     assert costs() in text
+    assert learns() in text, "python benchmarks/learned.py wrote others"
     assert set(claims(text)) == set(METHODS)
     assert all(measured(name) is not None for name in METHODS), "python benchmarks/methods.py NAME measures one more"
