@@ -60,9 +60,9 @@ class AdaptFormer(SiteModule):
         self.factored = config.adapter_ln != "out"
 
     def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x (..., d) -> [h, 1] (..., r + 1) with h the hidden units, and s [W_up, b_u]^T (r + 1, d)."""
+        """x (..., d) -> s [h, 1] (..., r + 1) with h the hidden units, and [W_up, b_u]^T (r + 1, d)."""
         left, right = self.adapter.factors(x if self.norm is None else self.norm(x))
-        return left, right * self.scale
+        return left * self.scale, right
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x, y (..., d) -> (..., d), with a norm after the adapter."""
