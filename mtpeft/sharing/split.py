@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.func import functional_call, vmap
 
 from mtpeft.methods.base import Taps
 from mtpeft.sharing.bank import Bank, BankFactory, Tensors
@@ -85,17 +86,22 @@ class Split(Sharing):
         return torch.cat([module(*inputs, **self.common.common) for module in modules], dim=1)
 
     def offsets(self, block: int, tasks: tuple[str, ...], taps: Taps) -> torch.Tensor:
-        """What each task's features have more than the shared ones after `block`: (T, B, ...).
-
-        Task by task: stacked weights would make every product with what all tasks share a sum of its own.
-        """
+        """What each task's features have more than the shared ones after `block`: (T, B, ...), one batched call."""
+        streams = [self.tasks[f"task={task}"][str(block)] for task in tasks]  # type: ignore[index]
         own, queries = self._own(tasks), self._queries(tasks, taps)
-        found = []
-        for place, task in enumerate(tasks):
-            stream: nn.Module = self.tasks[f"task={task}"][str(block)]  # type: ignore[index]
-            tokens = {name: tensor[place] for name, tensor in own.items()}
-            found.append(stream(replace(taps, own=tokens, queries=None if queries is None else queries[place])))
-        return torch.stack(found)
+        if len(streams) == 1:
+            one_task = {name: tensor[0] for name, tensor in own.items()}
+            return streams[0](replace(taps, own=one_task, queries=None if queries is None else queries[0])).unsqueeze(0)
+        named = [{**dict(stream.named_parameters()), **dict(stream.named_buffers())} for stream in streams]
+        weights = {name: torch.stack([tensors[name] for tensors in named]) for name in named[0]}
+
+        def one(
+            weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor], queries: torch.Tensor | None
+        ) -> torch.Tensor:
+            return functional_call(streams[0], weights, (replace(taps, own=own, queries=queries),))
+
+        dims = 0, 0, None if queries is None else 0
+        return vmap(one, in_dims=dims, randomness="different")(weights, own, queries)
 
     def _own(self, tasks: Sequence[str]) -> dict[str, torch.Tensor]:
         """Each task's weights at the sites it has for itself, (T, ...), by kind of site and name."""
