@@ -69,7 +69,7 @@ def test_what_is_told_when(training: dict[str, Any], tmp_path: Path, monkeypatch
 def test_two_batches_are_a_step_of_one_draw(tmp_path: Path) -> None:
     """Weights, scores and ranks are those of the batch in one."""
     method = {**METHOD, "dropout": 0.0}
-    own = {"optimizer": {"type": "SGD", "lr": 0.003}}
+    own = {"optimizer": {"type": "SGD", "lr": 0.002}}
     one, _ = train(recipe_of(method=method, training={**own, "batch_size": 4}), tmp_path / "one")
     two, _ = train(recipe_of(method=method, training={**own, "batch_size": 2, "accumulate": 2}), tmp_path / "two")
     torch.testing.assert_close(one.manager.trained_state(), two.manager.trained_state(), rtol=0, atol=1e-5)
