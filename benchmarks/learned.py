@@ -18,21 +18,30 @@ from mtpeft.cli.learned import FILE
 from mtpeft.errors import ConfigError
 from mtpeft.files import write_atomic
 from mtpeft.methods import METHODS
+from mtpeft.runs.changes import differences
 from mtpeft.runs.recipe import load_recipe
+from mtpeft.runs.sweep.every import every_method
 from mtpeft.runs.sweep.grid import shown
 from mtpeft.runs.sweep.results import read_sweep
 
+#: the key that a sweep may have changed; sweep.json leaves out what a machine decides
+RATE, MACHINE = "training.optimizer.lr", ("device", "visualizer", "name")
 
-def command_of(sweep: dict[str, Any]) -> str:
-    """The command line of a sweep of methods, as a person would give it."""
+
+def command_of(sweep: dict[str, Any], folder: Path) -> str:
+    """The command line of a sweep of methods, as a person would give it. Raises `ConfigError` where other keys were changed."""
     (axis,) = sweep["axes"]
     named = [value for value in axis["values"] if len(value) > 1]
     plain = [value["name"] for value in axis["values"] if len(value) == 1]
-    given = ["all"] if len(plain) > 1 else plain
+    every = len(plain) > 1 and plain == every_method(sweep["recipe"], {value["name"] for value in named})[0]
+    given = ["all"] if every else plain
     given += [f"{{{', '.join(f'{key!r}: {value!r}' for key, value in options.items())}}}" for options in named]
-    rate, usual = (recipe["training"]["optimizer"]["lr"] for recipe in (sweep["recipe"], load_recipe(sweep["name"])))
-    changed = "" if rate == usual else f" --set training.optimizer.lr={rate:g}"
-    return f'mtpeft sweep {sweep["name"]} --grid "method={",".join(given)}"{changed} --seeds {len(sweep["seeds"])}'
+    found = [c for c in differences(load_recipe(sweep["name"]), sweep["recipe"]) if c.key not in MACHINE]
+    if other := [change.key for change in found if change.key != RATE]:
+        raise ConfigError(f"{folder}: its sweep changed {', '.join(other)}; only {RATE} can be told")
+    changed = "".join(f" --set {change.key}={change.new:g}" for change in found)
+    values = f'--grid "method={",".join(given)}"{changed} --seeds {len(sweep["seeds"])}'
+    return f"mtpeft sweep {sweep['name']} {values} --out runs/{folder.name}"
 
 
 def main() -> None:
@@ -48,7 +57,7 @@ def main() -> None:
             raise ConfigError(f"{folder}: a sweep of methods alone is shown, and this one has other axes")
         figure = {key: sweep["figure"][key] for key in ("title", "unit", "higher_is_better")}
         task = tasks.setdefault(sweep["name"], {"recipe": sweep["name"], **figure, "commands": [], "values": {}})
-        task["commands"].append(command_of(sweep))
+        task["commands"].append(command_of(sweep, folder))
         for setting in sweep["settings"]:
             found = [run["value"] for run in setting["test"]]
             if None in found:

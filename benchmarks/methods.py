@@ -1,6 +1,6 @@
 """What every method costs: memory, operations and time against the plain backbone and LoRA; exactness of merging.
 
-Each method is run with its default options on the first of `--models` that it attaches to, by turns with the plain backbone
+Each method is run with its default options on the first of `MODELS` that it attaches to, by turns with the plain backbone
 (a forward pass of frozen weights with a linear head) and with LoRA (a training step: forward, cross-entropy, backward, AdamW),
 so that ratios are of one run. Methods for clips see the images as the frames of one clip. The figures replace those that
 `mtpeft methods NAME` and METHODS.md show (`mtpeft methods --page` writes the latter); a method that is not named
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -34,9 +35,10 @@ from mtpeft.options import options_of
 from mtpeft.testing.checks_claims import gradient_flows
 
 CLASSES = 100
+MODELS = ("vit_small_patch16_224", "swin_tiny_patch4_window7_224")
 CIRCUMSTANCES = (
     "ViT-S/16 (Swin-T where a plain ViT will not do) at 224 px, {batch} images or one clip of as many frames, float32, {threads} "
-    "thread(s) of an x86-64 CPU, torch {torch}; default options; every ratio within one run."
+    "thread(s) of an {machine} CPU, torch {torch}; default options; every ratio within one run."
 )
 
 
@@ -70,8 +72,6 @@ class Taken:
     def step(self) -> Callable[[], object]:
         """A training step."""
         self.manager.train()
-        if not any(p.requires_grad for p in self.manager.parameters()):
-            raise ConfigError("nothing is trained")
         return step(_OneTask(self.manager), self.inputs, self.targets)
 
     def memory(self) -> int:
@@ -137,22 +137,27 @@ def main() -> None:
     parser = arguments("methods", __doc__)
     parser.set_defaults(json=FILE, repeats=3)
     parser.add_argument("methods", nargs="*", help="all by default")
-    parser.add_argument("--models", nargs="+", default=["vit_small_patch16_224", "swin_tiny_patch4_window7_224"])
     parser.add_argument("--batch", type=int, default=4, help="images, or frames of a clip")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    backbones = {name: create_backbone(name, pretrained=False) for name in options.models}
-    kept = json.loads(options.json.read_text())["methods"] if options.methods and options.json.exists() else {}
+    backbones = {name: create_backbone(name, pretrained=False) for name in MODELS}
+    said = CIRCUMSTANCES.format(
+        batch=options.batch,
+        threads=options.threads,
+        machine=platform.machine().replace("_", "-"),
+        torch=torch.__version__.partition("+")[0],
+    )
+    before = json.loads(options.json.read_text()) if options.methods and options.json.exists() else {}
+    if before.get("circumstances", said) != said:
+        raise ConfigError(f"{options.json} is of other circumstances: name no method, or give another --json")
+    kept = before.get("methods", {})
     found: dict[str, dict[str, Any]] = {}
     print(f"{'':20}" + "".join(f"{cost.title:>14}" for cost in COSTS.values()), flush=True)
     for name in options.methods or METHODS:
         found[name] = costs(name, backbones, options.batch, options.repeats)
         gc.collect()  # what hooks tie into rings keeps whole models
         print(f"{name:20}" + "".join(f"{COSTS[k].shown(found[name][k]):>14}" for k in COSTS), flush=True)
-        said = CIRCUMSTANCES.format(
-            batch=options.batch, threads=options.threads, torch=torch.__version__.partition("+")[0]
-        )
         everything = {name: row for name in METHODS if (row := found.get(name) or kept.get(name)) is not None}
         write_atomic(options.json, json.dumps({"circumstances": said, "methods": everything}, indent=1) + "\n")
     print(f"written: {options.json}")

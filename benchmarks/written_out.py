@@ -1,8 +1,7 @@
 """Methods against their modules written out in plain torch, one operation after the other as papers print them: a training step.
 
 Each is put into the blocks of a timm ViT by hand, as most of the authors' repositories do: the module stands beside or behind a
-layer and the block's forward calls it. Both compute the same function of the same weights, which is checked first; MTLoRA's is
-in `written_out_mtlora.py`.
+layer and the block's forward calls it. Both train as many weights, which is checked; MTLoRA's is in `written_out_mtlora.py`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,10 +16,10 @@ from torch.utils.checkpoint import checkpoint
 HOLDERS = ("state_dict_ema", "state_dict", "model")
 
 
-class ClassTokenModel(nn.Module):
+class ClassTokenModel(nn.Module, ABC):
     """A model of images whose features are tokens (B, 1 + N, C), the class token first, with timm's entry points.
 
-    A subclass computes `forward_features`.
+    A subclass says what its features are.
     """
 
     norm: nn.Module
@@ -52,9 +53,9 @@ class ClassTokenModel(nn.Module):
         output: torch.Tensor = checkpoint(block, *given, use_reentrant=False) if again else block(*given)
         return output
 
+    @abstractmethod
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W) -> normed tokens (B, 1 + N, C)."""
-        raise NotImplementedError
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Tokens -> what `global_pool` makes of them, (B, C), and the classes of that."""

@@ -28,11 +28,14 @@ Written by `mtpeft methods --page > METHODS.md`. `mtpeft methods NAME` shows one
 LEARNS = """
 ## What each learns
 
-One task each on the embedded backbones, a few seconds of training, the default options and one rate for all (full fine-tuning
-has its own): mean ± standard deviation over the seeds, or one seed. It shows that a method learns, not which is best: none was
-tuned. Methods for clips see images as clips of one frame, those for several tasks have one.
+One task each on the embedded backbones, a few seconds of training, one rate for all (full fine-tuning has its own), and the
+default options but where a command names others, as the defaults do not fit: mean ± standard deviation over the seeds, or one
+seed. It shows that a method learns, not which is best: none was tuned. Methods for clips see images as clips of one frame,
+those for several tasks have one.
 """
-BELOW = "\\* worse than the linear probe on some task. What is known of why:\n"
+BELOW = """\\* worse than the linear probe on some task. What is known of why, by the same sweeps with another rate
+(`--set training.optimizer.lr=5e-4`, or the one named), epochs or option:
+"""
 WORKS = """
 ## Where each works
 

@@ -155,7 +155,8 @@ class Experiment(Built):
         """Show the methods that ask for it the training images of experience `index`, whose weights are not used before."""
         if not any(attachment.asks for attachment in self.manager.methods):
             return
-        self.model.begin(index)
+        if self.stream.kind == "class_incremental":  # else its weights are there, and it has not begun
+            self.model.begin(index)
         data = partial(self.strategy.plain_batches, self.stream[index].train)
         loss = self.strategy.objectives[index].loss
         fit_task(self.manager, self.model.task_of(index), data, loss, self.progress.message)

@@ -130,7 +130,8 @@ class ContinualStrategy(StepTemplate):
     def make_optimizer(self, **kwargs: Any) -> None:
         """A new optimiser over the trained weights: those that get a gradient, where no plugin trains others too."""
         label, model = self.experience.current_experience if self.alone else None, self.model
-        self.model.zero_grad()  # what the task before leaves is no gradient of this one's steps
+        before: torch.optim.Optimizer = self.optimizer  # type: ignore[has-type]
+        before.zero_grad()  # what the task before leaves is no gradient of this one's steps
         trained = list(model.trained(label))
         self.optimizer = self.training_settings.build_optimizer(trained, model.groups(label))
         self.optimized_param_id = dict(trained)

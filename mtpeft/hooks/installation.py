@@ -117,9 +117,17 @@ class Installation:
     def instrument(self, attn: nn.Module) -> InstrumentedAttention:
         """The instrumented forward of `attn`, installed on first use."""
         if attn not in self.instruments:
-            self.instruments[attn] = InstrumentedAttention(attn, self.anatomy.prefix_tokens)
-            attn.forward = self.instruments[attn]
+            instrumented = InstrumentedAttention(attn, self.anatomy.prefix_tokens)
+            self._replace_forward(attn, instrumented)
+            self.instruments[attn] = instrumented
         return self.instruments[attn]
+
+    def _replace_forward(self, module: nn.Module, forward: Any) -> None:
+        """Call `forward` in the place of the one of the module's class; refused where something else has replaced that."""
+        if "forward" in vars(module):
+            reason = f"something has replaced the forward of {type(module).__name__}, as the method does: attach first"
+            raise refusal([attachment.spec.name for attachment in self.attachments], self.anatomy.backbone, reason)
+        module.forward = forward
 
     def _compare(self, attn: nn.Module) -> None:
         """Refuse an attention whose own forward gives something else than its instrumented one."""
@@ -246,7 +254,8 @@ class Installation:
             else:
                 positions = attn is not None and has_positions(attn)
                 instrument = self.instrument(attn) if attn is not None and positions else None
-                hook = block.forward = TokenHook(self.runtime, block, self.anatomy.prefix_tokens, instrument)
+                hook = TokenHook(self.runtime, block, self.anatomy.prefix_tokens, instrument)
+                self._replace_forward(block, hook)
             self.token_hooks[index] = hook
             if isinstance(hook, WindowTokenHook):
                 self._hook(block, hook.insert, pre=True, kwargs=True)

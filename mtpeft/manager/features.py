@@ -11,6 +11,7 @@ from mtpeft.backbones.stages import to_map
 from mtpeft.errors import DataError
 from mtpeft.hooks.runtime import Context, Selection
 from mtpeft.hooks.streams import apply_offsets
+from mtpeft.manager.image_sizes import fold, frames_of, size_of
 from mtpeft.manager.protocol import Managed
 
 #: kinds of features that are maps
@@ -140,62 +141,6 @@ def attention_over_time(manager: Managed, clips: torch.Tensor, selection: Select
         manager.runtime.reset()
     return {key[1]: weights for key, weights in context.store.items() if key[0] == "temporal"}
 
-
-def check_images(manager: Managed, images: torch.Tensor) -> None:
-    """Raise `DataError` for images the backbone does not take."""
-    channels, height, width = manager.anatomy.input_size
-    if images.ndim == 2 and manager.frozen_part is not None:
-        return
-    if images.ndim not in (4, 5) or images.shape[1] != channels or not frames_of(images):
-        raise DataError(
-            f"images have shape {tuple(images.shape)}; the backbone takes (B, {channels}, H, W), or clips "
-            f"(B, {channels}, T, H, W)"
-        )
-    stem: Any = manager.anatomy.stem
-    rows, columns = images.shape[-2:]
-    fixed = manager.anatomy.rolled
-    if (rows, columns) == (height, width) or (getattr(stem, "img_size", None) is None and not fixed):
-        return
-    if fixed or getattr(stem, "strict_img_size", False):
-        raise DataError(f"images are {rows} x {columns}; the backbone takes {height} x {width}: resize them")
-    steps = getattr(stem, "patch_size", (1, 1))
-    if not getattr(stem, "dynamic_img_pad", False) and (rows % steps[0] or columns % steps[1]):
-        raise DataError(
-            f"images are {rows} x {columns}; the backbone takes multiples of {steps[0]} x {steps[1]}: resize them"
-        )
-
-
-def size_of(manager: Managed, images: torch.Tensor) -> tuple[int, ...]:
-    """Height and width of the images, or of those that rows stand for."""
-    if images.ndim == 2 and manager.frozen_part is not None:
-        return manager.frozen_part.image_size
-    return tuple(images.shape[-2:])
-
-
-def fitting_size(manager: Managed, size: tuple[int, int]) -> tuple[int, int]:
-    """The height and width nearest to `size` that the backbone takes, as far as its patch embedding tells: `size` itself,
-    the only one it takes, or the nearest multiples of its patches."""
-    stem: Any = manager.anatomy.stem
-    fixed = manager.anatomy.rolled
-    own = (manager.anatomy.input_size[1], manager.anatomy.input_size[2])
-    if size == own or (getattr(stem, "img_size", None) is None and not fixed):
-        return size
-    if fixed or getattr(stem, "strict_img_size", False):
-        return own
-    if getattr(stem, "dynamic_img_pad", False):
-        return size
-    rows, columns = getattr(stem, "patch_size", (1, 1))
-    return max(1, round(size[0] / rows)) * rows, max(1, round(size[1] / columns)) * columns
-
-
-def frames_of(images: torch.Tensor) -> int:
-    """Frames of each clip (B, C, T, H, W); 1 for images."""
-    return images.shape[2] if images.ndim == 5 else 1
-
-
-def fold(images: torch.Tensor) -> torch.Tensor:
-    """Clips (B, C, T, H, W) -> their frames (B T, C, H, W), clip after clip; images as they are."""
-    return images.transpose(1, 2).flatten(0, 1) if images.ndim == 5 else images
 
 
 def apply_head(head: torch.nn.Module, features: Features) -> Any:

@@ -15,7 +15,8 @@ from mtpeft.errors import ConfigError, DataError
 from mtpeft.hooks.attachment import Attachment
 from mtpeft.hooks.installation import Installation
 from mtpeft.hooks.runtime import Context, Runtime, Selection
-from mtpeft.manager.features import apply_head, check_images, extract
+from mtpeft.manager.features import apply_head, extract
+from mtpeft.manager.image_sizes import check_images
 from mtpeft.sharing.bank import Bank
 
 #: of the head's output and a batch's labels

@@ -24,9 +24,10 @@ from mtpeft.hooks.runtime import Runtime, Selection
 from mtpeft.manager.checkpoint import save
 from mtpeft.manager.counting import Counts, count, render_table
 from mtpeft.manager.ensemble import ensembled
-from mtpeft.manager.features import attention_over_time, check_images, extract
+from mtpeft.manager.features import attention_over_time, extract
 from mtpeft.manager.fitting import fit
 from mtpeft.manager.groups import parameter_groups, weight_groups
+from mtpeft.manager.image_sizes import check_images
 from mtpeft.manager.memory import Memory, measure_memory
 from mtpeft.manager.merging import merged_backbone
 from mtpeft.manager.pace import deleted_weights, paced_modules, paced_sources

@@ -48,16 +48,20 @@ class BackboneSection:
         return create_backbone(self.name, self.pretrained, **self.options)
 
     def attach(self, model: nn.Module, method: Any, sharing: Any) -> TaskManager:
-        """A manager of `model`. Raises `ConfigError` for a rate that would have no effect, and a mode that has none."""
+        """A manager of `model`. Raises `ConfigError` for a rate that would have no effect, and a mode that has none; `model` is
+        then as it was.
+        """
         manager = attach(model, method, sharing=sharing, backbone_train_mode=self.train_mode)
         rates = {k: v for k, v in self.options.items() if RATE.search(k) and isinstance(v, (int, float)) and v > 0}
         if rates and not manager.backbone_train_mode:
             key, value = next(iter(rates.items()))
+            manager.detach()
             raise ConfigError(
                 f"recipe {self.recipe}: backbone.options.{key}={value} does nothing while the frozen backbone is in eval "
                 "mode; add backbone.train_mode=True, or leave the option out"
             )
         if self.train_mode and not manager.trains_all and not drops(model):
+            manager.detach()
             raise ConfigError(
                 f"recipe {self.recipe}: backbone.train_mode=True does nothing: {self.name} has no dropout or drop path "
                 "above 0; give one in backbone.options, as drop_path_rate=0.1, or leave the key out"

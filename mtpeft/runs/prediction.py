@@ -16,7 +16,7 @@ from mtpeft.dense.kinds import build_kind
 from mtpeft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from mtpeft.heads.resize import enlarge
 from mtpeft.manager.ensemble import mean_of_views
-from mtpeft.manager.features import fitting_size
+from mtpeft.manager.image_sizes import fitting_size
 from mtpeft.options import Count, Section
 from mtpeft.runs.loading import LoadedRun, read_run
 from mtpeft.runs.model_folder import CLASS, DOMAIN, MODEL, ModelTask

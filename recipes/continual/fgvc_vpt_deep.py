@@ -4,9 +4,9 @@ Command:  mtpeft continual fgvc_vpt_deep --set stream.tasks.cub.data.root=/data/
 Result:   dry run only: it needs the data and the backbone's weights
 Duration: 5 times 100 epochs of 1,000 to 21,000 images; a day on one GPU
 
-As in VPT, which chooses rate and decay for each set. To choose one of each for all:
+As in VPT, which chooses rate and decay for each set. To choose one of each for all, on val.json:
     mtpeft sweep fgvc_vpt_deep --grid training.optimizer.lr=5,0.5,0.05 --grid \\
-        training.optimizer.weight_decay=1e-2,1e-3,1e-4,0 --select validation
+        training.optimizer.weight_decay=1e-2,1e-3,1e-4,0 --set stream.data.select=True
 """
 
 _base_ = "fgvc.py"

@@ -6,7 +6,8 @@ Duration: 19 times 100 epochs of 1,000 images; some hours on one GPU
 
 Settings of NOAH's and FacT's code. The paper chooses s for each task out of 0.01, 0.1, 1, 10, 100; 0.1 stands here for all.
 To choose, for one task:
-    mtpeft sweep vtab_task --grid method=adaptformer --grid method.scale=0.01,0.1,1,10,100 --select validation
+    mtpeft sweep vtab_adaptformer --grid method.scale=0.01,0.1,1,10,100 --set stream.data.select=True --set \\
+        "stream.tasks={'svhn': {'data': {'task': 'svhn'}}}"
 """
 
 _base_ = "vtab.py"

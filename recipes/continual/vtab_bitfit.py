@@ -6,7 +6,8 @@ Duration: 19 times 100 epochs of 1,000 images; some hours on one GPU
 
 V-PETL Bench has a rate of 0.0007 to 0.06 and a decay for each task, and augments twelve of them; here neither. To choose,
 for one task:
-    mtpeft sweep vtab_task --grid method=bitfit --grid training.optimizer.lr=1e-3,3e-3,1e-2 --select validation
+    mtpeft sweep vtab_bitfit --grid training.optimizer.lr=1e-3,3e-3,1e-2 --set stream.data.select=True --set \\
+        "stream.tasks={'svhn': {'data': {'task': 'svhn'}}}"
 """
 
 _base_ = "vtab.py"

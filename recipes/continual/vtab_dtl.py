@@ -6,8 +6,9 @@ Duration: 19 times 100 epochs of 1,000 images; some hours on one GPU
 
 The paper chooses the rate for each task out of 1e-4, 3e-4, 5e-4, 8e-4, 1e-3, 3e-3, 5e-3, 8e-3, 1e-2; 1e-3 stands here for
 all. To choose, for one task:
-    mtpeft sweep vtab_task --grid method=dtl --grid training.optimizer.lr=1e-4,3e-4,5e-4,8e-4,1e-3,3e-3,5e-3,8e-3,1e-2 \\
-        --select validation
+    mtpeft sweep vtab_dtl --grid \\
+        training.optimizer.lr=1e-4,3e-4,5e-4,8e-4,1e-3,3e-3,5e-3,8e-3,1e-2 --set stream.data.select=True \\
+        --set "stream.tasks={'svhn': {'data': {'task': 'svhn'}}}"
 Drop path is from {0, 0.1, 0.2}, here 0.1. Heads read the class token, the authors' code the mean of the patches.
 """
 

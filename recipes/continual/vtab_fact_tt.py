@@ -5,7 +5,8 @@ Result:   dry run only: it needs the data and the backbone's weights
 Duration: 19 times 100 epochs of 1,000 images; some hours on one GPU
 
 The paper chooses s for each task out of 0.01, 0.1, 1, 10, 100; 1 stands here for all. To choose, for one task:
-    mtpeft sweep vtab_task --grid method=fact_tt --grid method.scale=0.01,0.1,1,10,100 --select validation
+    mtpeft sweep vtab_fact_tt --grid method.scale=0.01,0.1,1,10,100 --set stream.data.select=True --set \\
+        "stream.tasks={'svhn': {'data': {'task': 'svhn'}}}"
 Rank 8 or 16 by task.
 """
 

@@ -5,7 +5,8 @@ Result:   dry run only: it needs the data and the backbone's weights
 Duration: 19 times 100 epochs of 1,000 images; some hours on one GPU
 
 VPT's baseline chooses rate and decay for each task; here one of each for all. To choose, for one task:
-    mtpeft sweep vtab_task --grid method=full --grid training.optimizer.lr=1e-5,1e-4,1e-3 --select validation
+    mtpeft sweep vtab_full --grid training.optimizer.lr=1e-5,1e-4,1e-3 --set stream.data.select=True --set \\
+        "stream.tasks={'svhn': {'data': {'task': 'svhn'}}}"
 """
 
 _base_ = "vtab.py"

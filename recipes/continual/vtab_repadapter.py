@@ -5,7 +5,8 @@ Result:   dry run only: it needs the data and the backbone's weights
 Duration: 19 times 100 epochs of 1,000 images; some hours on one GPU
 
 The paper chooses s for each task out of 0.1, 0.5, 1, 5, 10; 1 stands here for all. To choose, for one task:
-    mtpeft sweep vtab_task --grid method=repadapter --grid method.scale=0.1,0.5,1,5,10 --select validation
+    mtpeft sweep vtab_repadapter --grid method.scale=0.1,0.5,1,5,10 --set stream.data.select=True --set \\
+        "stream.tasks={'svhn': {'data': {'task': 'svhn'}}}"
 """
 
 _base_ = "vtab.py"

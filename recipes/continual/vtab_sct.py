@@ -6,7 +6,8 @@ Duration: 19 times 100 epochs of 1,000 images; some hours on one GPU
 
 The released runs have a rate of 0.0007 to 0.075 and a decay of 0.0001 to 1 for each task; here one of each for all. To
 choose, for one task:
-    mtpeft sweep vtab_task --grid method=sct --grid training.optimizer.lr=1e-3,5e-3,2e-2 --select validation
+    mtpeft sweep vtab_sct --grid training.optimizer.lr=1e-3,5e-3,2e-2 --set stream.data.select=True --set \\
+        "stream.tasks={'svhn': {'data': {'task': 'svhn'}}}"
 """
 
 _base_ = "vtab.py"

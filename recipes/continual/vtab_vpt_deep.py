@@ -7,8 +7,8 @@ Duration: 19 times 100 epochs of 1,000 images; some hours on one GPU
 As in VPT: the backbone without drop path, SGD with rates of {25 ... 0.025} (base rates of 50 to 0.05 at a batch of 128) and
 decays of {0.01, 0.001, 0.0001, 0}, chosen for each task on 800 and 200 images; here one of each for all. To choose, for one
 task:
-    mtpeft sweep vtab_task --grid method=vpt_deep --set training.optimizer.type=SGD --grid \\
-        training.optimizer.lr=5,0.5,0.05 --select validation
+    mtpeft sweep vtab_vpt_deep --grid training.optimizer.lr=5,0.5,0.05 --set stream.data.select=True --set \\
+        "stream.tasks={'svhn': {'data': {'task': 'svhn'}}}"
 The number of prompts is from {1, 5, 10, 50, 100, 200}.
 """
 

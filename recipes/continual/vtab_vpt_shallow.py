@@ -7,12 +7,10 @@ Duration: 19 times 100 epochs of 1,000 images; some hours on one GPU
 As in VPT: the backbone without drop path, SGD with rates of {25 ... 0.025} (base rates of 50 to 0.05 at a batch of 128) and
 decays of {0.01, 0.001, 0.0001, 0}, chosen for each task on 800 and 200 images; here one of each for all. To choose, for one
 task:
-    mtpeft sweep vtab_task --grid method=vpt_shallow --set training.optimizer.type=SGD --grid \\
-        training.optimizer.lr=5,0.5,0.05 --select validation
+    mtpeft sweep vtab_vpt_shallow --grid training.optimizer.lr=5,0.5,0.05 --set stream.data.select=True --set \\
+        "stream.tasks={'svhn': {'data': {'task': 'svhn'}}}"
 The number of prompts is from {1, 5, 10, 50, 100, 200}.
 """
 
-_base_ = "vtab.py"
-backbone = dict(_delete_=True, name="vit_base_patch16_224.orig_in21k")
-method = dict(_delete_=True, name="vpt_shallow", num_tokens=50)
-training = dict(batch_size=128, optimizer=dict(_delete_=True, type="SGD", lr=0.5, momentum=0.9, weight_decay=1e-3))
+_base_ = "vtab_vpt_deep.py"
+method = dict(name="vpt_shallow")

@@ -22,8 +22,8 @@ from torch import nn
 
 from mtpeft.backbones.copies import hookless_copy
 from mtpeft.backbones.site import Site
-from mtpeft.errors import DataError
 from mtpeft.methods.adapter.bottleneck import Bottleneck, bottleneck_width
+from mtpeft.methods.adapter.frame_positions import frame_positions
 from mtpeft.methods.base import MethodConfig, SiteModule, Sites
 from mtpeft.methods.spec import register
 from mtpeft.options import Count, NotNegative, Positive, Rate
@@ -86,7 +86,7 @@ class AIM(SiteModule):
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """What is added at the sites `temporal` (rows, T, d) and `frames_embed` (B, T, N, d); the new tensor elsewhere."""
         if self.kind == "frames_embed":
-            return self._positions(x)
+            return frame_positions(self.positions, x, "aim")
         if self.kind == "final_norm":
             return self.norm(x)
         change = self.adapter(x) * self.scale
@@ -96,16 +96,6 @@ class AIM(SiteModule):
             assert y is not None
             return y + self._drop(change)
         return x + change  # behind the attention over space, and before that over time
-
-    def _positions(self, x: torch.Tensor) -> torch.Tensor:
-        frames = x.shape[1]
-        if frames == 1:
-            return torch.zeros_like(x)
-        if frames != len(self.positions):
-            raise DataError(
-                f"clips of {frames} frames, but `aim` was attached with num_frames={len(self.positions)}; they must be equal"
-            )
-        return self.positions.expand_as(x)
 
     @staticmethod
     def chosen(config: Any, sites: Sequence[Site], every: Sequence[Site]) -> Sequence[Site]:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from mtpeft.backbones.copies import hookless_copy
 from mtpeft.backbones.site import Site
-from mtpeft.errors import DataError
+from mtpeft.methods.adapter.frame_positions import frame_positions
 from mtpeft.methods.base import MethodConfig, SiteModule, Sites, wide
 from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count, Positive, Rate
@@ -86,7 +86,7 @@ class ZeroI2V(SiteModule):
         """Keys or values (B, T, N, d) -> the same; what is added to the stream (B, T, N, d) before the first block; the
         new tensor, (..., d), at other sites."""
         if self.kind == "frames_embed":
-            return self._positions(x)
+            return frame_positions(self.positions, x, "zeroi2v")
         if self.kind in SHIFTED:
             return self._shift(x)
         if self.kind == "final_norm":
@@ -107,16 +107,6 @@ class ZeroI2V(SiteModule):
             parts.append(part)
             start = stop
         return torch.cat([*parts, x[..., start:]], dim=-1)
-
-    def _positions(self, x: torch.Tensor) -> torch.Tensor:
-        frames = x.shape[1]
-        if frames == 1:
-            return torch.zeros_like(x)
-        if frames != len(self.positions):
-            raise DataError(
-                f"clips of {frames} frames, but `zeroi2v` was attached with num_frames={len(self.positions)}; they must be equal"
-            )
-        return self.positions.expand_as(x)
 
     def merged(
         self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from mtpeft.errors import ConfigError
-from mtpeft.manager.attach import attach
 from mtpeft.methods import METHODS
 from mtpeft.options import Section
 from mtpeft.runs.backbone import BackboneSection
@@ -46,7 +45,7 @@ def every_method(recipe: Mapping[str, Any], named: set[str]) -> tuple[list[str],
         if name in named:
             continue
         try:
-            attach(model, name, sharing=sharing, backbone_train_mode=section.train_mode).detach()
+            section.attach(model, name, sharing).detach()
         except ConfigError as error:
             refused[name] = str(error)
         else:
