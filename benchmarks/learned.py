@@ -14,13 +14,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mtpeft.cli.learned import FILE
+from mtpeft.cli.method_scores import FILE
 from mtpeft.errors import ConfigError
 from mtpeft.files import write_atomic
 from mtpeft.methods import METHODS
 from mtpeft.runs.changes import differences
 from mtpeft.runs.recipe import load_recipe
-from mtpeft.runs.sweep.every import every_method
+from mtpeft.runs.sweep.every_method import every_method
 from mtpeft.runs.sweep.grid import shown
 from mtpeft.runs.sweep.results import read_sweep
 

@@ -23,7 +23,7 @@ from single_task import Probed, step
 from torch import nn
 
 import mtpeft
-from mtpeft.cli.measured import COSTS, FILE
+from mtpeft.cli.method_costs import COSTS, FILE
 from mtpeft.errors import ConfigError
 from mtpeft.files import write_atomic
 from mtpeft.manager.attach import create_backbone

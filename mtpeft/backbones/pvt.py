@@ -200,12 +200,15 @@ class PyramidVisionTransformer(ClassTokenModel):
             raise ValueError(f"output_fmt={output_fmt!r}: PVT's intermediates are maps, NCHW")
         take, furthest = feature_take_indices(len(self.depths), indices)
         maps, tokens, last = [], x, len(self.depths) - 1
-        for stage in range(furthest + 1 if stop_early else last + 1):
+        end = furthest if stop_early else last
+        for stage in range(end + 1):
             tokens, x = self._run(x, stage)
             if stage in take:
                 normed = norm and stage == last
                 maps.append(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if normed else x)
-        return maps if intermediates_only else (self.norm(tokens), maps)
+        if intermediates_only:
+            return maps
+        return self.norm(tokens) if end == last else tokens, maps
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -217,6 +220,9 @@ class PyramidVisionTransformer(ClassTokenModel):
             for name in ("patch_embed", "pos_embed", "pos_drop", "block"):
                 delattr(self, f"{name}{stage + 1}")
         self.depths = self.depths[: furthest + 1]
+        if pruned:  # the class token comes with the last stage
+            self.num_features = self.head_hidden_size = self.embed_dim = self.feature_info[furthest]["num_chs"]
+            self.num_prefix_tokens = 0
         if prune_norm or pruned:
             self.norm = nn.Identity()
         if prune_head or pruned:

@@ -228,6 +228,11 @@ class Site:
         """The reverse of `shown`."""
         return tensor.permute(0, 3, 1, 2) if self.channels_first else tensor
 
+    @property
+    def pyramid(self) -> bool:
+        """Whether the backbone has stages of several scales."""
+        return len({stage.stride for stage in self.stages}) > 1
+
     def broadcast(self, vector: torch.Tensor) -> torch.Tensor:
         """A vector over channels, shaped to multiply or add along this site's channel axis."""
         return vector if self.channel_axis == -1 else vector.view(-1, 1, 1)

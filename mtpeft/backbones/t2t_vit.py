@@ -70,7 +70,7 @@ class TokenPerformer(nn.Module):
     def _attend(self, k: torch.Tensor, q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """phi(q) (phi(k)^T v) over phi(q) (phi(k)^T 1), in float32 at least: its exponentials exceed half precision."""
         kind = v.device.type
-        if torch.is_autocast_enabled(kind):
+        if kind != "meta" and torch.is_autocast_enabled(kind):  # shapes alone know no autocast
             with torch.autocast(kind, enabled=False):
                 return self._attend(k, q, v)
         w = self.get_buffer("w")
@@ -233,7 +233,10 @@ class T2TViT(ClassTokenModel):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W) -> normed tokens (B, 1 + N, C)."""
-        normed: torch.Tensor = self.norm(self._blocks(self._embed(x)[0])[-1])
+        tokens = self._embed(x)[0]
+        for block in self.blocks:
+            tokens = self.run(block, tokens)
+        normed: torch.Tensor = self.norm(tokens)
         return normed
 
     def forward_intermediates(

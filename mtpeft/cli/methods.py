@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mtpeft.backbones.anatomy import GROUPS, Anatomy
 from mtpeft.backbones.site import PLACES
-from mtpeft.cli.measured import COSTS, circumstances, measured
+from mtpeft.cli.method_costs import COSTS, circumstances, measured
 from mtpeft.cli.option_text import meanings
 from mtpeft.errors import ConfigError
 from mtpeft.hooks.attachment import Attachment
@@ -43,7 +43,7 @@ def describe(name: str, anatomy: Anatomy) -> dict[str, Any]:
 
     Keys: `name`; `taxonomy`; `summary` (first paragraph of its docstring); `paper`; `weights` (trained for one task on the
     backbone of `anatomy` with the default options, heads apart; None where it lacks the sites); `reason` (why, or None);
-    `formula` (how many weights on a plain ViT, or None); `measured` (what it costs by `mtpeft.cli.measured`, or None);
+    `formula` (how many weights on a plain ViT, or None); `measured` (what it costs by `mtpeft.cli.method_costs`, or None);
     `sites` (a list of `kind` and `place`); `options` (a list of `name`, `takes`, `default`, `meaning`); `merges`,
     `no_added_modules`, `structure_preserving`, `memory_efficient`, `clips`, `identity_at_init` and `needs_fit` (True or False);
     `mixed_batches` ("product", "stacked", "split" or "shared weights"); `sharings` (names, the default first).

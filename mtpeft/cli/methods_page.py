@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import mtpeft
 from mtpeft.backbones.anatomy import Anatomy
-from mtpeft.cli.learned import commands, learned, remarks
-from mtpeft.cli.measured import COSTS, circumstances, measured
+from mtpeft.cli.method_costs import COSTS, circumstances, measured
+from mtpeft.cli.method_scores import commands, learned, remarks
 from mtpeft.cli.methods import ABILITIES, SIZES, describe
 from mtpeft.errors import ConfigError
 from mtpeft.methods import METHODS

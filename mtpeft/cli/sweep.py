@@ -67,7 +67,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from mtpeft.report.sweep import print_sweep, write_sweep_report
     from mtpeft.runs.recipe import find_recipe, load_recipe
     from mtpeft.runs.sweep.command import run_sweep, unfinished
-    from mtpeft.runs.sweep.every import spelled
+    from mtpeft.runs.sweep.every_method import spelled
     from mtpeft.runs.sweep.grid import Axis
     from mtpeft.runs.sweep.plan import plan_sweep
     from mtpeft.runs.sweep.pool import Resources, check_installed

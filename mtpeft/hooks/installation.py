@@ -34,7 +34,7 @@ from mtpeft.hooks.sites import (
     TapHook,
 )
 from mtpeft.hooks.streams import StageHook, StreamHook
-from mtpeft.hooks.tokens import QueryHook, TokenHook, TokenSource, WindowTokenHook, merging_before
+from mtpeft.hooks.tokens import QueryHook, TokenHook, TokenSource, WindowTokenHook
 
 
 def carries_hooks(backbone: nn.Module) -> bool:
@@ -224,7 +224,7 @@ class Installation:
         carry, replaces = module.carry, module.replaces or module.lifts
         pool = bool(getattr(attachment.config, "pool_prompts", False))
         keep = carry and site.block < last
-        merging = merging_before(self.anatomy, site.block) if module.replaces and site.block else None
+        merging = site.merging if module.replaces else None
         origin = 0 if replaces else site.block  # what is replaced is one row of prompts
         tapped = set(attachment.factory.stream_blocks) if attachment.factory.of_tasks else set()
 
@@ -238,16 +238,12 @@ class Installation:
             own = [s.block for s in attachment.selected if replaces and s.style == "tokens" and s.block is not None]
             end = min((block for block in own if block > site.block), default=site.depth)
             for block in range(site.block + 1, end):
-                add(None, block, block < last, merging_before(self.anatomy, block))
+                add(None, block, block < last, self._tokens_site(attachment, block).merging)
 
     def _token_hook(self, attachment: Attachment, index: int) -> TokenHook | WindowTokenHook:
         if index not in self.token_hooks:
             block: Any = self._block(index)
-            site = next((s for s in self.anatomy.sites if s.kind == "tokens" and s.block == index), None)
-            if site is None:
-                reason = f"it needs {NEEDS['tokens']}, which block {index} does not have"
-                raise refusal([attachment.spec.name], self.anatomy.backbone, reason)
-            attn = site.attention
+            attn = self._tokens_site(attachment, index).attention
             hook: TokenHook | WindowTokenHook
             if attn is not None and self.anatomy.families[attn] == "window":
                 hook = WindowTokenHook(self.runtime, self.instrument(attn))
@@ -261,6 +257,14 @@ class Installation:
                 self._hook(block, hook.insert, pre=True, kwargs=True)
                 self._hook(block, hook.remove)
         return self.token_hooks[index]
+
+    def _tokens_site(self, attachment: Attachment, block: int) -> Site:
+        """Where tokens enter a block; a block that has no such site is refused."""
+        for site in self.anatomy.sites:
+            if site.kind == "tokens" and site.block == block:
+                return site
+        reason = f"it needs {NEEDS['tokens']}, which block {block} does not have"
+        raise refusal([attachment.spec.name], self.anatomy.backbone, reason)
 
     def _queries(self, attachment: Attachment, site: Site) -> None:
         assert site.attention is not None

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtpeft.backbones.anatomy import Anatomy
 from mtpeft.backbones.attention import InstrumentedAttention
 from mtpeft.backbones.site import Site
 from mtpeft.hooks.attachment import Attachment
@@ -204,20 +203,6 @@ class WindowTokenHook:
             stream = torch.cat([s if source.residual else t for source, s, t, _ in rows], dim=1)
             seen = torch.cat([s if source.residual else r for source, s, _, r in rows], dim=1)
         return (stream + block.drop_path2(block.mlp(block.norm2(seen)))).split(lengths, dim=1)
-
-
-def merging_before(anatomy: Anatomy, block: int) -> nn.Module | None:
-    """The module between `block` and the one before that changes the resolution, or None within a stage."""
-    before, after = (anatomy.calls[anatomy.backbone.get_submodule(p)] for p in anatomy.blocks[block - 1 : block + 1])
-    if before.output_shape == after.input_shape:
-        return None
-    shapes = before.output_shape, after.input_shape
-    between = {
-        call.order: module
-        for module, call in anatomy.calls.items()
-        if before.order < call.order < after.order and (call.input_shape, call.output_shape) == shapes
-    }
-    return between[max(between)]  # a whole stage may have these shapes too; it begins before its merging
 
 
 class QueryHook:

@@ -142,7 +142,6 @@ def attention_over_time(manager: Managed, clips: torch.Tensor, selection: Select
     return {key[1]: weights for key, weights in context.store.items() if key[0] == "temporal"}
 
 
-
 def apply_head(head: torch.nn.Module, features: Features) -> Any:
     """What a head gives for the features it reads; a head that reads maps gives (B, C, T, H, W) for clips."""
     reads = getattr(head, "reads", "pooled")

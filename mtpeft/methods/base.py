@@ -241,6 +241,12 @@ class TaskStream(nn.Module):
         return None
 
 
+def not_linear(sites: Sequence[Site]) -> str | None:
+    """Why a method of linear layers cannot serve these sites, or None."""
+    other = [site.kind for site in sites if not site.matrix]
+    return f"site {other[0]!r} is not a linear layer; use q, k, v, qkv, proj, fc1 or fc2" if other else None
+
+
 def wide(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` in float32, or in its own type where that is wider: the precision weights are merged in."""
+    """`tensor` in float32, or in its own type where that is wider: the precision of merging, and of what must not be rounded."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -75,12 +75,14 @@ def _scaled(block: Any, name: str, x: torch.Tensor) -> torch.Tensor:
     return x if layer is None else layer(x)
 
 
-def backbone_weights(anatomy: Any, final_norm: bool, merging: bool) -> list[str]:
-    """The backbone's own weights that their code trains: patch embedding, norms, position tables, and `merging`.
+def backbone_weights(config: Any, anatomy: Any, merging: bool = False) -> list[str]:
+    """The backbone's own weights that their code trains (`train_backbone`): patch embedding, norms, position tables, `merging`.
 
     The final norm only where features are read behind it (`final_norm`).
     """
-    trained = [s for s in anatomy.sites if "norms" in s.tags and (final_norm or s.kind != FINAL_NORM)]
+    if not config.train_backbone:
+        return []
+    trained = [s for s in anatomy.sites if "norms" in s.tags and (config.final_norm or s.kind != FINAL_NORM)]
     stem = set(anatomy.stem.parameters())
     norms = {name for site in trained for name in (site.weight, site.bias)}
     return [
@@ -88,6 +90,11 @@ def backbone_weights(anatomy: Any, final_norm: bool, merging: bool) -> list[str]
         for name, parameter in anatomy.backbone.named_parameters()
         if name in norms or parameter in stem or "relative_position" in name or (merging and ".reduction." in name)
     ]
+
+
+def backbone_weights_and_merging(config: Any, anatomy: Any) -> list[str]:
+    """The same and patch merging, unless the method acts on that."""
+    return backbone_weights(config, anatomy, merging="reduction" not in config.sites)
 
 
 def with_final_norm(config: Any, sites: Sequence[Site], every: Sequence[Site]) -> list[Site]:

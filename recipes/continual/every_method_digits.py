@@ -1,7 +1,7 @@
 """One task of ten handwritten digits, 1,436 training images of 8 x 8 pixels, 90 steps: what every method is tried on.
 
 Command:  mtpeft sweep every_method_digits --grid method=all --seeds 3
-Result:   METHODS.md, "What each learns"
+Result:   METHODS.md, "What each learns", whose sweeps give some methods options of their own
 Duration: about 10 seconds a run on one core
 """
 

@@ -1,7 +1,7 @@
 """One dense task, the surface normals of 320 rendered scenes, 120 steps: what every method is tried on.
 
 Command:  mtpeft sweep every_method_scenes --grid method=all --seeds 3
-Result:   METHODS.md, "What each learns"
+Result:   METHODS.md, "What each learns", whose sweeps give some methods options of their own
 Duration: about 20 seconds a run on one core
 """
 

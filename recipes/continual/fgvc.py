@@ -6,8 +6,8 @@ Duration: 5 times 100 epochs of 1,000 to 21,000 images; a day on one GPU
 
 Each root has the images and VPT's train.json, val.json and test.json. As in VPT: the shorter side resized to 256, a random crop
 of 224, flips, ImageNet's mean and std; as in V-PETL Bench: batches of 128, weight decay 0.05. It tunes the rates one by one.
-`fgvc_task` is one of them, for choosing settings. `fgvc_METHOD` has the settings of a method's paper; any other, whose paper has
-none for these sets, takes those here.
+`fgvc_task` is one of them, for choosing settings. `fgvc_METHOD` has the settings of a method's paper, or usual ones where it says
+so; any other, whose paper has none for these sets, takes those here.
 """
 
 _base_ = "_transfer.py"

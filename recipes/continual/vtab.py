@@ -6,7 +6,8 @@ Duration: 19 times 100 epochs of 1,000 images; some hours on one GPU
 
 `stream.data.root` has a folder for each task with the lists of the common release. Training as in NOAH, images resized to
 224 x 224 without augmentation. `vtab_task` is one task, and selects settings on 800 and 200 images. `vtab_METHOD` has the
-settings of a method's paper; any other, whose paper has none for these tasks, takes those here: --set method=kadaptation.
+settings of a method's paper, or usual ones where it says so; any other, whose paper has none for these tasks, takes those
+here: --set method=kadaptation.
 """
 
 _base_ = "_transfer.py"

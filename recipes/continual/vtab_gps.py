@@ -9,7 +9,6 @@ each for all.
 """
 
 _base_ = "vtab.py"
-backbone = dict(options=dict(drop_path_rate=0.1))
 method = dict(_delete_=True, name="gps")
 training = dict(batch_size=32, optimizer=dict(_delete_=True, type="Adam", lr=2e-3, weight_decay=0.0))
 published = {

@@ -14,7 +14,7 @@ from mtpeft.backbones.anatomy import GROUPS, Anatomy
 from mtpeft.backbones.site import PLACES
 from mtpeft.cli.catalogue import METHOD_KEYS
 from mtpeft.cli.main import main
-from mtpeft.cli.measured import measured
+from mtpeft.cli.method_costs import measured
 from mtpeft.cli.methods_page import claims, costs, facts, learns
 from mtpeft.methods import METHODS
 from mtpeft.methods.spec import TAXONOMY
@@ -100,7 +100,7 @@ def test_methods_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
         assert (row["weights"] is None) == (row["reason"] is not None)
     by_name = {row["name"]: row for row in found}
     assert by_name["lora"]["weights"] == 294_912 and "hyperformer" in by_name["lora"]["sharings"]
-    assert {name for name, row in by_name.items() if row["clips"]} >= {"aim", "st_adapter"}
+    assert {name for name, row in by_name.items() if row["clips"]} == {"aim", "frame2freq", "st_adapter", "zeroi2v"}
     assert main(["methods", "lora", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == by_name["lora"]
 

@@ -14,7 +14,7 @@ from mtpeft.cli.main import main
 from mtpeft.methods import METHODS
 from mtpeft.runs.recipe import load_recipe
 from mtpeft.runs.sweep import pool
-from mtpeft.runs.sweep.every import spelled
+from mtpeft.runs.sweep.every_method import every_method, spelled
 from mtpeft.runs.sweep.grid import Axis
 from mtpeft.runs.sweep.results import read_sweep
 
@@ -112,6 +112,14 @@ def sweep(recipe: str, out: Path, *arguments: str) -> subprocess.CompletedProces
     command = [sys.executable, "-m", "mtpeft.cli.main", "sweep", recipe, "--out", str(out), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_every_method_is_refused_by_what_its_run_would_be(recipe: str) -> None:
+    """Drop path does nothing on a frozen backbone in eval mode; each refusal leaves the backbone for the next method."""
+    content = load_recipe(recipe, ["backbone.options.drop_path_rate=0.1", "sharing=None"])
+    taken, refused = every_method(content, set())
+    assert taken == ["full"]
+    assert "drop_path_rate=0.1 does nothing" in refused["lora"] and "does nothing" in refused["vpt_deep"]
 
 
 @pytest.mark.slow

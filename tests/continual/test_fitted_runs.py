@@ -15,6 +15,8 @@ from mtpeft.continual.experiment import Experiment
 from mtpeft.manager.loading import load
 from mtpeft.manager.manager import TaskManager
 from mtpeft.methods import METHODS
+from mtpeft.runs.folder import RunFolder
+from mtpeft.runs.progress import Progress
 from mtpeft.runs.state import State
 
 CLASS = {**make_recipe()["stream"], "type": "class_incremental"}
@@ -74,6 +76,17 @@ def test_killed_run_ends_the_same(name: str, tmp_path: Path, monkeypatch: pytest
     first, second = (load(tmp_path / run / "model", backbone(recipe)) for run in ("whole", "killed"))
     torch.testing.assert_close(first.trained_state(), second.trained_state(), rtol=0, atol=0)
     assert not any(first.needs_fit(task) for task in first.tasks)
+
+
+def test_a_task_that_was_fitted_is_not_one_that_was_trained(tmp_path: Path) -> None:
+    """Reference measures fit all tasks first; Avalanche's plugins ask which ones the model has learned."""
+    known: list[set[int]] = []
+    recipe = make_recipe(**RUNS["shared weights"])
+    experiment = Experiment(recipe, Progress(step=lambda: known.append(set(experiment.model.known_train_tasks_labels))))
+    place = RunFolder(tmp_path / "run", recipe)
+    with place.session():
+        experiment.run(place)
+    assert known[0] == {0} and known[-1] == {0, 1, 2, 3, 4}
 
 
 def test_a_run_killed_in_the_middle_of_a_fit_fits_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

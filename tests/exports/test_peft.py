@@ -107,6 +107,7 @@ def test_methods_and_models_that_peft_cannot_hold(tmp_path: Path) -> None:
     for manager, task, reason in (
         (small("ssf"), "birds", "a PEFT folder holds one adapter of type LORA, and method 'ssf' is none of PEFT's"),
         (two, "birds", "holds one adapter of type LORA, and method 'vpt_deep' is none"),
+        (small("mtlora"), "birds", "holds one adapter of type LORA, and method 'mtlora' is none"),
         (beit, "birds", "reads the weights of blocks.0.attn.qkv past the layer"),
         (mapped, "map", "PEFT keeps a linear head only"),
     ):

@@ -219,3 +219,17 @@ def test_compiled_models_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"VisionTransformer: it is compiled, .* attach to the model itself"):
         mtpeft.attach(torch.compile(model, backend="eager"), "lora")  # type: ignore[arg-type]
     assert mtpeft.attach(model, "lora").detach() is model
+
+
+@pytest.mark.parametrize(("method", "path"), [("vpt_deep", "blocks.1"), ("prefix_tuning", "blocks.0.attn")])
+def test_a_forward_that_something_else_has_replaced_is_not_replaced_again(method: str, path: str) -> None:
+    """It would be bypassed while the method is there, and gone with it; the patched model stays as it is."""
+    model, x = tiny_backbone("vit").eval(), torch.zeros(2, 3, 64, 64)
+    module: Any = model.get_submodule(path)
+    native = module.forward
+    module.forward = lambda *args, **kwargs: 2 * native(*args, **kwargs)
+    before = model(x)
+    with pytest.raises(ConfigError, match=r"replaced the forward of .*: attach first"):
+        mtpeft.attach(model, method)
+    torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+    assert "lambda" in module.forward.__qualname__

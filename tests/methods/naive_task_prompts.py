@@ -11,10 +11,21 @@ import torch
 from naive import T, gelu, linear, norm
 from naive_swin import logits, positions
 
+import mtpeft
 from mtpeft.testing import tiny_backbone
 from mtpeft.testing.case import images
 
+TASKS = ("depth", "normals", "edges")
+SCALE = 2.0
 LAYERS = {"qkv": "attn-qkv", "proj": "attn-proj", "fc1": "mlp-fc1", "fc2": "mlp-fc2"}
+
+
+def made(method: str, **options: Any) -> Any:
+    """A manager of three dense tasks on a small Swin, in float64."""
+    manager: Any = mtpeft.attach(tiny_backbone("swin").double(), method, rank=(3, 2), scale=SCALE, **options)
+    for task in TASKS:
+        manager.add_task(task, head="stage_linear", channels=2)
+    return manager.eval()
 
 
 @dataclass

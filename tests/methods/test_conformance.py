@@ -83,7 +83,10 @@ def test_all_methods_load_in_a_new_process() -> None:
 COMPILED = [
     "lora",
     "vpt_deep",
-    *(pytest.param(n, marks=pytest.mark.slow) for n in ("adaptformer", "aim", "st_adapter")),
+    *(
+        pytest.param(n, marks=pytest.mark.slow)
+        for n in ("adaptformer", "aim", "st_adapter", "arc", "difffit", "mona", "lorand", "adapter_plus")
+    ),
 ]
 
 
@@ -139,6 +142,20 @@ OPTIONS = [
     ("st_adapter", "convnext", {"position": "pre_attn", "kernel": (3, 3, 3), "bottleneck_dim": 4}),
     ("st_adapter", "hiera", {"position": "pre_attn", "bottleneck_dim": 4}),
 ]
+#: with marks of their own
+MARKED: list[Any] = [
+    pytest.param("adapter_bias", "vit", {"share_alpha": True, "train_norm": True}),
+    pytest.param("difffit", "beit", {"gamma_blocks": "all"}),
+    pytest.param("adapter_bias", "pvt_v2", {"train_norm": False, "sites": ("fc1", "proj")}, marks=pytest.mark.slow),
+    pytest.param("difffit", "swinv2", {"gamma_blocks": "all", "gammas": "branches"}, marks=pytest.mark.slow),
+    pytest.param("arc", "swinv2", {"sites": ("mlp_in",), "rank": 3}, marks=pytest.mark.slow),
+    pytest.param("adapter_plus", "vit", {"position": "pre", "learned_scale": "scalar"}),
+    pytest.param("rob_adapter", "swin", {"top": True, "bottom": False, "activation": "relu"}),
+    pytest.param("adapter_plus", "swinv2", {"position": "pre", "init": "bert"}, marks=pytest.mark.slow),
+    pytest.param("mona", "swinv2", {"bottleneck_dim": 8, "sites": ("parallel_mlp",)}, marks=pytest.mark.slow),
+    pytest.param("lorand", "pvt_v2", {"branches": 1, "rank": 3, "share_kernel": False}, marks=pytest.mark.slow),
+    pytest.param("rob_adapter", "mae", {"top": True}, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +163,8 @@ OPTIONS = [
     [  # every second in `make test`
         pytest.param(*row, id=f"{row[0]}-{row[1]}-{i}", marks=pytest.mark.slow if i % 2 else ())
         for i, row in enumerate(OPTIONS)
-    ],
+    ]
+    + MARKED,
 )
 def test_method_conforms_under_its_options(name: str, anatomy: str, options: dict) -> None:
     case = Case(name, anatomy, options)

@@ -36,7 +36,7 @@ def flow(x: Any, theta: Any, steps: int = 2000) -> Any:
     return x
 
 
-@pytest.mark.parametrize(("cells", "size"), [(2, 1.0), (4, 0.6), (32, 0.2), (64, 0.12)])
+@pytest.mark.parametrize(("cells", "size"), [(2, 1.0), (4, 0.6), (5, 0.5), (32, 0.2), (64, 0.12)])
 def test_a_map_is_the_flow_of_its_velocity(cells: int, size: float) -> None:
     for theta in (velocities(cells, size), velocities(cells, size).abs(), -velocities(cells, size).abs()):
         found = POINTS + displacement(POINTS, theta)

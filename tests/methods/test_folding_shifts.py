@@ -14,8 +14,7 @@ from timm.models.swin_transformer import SwinTransformer
 import mtpeft
 from mtpeft.errors import ConfigError
 from mtpeft.testing import tiny_backbone
-from mtpeft.testing.case import Case, images, perturb
-from mtpeft.testing.conformance import CHECKS, check_compile
+from mtpeft.testing.case import images, perturb
 
 X = images(2, torch.float64)
 VIT_B, SWIN_T, SWIN_B = "vit_base_patch16_224", "swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224"
@@ -226,29 +225,6 @@ def test_arc_folds_beside_lora_on_the_same_layer() -> None:
     manager.add_task("birds", num_classes=3)
     perturb(manager, std=0.2)
     assert_close(manager.merge("birds")(X), manager.eval()(X, "birds"))
-
-
-OPTIONS: list[Any] = [
-    pytest.param("adapter_bias", "vit", {"share_alpha": True, "train_norm": True}),
-    pytest.param("difffit", "beit", {"gamma_blocks": "all"}),
-    pytest.param("adapter_bias", "pvt_v2", {"train_norm": False, "sites": ("fc1", "proj")}, marks=pytest.mark.slow),
-    pytest.param("difffit", "swinv2", {"gamma_blocks": "all", "gammas": "branches"}, marks=pytest.mark.slow),
-    pytest.param("arc", "swinv2", {"sites": ("mlp_in",), "rank": 3}, marks=pytest.mark.slow),
-]
-
-
-@pytest.mark.parametrize(("method", "anatomy", "options"), OPTIONS)
-def test_options_conform(method: str, anatomy: str, options: dict[str, Any]) -> None:
-    case = Case(method, anatomy, options)
-    assert case.claimed()
-    for check in CHECKS:
-        check(case)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["arc", "difffit"])
-def test_compiles_to_one_graph(method: str) -> None:
-    check_compile(Case(method, "vit"))
 
 
 @pytest.mark.parametrize(

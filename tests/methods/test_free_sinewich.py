@@ -9,22 +9,12 @@ import pytest
 import timm
 import torch
 from naive import T, gelu, linear, norm
-from naive_task_prompts import read, stage_ends
+from naive_task_prompts import SCALE, TASKS, made, read, stage_ends
 
 import mtpeft
 from mtpeft.errors import ConfigError
 from mtpeft.testing import tiny_backbone
 from mtpeft.testing.case import images, perturb
-
-TASKS = ("depth", "normals", "edges")
-SCALE = 2.0
-
-
-def made(**options: Any) -> Any:
-    manager: Any = mtpeft.attach(tiny_backbone("swin").double(), "free_sinewich", rank=(3, 2), scale=SCALE, **options)
-    for task in TASKS:
-        manager.add_task(task, head="stage_linear", channels=2)
-    return manager.eval()
 
 
 def omega(manager: Any, task: str) -> T:
@@ -90,7 +80,7 @@ def naive(manager: Any, task: str, sigma: float) -> list[T]:
 @pytest.mark.parametrize(("side", "sigma", "frequency"), [(3, 1.0, 5.0), (1, 0.7, 1.0), (3, 0.0, 2.0)])
 @torch.no_grad()
 def test_it_equals_its_formula(side: int, sigma: float, frequency: float) -> None:
-    manager = made(kernel_size=side, sigma=sigma, frequency=frequency)
+    manager = made("free_sinewich", kernel_size=side, sigma=sigma, frequency=frequency)
     perturb(manager, std=0.3)
     assert len({round(float(omega(manager, task)), 6) for task in TASKS}) == 3
     for task in TASKS[1:]:
@@ -100,7 +90,7 @@ def test_it_equals_its_formula(side: int, sigma: float, frequency: float) -> Non
 
 @torch.no_grad()
 def test_tasks_share_all_but_their_prompts_and_start_alike() -> None:
-    manager = made()
+    manager = made("free_sinewich")
     own = {name for name, _ in manager.trainable_parameters("depth") if "of=" in name or "task=" in name}
     assert {name.rsplit(".", 1)[-1] for name in own if "heads" not in name} == {"prompt"}
     assert all(0 < omega(manager, task) < 2 for task in TASKS)
@@ -115,7 +105,7 @@ def test_tasks_share_all_but_their_prompts_and_start_alike() -> None:
 
 @torch.no_grad()
 def test_the_sine_raises_the_rank() -> None:
-    manager = made(frequency=30.0)
+    manager = made("free_sinewich", frequency=30.0)
     perturb(manager, std=0.3)
     site = manager.attachments[0].weights.common.sites["layers-1-blocks-1-mlp-fc1"]
     base = site.base()[:, :, 1, 1]
@@ -124,7 +114,7 @@ def test_the_sine_raises_the_rank() -> None:
 
 
 def test_a_frequency_learns_from_its_task_s_features() -> None:
-    manager = made()
+    manager = made("free_sinewich")
     perturb(manager, std=0.3)
     manager(images(2, torch.float64), "depth").square().sum().backward()
     clock = manager.attachments[0].weights.common.model

@@ -14,8 +14,7 @@ from naive import NaiveViT, T, assert_close, attached, gelu, linear, tokens
 import mtpeft
 from mtpeft.errors import ConfigError
 from mtpeft.testing import tiny_backbone
-from mtpeft.testing.case import Case, images
-from mtpeft.testing.conformance import CHECKS, check_compile
+from mtpeft.testing.case import images
 
 X = images(2, torch.float64)
 VIT_B, SWIN_T, SWIN_B = "vit_base_patch16_224", "swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224"
@@ -231,30 +230,6 @@ def test_rob_adapter_at_the_bottom_in_the_middle_and_at_the_top(sections: tuple[
         return change
 
     assert_close(tokens(manager, X), NaiveViT(model, **{places[kind]: adapted(kind) for kind in asked})(X))
-
-
-OPTIONS: list[Any] = [
-    pytest.param("adapter_plus", "vit", {"position": "pre", "learned_scale": "scalar"}),
-    pytest.param("rob_adapter", "swin", {"top": True, "bottom": False, "activation": "relu"}),
-    pytest.param("adapter_plus", "swinv2", {"position": "pre", "init": "bert"}, marks=pytest.mark.slow),
-    pytest.param("mona", "swinv2", {"bottleneck_dim": 8, "sites": ("parallel_mlp",)}, marks=pytest.mark.slow),
-    pytest.param("lorand", "pvt_v2", {"branches": 1, "rank": 3, "share_kernel": False}, marks=pytest.mark.slow),
-    pytest.param("rob_adapter", "mae", {"top": True}, marks=pytest.mark.slow),
-]
-
-
-@pytest.mark.parametrize(("method", "anatomy", "options"), OPTIONS)
-def test_options_conform(method: str, anatomy: str, options: dict[str, Any]) -> None:
-    case = Case(method, anatomy, options)
-    assert case.claimed()
-    for check in CHECKS:
-        check(case)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["mona", "lorand", "adapter_plus"])
-def test_compiles_to_one_graph(method: str) -> None:
-    check_compile(Case(method, "vit"))
 
 
 @pytest.mark.parametrize(

@@ -9,23 +9,13 @@ import pytest
 import timm
 import torch
 from naive import T, gelu, linear, norm
-from naive_task_prompts import read, stage_ends
+from naive_task_prompts import SCALE, TASKS, made, read, stage_ends
 from torch import nn
 
 import mtpeft
 from mtpeft.errors import ConfigError
 from mtpeft.testing import tiny_backbone
 from mtpeft.testing.case import images, perturb
-
-TASKS = ("depth", "normals", "edges")
-SCALE = 2.0
-
-
-def made(**options: Any) -> Any:
-    manager: Any = mtpeft.attach(tiny_backbone("swin").double(), "tadformer", rank=(3, 2), scale=SCALE, **options)
-    for task in TASKS:
-        manager.add_task(task, head="stage_linear", channels=2)
-    return manager.eval()
 
 
 def filtered(x: T, site: Any, static: Any) -> T:
@@ -84,7 +74,7 @@ def naive(manager: Any, task: str) -> list[T]:
 @pytest.mark.parametrize("filters", ["dynamic", "static"])
 @torch.no_grad()
 def test_it_equals_its_formula(filters: str) -> None:
-    manager = made(filter=filters)
+    manager = made("tadformer", filter=filters)
     perturb(manager, std=0.2)
     for task in TASKS[1:]:
         for found, expected in zip(read(manager, task), naive(manager, task), strict=True):
@@ -93,7 +83,7 @@ def test_it_equals_its_formula(filters: str) -> None:
 
 @torch.no_grad()
 def test_exported_graphs_filter_tap_by_tap(monkeypatch: pytest.MonkeyPatch) -> None:
-    site = made().attachments[0].weights.common.sites["layers-0-blocks-1-mlp-fc1"]
+    site = made("tadformer").attachments[0].weights.common.sites["layers-0-blocks-1-mlp-fc1"]
     maps = torch.randn(4, 3, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = site.filter(maps)
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
@@ -109,7 +99,7 @@ def test_heads_may_read_behind_the_frozen_patch_merging() -> None:
         def forward(self, maps: list[T]) -> T:
             return maps[0]
 
-    manager = made()
+    manager = made("tadformer")
     perturb(manager, std=0.2)
     features = naive(manager, "depth")
     manager.heads["task=depth"] = Coarse()
@@ -143,7 +133,7 @@ def test_how_it_starts() -> None:
 
 @torch.no_grad()
 def test_prompts_of_all_tasks_are_part_of_every_pass() -> None:
-    manager = made()
+    manager = made("tadformer")
     perturb(manager, std=0.2)
     before = manager(images(2, torch.float64), "depth")
     manager.add_task("parts", head="stage_linear", channels=2)
@@ -155,7 +145,7 @@ def test_prompts_of_all_tasks_are_part_of_every_pass() -> None:
 
 
 def test_a_frozen_task_keeps_its_filters_and_others_train_its_prompt() -> None:
-    manager = made(filter="static")
+    manager = made("tadformer", filter="static")
     manager.freeze_task("depth")
     trained = {name for name, _ in manager.trainable_parameters()}
     assert not any("task=depth" in name for name in trained)

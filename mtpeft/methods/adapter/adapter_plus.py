@@ -80,7 +80,7 @@ class AdapterPlus(SiteModule):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x, y (B, ..., d) -> (B, ..., d); what the adapter reads is the stream x + y behind the branch at `pre`."""
-        read = {"parallel_attn": x + y, "parallel_mlp": x}.get(self.kind, y)
+        read = x + y if self.kind == "parallel_attn" else x if self.kind == "parallel_mlp" else y
         left, right = self.adapter.factors(read)
         return add_product(y, self._drop(left), right if self.scale is None else right * self.scale)
 

@@ -1,8 +1,8 @@
-"""ARC: linear adapters before attention and MLP, re-composed in every block from one projection of the whole model.
+"""ARC: linear adapters before attention and MLP, re-composed in every block from projections of the whole model.
 
 Dong et al., "Efficient Adaptation of Large Vision Transformer via Adapter Re-Composing", NeurIPS 2023 (arXiv 2310.06234),
-section 3. One matrix U projects down and, transposed, up in all blocks; each has its own coefficients and bias. A pyramid has
-one U for each width. `sites=("attention_in",)` is the paper's ARC_att.
+section 3. One matrix U before attention and one before the MLP project down and, transposed, up in all blocks; each has its
+own coefficients and bias. A pyramid has a pair for each width. `sites=("attention_in",)` is the paper's ARC_att.
 """
 
 from __future__ import annotations

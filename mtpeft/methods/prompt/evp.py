@@ -20,9 +20,8 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.errors import DataError
 from mtpeft.methods.base import MethodConfig, SiteModule, Sites
-from mtpeft.methods.prompt.frame import frame_size, framed, largest_frame
+from mtpeft.methods.prompt.pixel_frame import check_frame, framed, largest_frame
 from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count, Positive
 
@@ -55,20 +54,18 @@ class EVP(SiteModule):
         (height, width), p, c = site.image_size, config.prompt_size, site.in_channels
         self.up, self.down = (nn.Parameter(torch.zeros(c, p, width)) for _ in range(2))
         self.left, self.right = (nn.Parameter(torch.zeros(c, height - 2 * p, p)) for _ in range(2))
-        self.normalisation = normalisation(config, site)
+        for name, values in zip(("mean", "std"), normalisation(config, site), strict=True):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Images y (B, C, H, W) -> the same shape."""
-        own = frame_size(self.up, self.left)
-        if tuple(y.shape[-2:]) != own:
-            raise DataError(
-                f"images are {y.shape[-2]} x {y.shape[-1]}, but the frame of `evp` is for {own[0]} x {own[1]}: resize them"
-            )
-        p = self.up.shape[1]
-        inner = own[0] - 2 * p, own[1] - 2 * p
+        p, (height, width) = self.up.shape[1], y.shape[-2:]
+        check_frame((height, width), self.up, self.left, "evp")
+        inner = height - 2 * p, width - 2 * p
         small = nn.functional.interpolate(y, inner, mode="bicubic", antialias=True)
-        mean, std = (self.up.new_tensor(values).view(-1, 1, 1) for values in self.normalisation)
-        frame = framed(*((strip - mean) / std for strip in (self.up, self.down, self.left, self.right)))
+        frame = framed(*((strip - self.mean) / self.std for strip in (self.up, self.down, self.left, self.right)))
         return nn.functional.pad(small, (p, p, p, p)) + frame
 
     @staticmethod

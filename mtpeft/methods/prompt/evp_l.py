@@ -42,7 +42,7 @@ def high_frequencies(images: torch.Tensor, mask_ratio: float) -> torch.Tensor:
     height, width = images.shape[-2:]
     half = int(math.sqrt(height * width * mask_ratio) / 2)
     kept = torch.ones(height, width, device=images.device)
-    rows, columns = slice(height // 2 - half, height // 2 + half), slice(width // 2 - half, width // 2 + half)
+    rows, columns = (slice(max(0, size // 2 - half), size // 2 + half) for size in (height, width))
     kept[rows, columns] = 0
     spectrum = torch.fft.fftshift(torch.fft.fft2(wide(images)), dim=(-2, -1)) * kept
     return torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1))).real.abs().to(images.dtype)
@@ -72,24 +72,19 @@ def linear(dim: int, dim_out: int) -> nn.Linear:
     return layer
 
 
-def pyramid(site: Site) -> bool:
-    """Whether the backbone has stages of several scales."""
-    return len({stage.stride for stage in site.stages}) > 1
-
-
 def stage_of(site: Site) -> int:
     """The stage of a block, 0 for all blocks of a plain transformer."""
-    return (site.stage or 0) if pyramid(site) else 0
+    return (site.stage or 0) if site.pyramid else 0
 
 
 def begins(site: Site) -> bool:
     """Whether a generator stands here: at the patch embedding, or where a stage of a pyramid begins."""
-    return pyramid(site) and site.place == 0 if site.kind == "entry" else not pyramid(site)
+    return site.pyramid and site.place == 0 if site.kind == "entry" else not site.pyramid
 
 
 def reduction(config: EVPLConfig, site: Site) -> int:
     """s, as asked for or as the authors have it."""
-    return config.reduction or (4 if pyramid(site) else 32)
+    return config.reduction or (4 if site.pyramid else 32)
 
 
 def width(config: EVPLConfig, site: Site, dim: int) -> int:
@@ -144,13 +139,13 @@ class EVPL(SiteModule):
         """Images x and their patches y (B, d, H, W), then what enters each block, (B, P + HW, d) or (B, H, W, d)."""
         if self.site.kind == "patch_embed":
             maps = high_frequencies(x, self.mask_ratio)
-            return (y, maps) if pyramid(self.site) else (y, self.features(y, self.embed(maps)))
+            return (y, maps) if self.site.pyramid else (y, self.features(y, self.embed(maps)))
         features, maps = state[0], state[-1]
         if begins(self.site):
             maps = self.embed(maps)
             features = self.features(self.site.split_prefix(y)[1], maps)
         prompt = model.stages[self.stage](nn.functional.gelu(self.mlp(features)))
-        kept = (maps,) if pyramid(self.site) else ()
+        kept = (maps,) if self.site.pyramid else ()
         if y.ndim == 4:
             return y + prompt.view_as(y), features, *kept
         start = y.shape[1] - prompt.shape[1]
@@ -171,7 +166,7 @@ class EVPL(SiteModule):
         stem = next(site for site in sites if site.kind == "patch_embed")
         if stem.dim != stem.in_channels:
             return "its high frequencies are those of the image, and what makes the patches is fed by other layers"
-        if pyramid(stem):
+        if stem.pyramid:
             reached = range(max(map(stage_of, entries)) + 1)
             if missing := set(reached) - {stage_of(site) for site in entries if begins(site)}:
                 return f"its prompts go on from stage to stage, and the first block of stage {min(missing)} is left out"

@@ -18,7 +18,7 @@ from torch import nn
 from mtpeft.backbones.site import Site
 from mtpeft.errors import DataError
 from mtpeft.methods.base import MethodConfig, SiteModule, Sites
-from mtpeft.methods.prompt.frame import frame_size, framed, largest_frame
+from mtpeft.methods.prompt.pixel_frame import check_frame, framed, largest_frame
 from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count
 
@@ -62,11 +62,7 @@ class VP(SiteModule):
     def prompt(self, height: int, width: int) -> torch.Tensor:
         """The prompt as an image (C, H, W), zero where there is none. Raises `DataError` where it does not fit."""
         if self.template == "padding":
-            own = frame_size(self.up, self.left)
-            if (height, width) != own:
-                raise DataError(
-                    f"images are {height} x {width}, but the frame of `vp` is for {own[0]} x {own[1]}: resize them"
-                )
+            check_frame((height, width), self.up, self.left, "vp")
             return framed(self.up, self.down, self.left, self.right)
         p = self.patch.shape[-1]
         if p > min(height, width):

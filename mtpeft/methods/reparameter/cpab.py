@@ -47,7 +47,7 @@ def _to_the_right(x: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
     cell, start = _cell(x, cells), _at(x, velocity)
     vertices = torch.arange(cells, device=x.device)
     # times at which the vertex to the right of every cell is reached: of the own one, then one cell after the other
-    first = _crossing(start, velocity[cell + 1], (cell + 1) / cells - x)
+    first = _crossing(start, velocity[cell + 1], (cell + 1).to(x.dtype) / cells - x)
     whole = _crossing(velocity[:-1], velocity[1:], torch.full_like(velocity[1:], 1 / cells))
     later = torch.where(vertices > cell.unsqueeze(1), whole, torch.zeros_like(whole))  # (n, N)
     reached = first.unsqueeze(1) + later.cumsum(1)
@@ -57,7 +57,7 @@ def _to_the_right(x: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
     spent = torch.where(hops > 0, reached.gather(1, last.unsqueeze(1)).squeeze(1), torch.zeros_like(x))
     now = (cell + hops).clamp(max=cells - 1)
     begin = torch.where(hops > 0, velocity[now], start)
-    gone = torch.where(hops > 0, now / cells - x, torch.zeros_like(x))
+    gone = torch.where(hops > 0, now.to(x.dtype) / cells - x, torch.zeros_like(x))
     slope = (velocity[now + 1] - velocity[now]) * cells
     rest = 1 - spent
     return gone + rest * begin * _growth((slope * rest).clamp(max=STEEPEST))

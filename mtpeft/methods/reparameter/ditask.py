@@ -27,10 +27,16 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, SiteModule, Sites, Taps, wide
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, Taps, not_linear, wide
 from mtpeft.methods.reparameter.cpab import displacement
 from mtpeft.methods.spec import Properties, register
-from mtpeft.methods.task_block import FINAL_NORM, TaskBlock, backbone_weights, missing_layers, with_final_norm
+from mtpeft.methods.task_block import (
+    FINAL_NORM,
+    TaskBlock,
+    backbone_weights_and_merging,
+    missing_layers,
+    with_final_norm,
+)
 from mtpeft.options import Range, Rate
 
 #: cells of a map; one cell has no inner vertex
@@ -79,19 +85,12 @@ class TaskMaps(TaskBlock):
         return taps.modules[kind].changed(x, self.theta[kind])
 
 
-def owned(config: DiTASKConfig, anatomy: Any) -> list[str]:
-    """The backbone's own weights that are trained: patch embedding, norms, position tables, patch merging."""
-    if not config.train_backbone:
-        return []
-    return backbone_weights(anatomy, config.final_norm, merging="reduction" not in config.sites)
-
-
 @register(
     "ditask",
     DiTASKConfig,
     paper="Mantri et al., CVPR 2025 (arXiv 2502.06029)",
     properties=Properties(identity_at_init=False),
-    owned=owned,
+    owned=backbone_weights_and_merging,
     stream=TaskMaps,
     weights="4 * L * (cells - 1) + 12 * (task_cells - 1) + (3 * p ** 2 + 1) * d + 4 * L * d",
 )
@@ -106,10 +105,9 @@ class DiTASK(SiteModule):
         self.acts_on = config.acts_on
         self.theta = config.theta(config.cells)
         self.dropout = nn.Dropout(config.dropout)
-        self.parts = [site.module]  # in a list: the layer is the backbone's
-        self.rows = slice(None) if site.rows is None else slice(*site.rows)
+        self.site = site
         self.matrices = 3 if site.kind == "qkv" else 1
-        weight: torch.Tensor = site.module.weight.detach()[self.rows]  # type: ignore[operator]
+        weight = site.own_weight()
         pieces = wide(weight).unflatten(0, (self.matrices, -1))
         for name, part in zip("USV", torch.linalg.svd(pieces, full_matrices=False), strict=True):
             self.register_buffer(name, part.to(weight.dtype), persistent=False)
@@ -135,9 +133,7 @@ class DiTASK(SiteModule):
 
     def changed(self, x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
         """x (..., in) -> the layer's output (..., out) under the map theta."""
-        layer: Any = self.parts[0]
-        bias = None if layer.bias is None else layer.bias[self.rows]
-        return nn.functional.linear(x, layer.weight[self.rows] + self.change(theta), bias)
+        return nn.functional.linear(x, self.site.own_weight() + self.change(theta), self.site.output_bias())
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The site's input x (..., in) and output y (..., out) -> its new output."""
@@ -147,8 +143,7 @@ class DiTASK(SiteModule):
         out = y + nn.functional.linear(kept, self.change(self.theta))
         if not self.training or self.dropout.p == 0:
             return out
-        layer: Any = self.parts[0]
-        return out + nn.functional.linear(kept - x, layer.weight[self.rows])
+        return out + nn.functional.linear(kept - x, self.site.own_weight())
 
     @staticmethod
     def chosen(config: Any, sites: Sequence[Site], every: Sequence[Site]) -> Sequence[Site]:
@@ -158,7 +153,4 @@ class DiTASK(SiteModule):
     @staticmethod
     def unsupported(config: Any, sites: Sequence[Site]) -> str | None:
         """Singular values are those of a linear layer, and a stream goes through all three behind the attention product."""
-        other = [site.kind for site in sites if site.kind != FINAL_NORM and not site.matrix]
-        if other:
-            return f"{other[0]!r} is not a linear layer; use q, k, v, qkv, proj, fc1 or fc2"
-        return missing_layers(sites)
+        return not_linear([site for site in sites if site.kind != FINAL_NORM]) or missing_layers(sites)

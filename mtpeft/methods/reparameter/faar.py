@@ -162,17 +162,12 @@ class TaskDoRA(TaskBlock):
         return self.adapters[kind](x, taps.y[kind])
 
 
-def owned(config: FAARConfig, anatomy: Any) -> list[str]:
-    """The backbone's own weights that are trained: patch embedding, norms, position tables."""
-    return backbone_weights(anatomy, config.final_norm, merging=False) if config.train_backbone else []
-
-
 @register(
     "faar",
     FAARConfig,
     paper="Fontana et al., CVPR 2026 (arXiv 2603.20403)",
     properties=Properties(identity_at_init=False),
-    owned=owned,
+    owned=backbone_weights,
     stream=TaskDoRA,
     weights=(
         "L * (k * rank + 5 * d + m) + 4 * ((k - 4 * d) * task_rank + 2 * d + m) + (3 * p ** 2 + 1) * d + 4 * L * d "
@@ -192,12 +187,6 @@ class FAAR(SiteModule):
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The site's input x (..., in) and output y (..., out) -> its new output."""
         return x if self.adapter is None else self.adapter(x, y)
-
-    def merged(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, **model: nn.Module
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """m (W + a B A) / ||W + a B A|| of the ranks that are left; task adapters fold into nothing that tasks share."""
-        return super().merged(weight, bias) if self.adapter is None else self.adapter.merged(weight, bias)
 
     @staticmethod
     def chosen(config: Any, sites: Sequence[Site], every: Sequence[Site]) -> Sequence[Site]:

@@ -2,7 +2,7 @@
 
 Liu, Chen, Chu, Yang, Wang, "Frequency Switching Mechanism for Parameter-Efficient Multi-Task Learning", CVPR 2026
 (arXiv 2603.21111). On a Swin, as TADFormer has it: a LoRA that all tasks share on qkv, proj, fc1 and fc2 of every block, a
-prompt of each task's among the patches of every window (`mtpeft/methods/task_prompts.py`), and a stream of each
+prompt of each task's among the patches of every window (`mtpeft/methods/reparameter/task_prompts.py`), and a stream of each
 task's own through the rest of the last block of a stage.
 
 There proj, fc1 and fc2 have a base M = B W A: the LoRA's factors around a small convolution W (r, r, k, k), so that
@@ -38,9 +38,9 @@ from torch.nn import functional as F
 from mtpeft.backbones.site import Site
 from mtpeft.methods.base import Taps, wide
 from mtpeft.methods.precision import without_autocast
+from mtpeft.methods.reparameter.task_prompts import TaskPrompts, TaskPromptsConfig, WindowBlock, to_tokens
 from mtpeft.methods.spec import Properties, register
-from mtpeft.methods.task_block import LAYERS
-from mtpeft.methods.task_prompts import TaskPrompts, TaskPromptsConfig, WindowBlock, owned, to_tokens
+from mtpeft.methods.task_block import LAYERS, backbone_weights
 from mtpeft.options import NotNegative, OddSize, Positive
 
 #: taps of the low-pass
@@ -120,7 +120,7 @@ class SineStream(WindowBlock):
     FreeSinewichConfig,
     paper="Liu et al., CVPR 2026 (arXiv 2603.21111)",
     properties=Properties(identity_at_init=False),
-    owned=owned,
+    owned=backbone_weights,
     stream=SineStream,
 )
 class FreeSinewich(TaskPrompts):

@@ -85,6 +85,7 @@ class KAdaptation(SiteModule):
         self.u = nn.Parameter(torch.empty(terms, site.dim // terms, config.rank))
         self.w = nn.Parameter(torch.zeros(terms, config.rank, site.dim_out // terms))
         self.dropout = nn.Dropout(config.dropout)
+        self.made = site.dim * site.dim_out
         for factor in self.u.data:
             nn.init.xavier_uniform_(factor)
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, SiteModule, Sites, wide
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, not_linear, wide
 from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count, Length, Positive
 
@@ -81,9 +81,8 @@ class KronA(SiteModule):
     @staticmethod
     def unsupported(config: Any, sites: Any) -> str | None:
         """A linear layer, whose widths the shape of A divides."""
-        other = [site.kind for site in sites if not site.matrix]
-        if other:
-            return f"site {other[0]!r} is not a linear layer; use q, k, v, qkv, proj, fc1 or fc2"
+        if other := not_linear(sites):
+            return other
         for site in sites:
             rows, columns = _a_shape(config, site)
             if site.dim_out % rows or site.dim % columns:

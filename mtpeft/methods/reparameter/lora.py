@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, SiteModule, Sites, wide
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, not_linear, wide
 from mtpeft.methods.group import PLAIN, Group
 from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count, Positive, Rate
@@ -143,9 +143,8 @@ class LoRA(SiteModule):
     @staticmethod
     def unsupported(config: Any, sites: Any) -> str | None:
         """A low-rank product needs a linear layer, and a principal one no higher rank than the layer has."""
-        other = [site.kind for site in sites if not site.matrix]
-        if other:
-            return f"site {other[0]!r} is not a linear layer; use q, k, v, qkv, proj, fc1 or fc2"
+        if other := not_linear(sites):
+            return other
         small = [site for site in sites if min(site.dim, site.dim_out) < config.rank and config.init != "lora"]
         if small:
             least = min(small[0].dim, small[0].dim_out)

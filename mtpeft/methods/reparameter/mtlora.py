@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ from mtpeft.methods.task_block import (
     FINAL_NORM,
     Ranks,
     TaskBlock,
-    backbone_weights,
+    backbone_weights_and_merging,
     check_ranks,
     missing_layers,
     rank_at,
@@ -95,16 +95,10 @@ class TaskLoRA(TaskBlock):
         return self.updates[kind](x, y)
 
 
-def owned(config: MTLoRAConfig, anatomy: Any) -> list[str]:
-    """The backbone's own weights that are trained: patch embedding, norms, position tables, patch merging."""
-    if not config.train_backbone:
-        return []
-    return backbone_weights(anatomy, config.final_norm, merging="reduction" not in config.sites)
-
-
 class _MTLoRA(LoRA):
     """y + s B A drop(x), shared by all tasks; at the final norm x, as if it were not there."""
 
+    peft_type: ClassVar[str | None] = None  # trained norms and each task's own updates have no place there
     #: LoRA's options of rates and of starts are none of these methods'
     group = staticmethod(SiteModule.group)
     constants = staticmethod(SiteModule.constants)
@@ -141,7 +135,7 @@ class _MTLoRA(LoRA):
     MTLoRAConfig,
     paper="Agiza et al., CVPR 2024 (arXiv 2403.20320)",
     properties=Properties(identity_at_init=False),
-    owned=owned,
+    owned=backbone_weights_and_merging,
     stream=TaskLoRA,
     weights="L * k * rank + 4 * (k - 4 * d) * task_rank + (3 * p ** 2 + 1) * d + 4 * L * d where k = 8 * d + 2 * m",
 )
@@ -154,7 +148,7 @@ class MTLoRA(_MTLoRA):
     MTLoRAPlusConfig,
     paper="Agiza et al., CVPR 2024 (arXiv 2403.20320)",
     properties=Properties(identity_at_init=False),
-    owned=owned,
+    owned=backbone_weights_and_merging,
     stream=TaskLoRA,
 )
 class MTLoRAPlus(_MTLoRA):

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, SiteModule, Sites, wide
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, not_linear, wide
 from mtpeft.methods.product import add_product
 from mtpeft.methods.spec import Properties, register
 from mtpeft.options import Count, Positive, Rate, WholeNumber
@@ -72,6 +72,7 @@ class VeRA(SiteModule):
         self.d = nn.Parameter(torch.full((config.rank,), config.d_initial))
         self.b = nn.Parameter(torch.zeros(site.dim_out))
         self.dropout = nn.Dropout(config.dropout)
+        self.made = config.rank * site.dim_out
 
     def factors(self, x: torch.Tensor, constants: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """x (..., in) -> d o A drop(x) (..., r), and (diag(b) B)^T (r, out)."""
@@ -79,20 +80,18 @@ class VeRA(SiteModule):
         return nn.functional.linear(self.dropout(x), a) * self.d, (self.b.unsqueeze(1) * b).T
 
     def forward(self, x: torch.Tensor, y: torch.Tensor, constants: Any) -> torch.Tensor:
-        """The same sum for training: by the increment as a matrix (out, in) where that takes less work, as r is large here.
+        """The same sum for training: by the increment as a matrix (out, in) where r is so large that this is less work.
 
         Else the gradient of b is one by elements of B d A x, where the product's would be one of a whole (out, r).
         """
         a, b = self._slices(constants)
         if self._dense(x.shape[:-1].numel()):
-            return add_product(y, x, ((self.b.unsqueeze(1) * b) @ (self.d.unsqueeze(1) * a)).T)
+            return add_product(y, self.dropout(x), ((self.b.unsqueeze(1) * b) @ (self.d.unsqueeze(1) * a)).T)
         more = nn.functional.linear(nn.functional.linear(self.dropout(x), a) * self.d, b)
         return torch.addcmul(y, more.to(y.dtype), self.b.to(y.dtype))
 
     def _dense(self, rows: int) -> bool:
         """Whether products with the increment (out, in), its own and their gradients, are fewer than those with A and B."""
-        if self.dropout.p and self.training:
-            return False
         rank, size = len(self.d), self.dim * self.dim_out
         return 3 * (rows + rank) * size < 2 * rows * rank * (self.dim + self.dim_out)
 
@@ -112,8 +111,7 @@ class VeRA(SiteModule):
     @staticmethod
     def unsupported(config: Any, sites: Any) -> str | None:
         """A low-rank product needs a linear layer."""
-        other = [site.kind for site in sites if not site.matrix]
-        return f"site {other[0]!r} is not a linear layer; use q, k, v, qkv, proj, fc1 or fc2" if other else None
+        return not_linear(sites)
 
     def _slices(self, constants: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """A (r, in) and B (out, r) of this layer."""

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mtpeft.methods.base import wide
+
 Size = tuple[int, int]
 
 
@@ -52,8 +54,7 @@ class DeformableAttention(nn.Module):
         """(B, Q, d); `places` (Q, 2) of the queries, x and y in [0, 1]; `sizes` (H, W) of the maps `tokens` are of."""
         batch, count, _ = queries.shape
         heads, levels = self.num_heads, len(sizes)
-        values = self.value(tokens)
-        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        values = wide(self.value(tokens))
         offsets = self.offsets(queries).view(batch, count, heads, levels, self.points, 2).to(values.dtype)
         weights = self.weights(queries).view(batch, count, heads, -1).softmax(dim=-1).to(values.dtype)
         read = []
@@ -73,8 +74,8 @@ class DeformableAttention(nn.Module):
 def centres(sizes: Sequence[Size], like: torch.Tensor) -> torch.Tensor:
     """The centres of the cells of maps (H, W), one map after another: (sum H W, 2), x and y in [0, 1]."""
     found = []
+    dtype = torch.promote_types(like.dtype, torch.float32)  # half precision has no room for cells of large maps
     for height, width in sizes:
-        y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
-        x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
+        y, x = ((torch.arange(n, device=like.device, dtype=dtype) + 0.5) / n for n in (height, width))
         found.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1))
     return torch.cat(found)

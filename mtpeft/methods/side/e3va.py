@@ -80,9 +80,8 @@ class E3VA(SiteModule):
         elif site.kind in ("features", "final_norm"):
             self.norm = hookless_copy(site.module)
         elif site.kind == "scales":
-            pyramid = len({stage.stride for stage in site.stages}) > 1
             widths = [stage.dim for stage in site.stages[:-1]]
-            self.norms = nn.ModuleList(nn.LayerNorm(w, eps=1e-5) if pyramid else nn.Identity() for w in widths)
+            self.norms = nn.ModuleList(nn.LayerNorm(w, eps=1e-5) if site.pyramid else nn.Identity() for w in widths)
 
     def forward(self, x: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The stream y stays as it is, until the highway takes the place of the final features and of the maps."""

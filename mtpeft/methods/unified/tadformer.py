@@ -5,7 +5,7 @@ Baek, Lee, Jo, Choi, Min, "TADFormer: Task-Adaptive Dynamic TransFormer for Effi
 a stream of each task's own through the rest of the last block of a stage. No task has a LoRA of its own.
 
 Prompts. One token per task enters at the first block and flows on, among the patches of every window and wider in every stage
-(`mtpeft/methods/task_prompts.py`). Every task's prompt is part of what any task sees, so a task that is added
+(`mtpeft/methods/reparameter/task_prompts.py`). Every task's prompt is part of what any task sees, so a task that is added
 moves the others' outputs.
 
 Task streams. Head h of the attended values o, before proj, is weighted by what the task's prompt asks of each patch, before
@@ -38,9 +38,9 @@ from torch.nn import functional as F
 from mtpeft.backbones.site import Site
 from mtpeft.methods.base import Taps, wide
 from mtpeft.methods.precision import without_autocast
+from mtpeft.methods.reparameter.task_prompts import TaskPrompts, TaskPromptsConfig, WindowBlock, to_tokens
 from mtpeft.methods.spec import Properties, register
-from mtpeft.methods.task_block import LAYERS
-from mtpeft.methods.task_prompts import TaskPrompts, TaskPromptsConfig, WindowBlock, owned, to_tokens
+from mtpeft.methods.task_block import LAYERS, backbone_weights
 
 #: side of the filters
 SIDE = 3
@@ -134,11 +134,11 @@ class FilteredStream(WindowBlock):
 
     def layer(self, kind: str, x: torch.Tensor, taps: Taps) -> torch.Tensor:
         """W x' + b + s B DTF(A x): x the task's own, (rows, tokens, in), x' the shared one."""
-        shared = taps.modules[kind]
-        update, own = shared.update, self.filters
-        maps = self.to_map(kind, F.linear(x, update.lora_A), taps)
+        shared, own = taps.modules[kind], self.filters
+        left, right = shared.update.product()
+        maps = self.to_map(kind, F.linear(x, right), taps)
         filtered = own[kind](maps) if kind in own else shared.filter(maps)
-        return taps.y[kind] + F.linear(to_tokens(filtered), update.scale * update.lora_B)
+        return taps.y[kind] + F.linear(to_tokens(filtered), left)
 
 
 @register(
@@ -146,7 +146,7 @@ class FilteredStream(WindowBlock):
     TADFormerConfig,
     paper="Baek et al., CVPR 2025 (arXiv 2501.04293)",
     properties=Properties(identity_at_init=False),
-    owned=owned,
+    owned=backbone_weights,
     stream=FilteredStream,
 )
 class TADFormer(TaskPrompts):

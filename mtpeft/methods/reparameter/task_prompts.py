@@ -8,7 +8,6 @@ sees, and a task that is added moves the others' outputs. The methods that follo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,13 +18,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.base import MethodConfig, SiteModule, Sites, Taps
-from mtpeft.methods.product import add_product
+from mtpeft.methods.base import MethodConfig, SiteModule, Sites, Taps, not_linear
+from mtpeft.methods.reparameter.lora import LoRA, LoRAConfig
 from mtpeft.methods.task_block import (
     FINAL_NORM,
     Ranks,
     TaskBlock,
-    backbone_weights,
     check_ranks,
     missing_layers,
     rank_at,
@@ -49,10 +47,9 @@ class TaskPromptsConfig(MethodConfig):
         """The rank of the site's stage."""
         return rank_at(self.rank, site)
 
-
-def owned(config: TaskPromptsConfig, anatomy: Any) -> list[str]:
-    """The backbone's own weights that are trained: patch embedding, norms, position tables."""
-    return backbone_weights(anatomy, config.final_norm, merging=False) if config.train_backbone else []
+    def low_rank(self, site: Site) -> LoRAConfig:
+        """LoRA at a site, of its stage's rank and at this scale."""
+        return LoRAConfig(rank=self.rank_at(site), alpha=self.scale * self.rank_at(site), dropout=self.dropout)
 
 
 class WindowBlock(TaskBlock):
@@ -76,22 +73,6 @@ def to_tokens(maps: torch.Tensor) -> torch.Tensor:
     return maps.flatten(2).transpose(1, 2)
 
 
-class LowRank(nn.Module):
-    """LoRA of one layer: y + s B A drop(x); A (r, in) kaiming-uniform, B (out, r) zero."""
-
-    def __init__(self, config: TaskPromptsConfig, site: Site) -> None:
-        super().__init__()
-        rank = config.rank_at(site)
-        self.lora_A = nn.Parameter(torch.empty(rank, site.dim))
-        self.lora_B = nn.Parameter(torch.zeros(site.dim_out, rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        self.scale, self.dropout = config.scale, nn.Dropout(config.dropout)
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The layer's input x (..., in) and output y (..., out) -> its new output."""
-        return add_product(y, F.linear(self.dropout(x), self.lora_A), (self.scale * self.lora_B).T)
-
-
 class TaskPrompts(SiteModule):
     """y + s B A drop(x), shared by all tasks; a task's prompt, and what widens prompts between stages; at the final norm x, as if
     it were not there."""
@@ -110,7 +91,7 @@ class TaskPrompts(SiteModule):
             before = site.stages[(site.stage or 0) - 1].dim
             self.up = nn.Parameter(nn.init.trunc_normal_(torch.empty(site.dim, before), std=0.02))
         elif site.kind != FINAL_NORM:
-            self.update = LowRank(config, site)
+            self.update = LoRA(config.low_rank(site), site)
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None, **model: nn.Module) -> torch.Tensor:
         """A layer's input x and output y -> its new output; block input x (B, N, d) and, behind a stage, the prompts that
@@ -142,7 +123,5 @@ class TaskPrompts(SiteModule):
         prompts = [site for site in sites if site.kind == "tokens"]
         if not prompts or not all(site.windows for site in prompts):
             return "its prompts stand in Swin's windows, which this backbone does not have"
-        other = [site.kind for site in sites if site.kind not in ("tokens", FINAL_NORM) and not site.matrix]
-        if other:
-            return f"site {other[0]!r} is not a linear layer; use q, k, v, qkv, proj, fc1 or fc2"
-        return missing_layers(sites)
+        layers = [site for site in sites if site.kind not in ("tokens", FINAL_NORM)]
+        return not_linear(layers) or missing_layers(sites)

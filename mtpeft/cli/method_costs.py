@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).with_name("measured.json")
+FILE = Path(__file__).with_name("method_costs.json")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).with_name("learned.json")
+FILE = Path(__file__).with_name("method_scores.json")
 #: what the others are compared with
 PROBE = "linear_probe"
 
