@@ -55,7 +55,8 @@ class EVP(SiteModule):
         self.up, self.down = (nn.Parameter(torch.zeros(c, p, width)) for _ in range(2))
         self.left, self.right = (nn.Parameter(torch.zeros(c, height - 2 * p, p)) for _ in range(2))
         for name, values in zip(("mean", "std"), normalisation(config, site), strict=True):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+            exact = torch.tensor(values, dtype=torch.float64)  # until the model gives it its own type
+            self.register_buffer(name, exact.view(-1, 1, 1), persistent=False)
         self.mean: torch.Tensor
         self.std: torch.Tensor
 
@@ -65,7 +66,8 @@ class EVP(SiteModule):
         check_frame((height, width), self.up, self.left, "evp")
         inner = height - 2 * p, width - 2 * p
         small = nn.functional.interpolate(y, inner, mode="bicubic", antialias=True)
-        frame = framed(*((strip - self.mean) / self.std for strip in (self.up, self.down, self.left, self.right)))
+        mean, std = self.mean.to(self.up.dtype), self.std.to(self.up.dtype)
+        frame = framed(*((strip - mean) / std for strip in (self.up, self.down, self.left, self.right)))
         return nn.functional.pad(small, (p, p, p, p)) + frame
 
     @staticmethod
