@@ -88,6 +88,9 @@ class SiteModule(nn.Module):
     trains_by_forward: ClassVar[bool] = False
     #: some of its modules, or of its task streams', are told of steps and epochs (`mtpeft.methods.paced`)
     paced: ClassVar[bool] = False
+    #: how several sets of a site's weights act as one: by name the axis along which a weight of one set stands beside those
+    #: of the others, None where they are summed. Whatever acts then is the sum of what each set adds, or all their tokens
+    beside: ClassVar[Mapping[str, int | None]] = {}
     #: the name by which folders of Hugging Face PEFT know the method, where they can hold it
     peft_type: ClassVar[str | None] = None
     #: numbers that a call makes of its weights, where they are more than the weights (a dense matrix of a few of its entries)

@@ -11,14 +11,15 @@ five blocks of ViT-B/16 42,270 weights.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.adapter.bottleneck import Activation, Bottleneck, bottleneck_width
+from mtpeft.methods.adapter.bottleneck import BESIDE, Activation, Bottleneck, bottleneck_width
 from mtpeft.methods.base import MethodConfig, SiteModule, Sites
 from mtpeft.methods.spec import register
 from mtpeft.options import Count, Positive, Rate
@@ -50,6 +51,8 @@ class AdaptFormerConfig(MethodConfig):
 )
 class AdaptFormer(SiteModule):
     """y + s * (W_up drop(act(W_down x + b_d)) + b_u), zero at the start; act is ReLU in the paper."""
+
+    beside: ClassVar[Mapping[str, int | None]] = BESIDE
 
     def __init__(self, config: AdaptFormerConfig, site: Site) -> None:
         super().__init__(config, site)

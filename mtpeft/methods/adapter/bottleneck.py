@@ -24,6 +24,10 @@ def affine_factors(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tenso
     return nn.functional.pad(hidden, (0, 1), value=1.0), torch.cat([weight, bias.unsqueeze(1)], dim=1).T
 
 
+#: of a module whose `adapter` is a bottleneck: hidden units side by side (`SiteModule.beside`)
+BESIDE = {"adapter.down.weight": 0, "adapter.down.bias": 0, "adapter.up.weight": 1, "adapter.up.bias": None}
+
+
 class Bottleneck(nn.Module):
     """x (..., d) -> up(drop(act(down x))) (..., d); down kaiming-uniform(a = sqrt 5), up and both biases zero."""
 

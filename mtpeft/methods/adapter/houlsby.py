@@ -8,14 +8,15 @@ Hyperformer's adapters have (Mahabadi et al., ACL 2021).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 
 from mtpeft.backbones.site import Site
-from mtpeft.methods.adapter.bottleneck import Activation, Bottleneck, bottleneck_width
+from mtpeft.methods.adapter.bottleneck import BESIDE, Activation, Bottleneck, bottleneck_width
 from mtpeft.methods.base import MethodConfig, SiteModule, Sites
 from mtpeft.methods.spec import register
 from mtpeft.options import Count, Rate
@@ -44,6 +45,8 @@ class HoulsbyConfig(MethodConfig):
 )
 class Houlsby(SiteModule):
     """h + W_up act(W_down h + b_d) + b_u; W_up and the biases start at zero."""
+
+    beside: ClassVar[Mapping[str, int | None]] = BESIDE
 
     def __init__(self, config: HoulsbyConfig, site: Site) -> None:
         super().__init__(config, site)

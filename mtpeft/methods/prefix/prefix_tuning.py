@@ -7,6 +7,7 @@ Tuning" (LAE), ICCV 2023, section 3.2. In window attention every window sees the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,6 +45,7 @@ class PrefixTuning(SiteModule):
     """Keys and values (m, C), uniform in 0 ... 0.01, not projected and without position."""
 
     styles: ClassVar[tuple[str, ...]] = ("prefix",)
+    beside: ClassVar[Mapping[str, int | None]] = {"keys": 0, "values": 0}
 
     def __init__(self, config: PrefixTuningConfig, site: Site) -> None:
         super().__init__(config, site)

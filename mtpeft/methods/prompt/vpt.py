@@ -20,7 +20,7 @@ the patches, as in the authors' code (`pool_prompts=False`: patches alone, their
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -85,6 +85,7 @@ class PromptTokens(SiteModule):
     """
 
     styles: ClassVar[tuple[str, ...]] = ("tokens",)
+    beside: ClassVar[Mapping[str, int | None]] = {"prompts": 0}
     model_module: ClassVar[type[nn.Module] | None] = Projections
 
     def __init__(self, config: VPTShallowConfig | VPTDeepConfig, site: Site) -> None:

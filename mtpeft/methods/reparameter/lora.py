@@ -16,7 +16,7 @@ start, with A0 and B0 kept once for all tasks. Weight decay then pulls towards t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -97,6 +97,7 @@ class LoRA(SiteModule):
 
     factored = True
     peft_type: ClassVar[str | None] = "LORA"
+    beside: ClassVar[Mapping[str, int | None]] = {"lora_A": 0, "lora_B": 1}
 
     def __init__(self, config: LoRAConfig, site: Site, constants: Any = None) -> None:
         super().__init__(config, site)
