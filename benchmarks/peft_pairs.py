@@ -1,7 +1,8 @@
 """Methods that Hugging Face peft has too, on the same layers of the same backbone: training step and inference, mtpeft over peft.
 
 Both train the same numbers of weights (checked); a step is forward, cross-entropy, backward and AdamW. peft adapts fused
-layers, so the sites are qkv alone, and all four linear layers of a block.
+layers, so the sites are qkv alone, and all four linear layers of a block. Beside them runs the backbone with no method and a
+gradient through all its blocks, below which no step can come.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from _common import arguments, interleave, ratio, show, wake, write
 from mixed_batch import inference
 from single_task import CLASSES, Probed, step
 from torch import nn
+from written_out import through
 
 import mtpeft
 from mtpeft.errors import ConfigError
@@ -53,23 +55,28 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    backbone = create_backbone(options.model, pretrained=False)
+    backbone = create_backbone(options.model, pretrained=False).requires_grad_(False)
     plain = Probed(copy.deepcopy(backbone), backbone.num_features).eval()  # type: ignore[arg-type]
     images, labels = torch.randn(options.batch, 3, 224, 224), torch.randint(CLASSES, (options.batch,))
     rows: dict[str, tuple[float, ...]] = {}
     for name in METHODS:
         for where, sites in SITES.items():
             ours, theirs = pair(name, sites, backbone)
-            models = {"ours": ours.train(), "theirs": theirs.train()}
+            models = {"ours": ours.train(), "theirs": theirs.train(), "bare": through(copy.deepcopy(backbone))}
             steps = interleave({n: step(model, images, labels) for n, model in models.items()}, options.repeats)
             models = {"ours": ours.eval(), "theirs": theirs.eval(), "plain": plain}
             calls = interleave({n: inference(lambda m=m: m(images)) for n, m in models.items()}, options.repeats)
             rows[f"{name}, {where}"] = (
                 ratio(steps, "ours", "theirs"),
+                ratio(steps, "bare", "theirs"),
                 ratio(calls, "ours", "theirs"),
                 ratio(calls, "ours", "plain"),
             )
-    show(f"{options.model}, batch {options.batch}", rows, ("step / peft", "inference / peft", "inference x plain"))
+    show(
+        f"{options.model}, batch {options.batch}",
+        rows,
+        ("step / peft", "no method / peft", "inference / peft", "x plain"),
+    )
     write(options, {name: [round(value, 4) for value in row] for name, row in rows.items()})
 
 

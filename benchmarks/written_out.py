@@ -2,6 +2,8 @@
 
 Each is put into the blocks of a timm ViT by hand, as most of the authors' repositories do: the module stands beside or behind a
 layer and the block's forward calls it. Both train as many weights, which is checked; MTLoRA's is in `written_out_mtlora.py`.
+
+Beside them runs the backbone with no method at all and a gradient through all its blocks: no way of writing a method is faster.
 """
 
 from __future__ import annotations
@@ -162,8 +164,9 @@ METHODS: dict[str, Callable[[Any], None]] = {
 
 
 def contestants(name: str, backbone: Any) -> dict[str, nn.Module]:
-    """The method of both kinds, on copies of the backbone, with as many weights each."""
+    """The method of both kinds, on copies of the backbone, with as many weights each; and what trains the class token alone."""
     backbone = copy.deepcopy(backbone).requires_grad_(False)
+    bare = copy.deepcopy(backbone)
     manager = mtpeft.attach(copy.deepcopy(backbone), name)
     manager.add_task("task", num_classes=CLASSES)
     METHODS[name](backbone)
@@ -173,7 +176,13 @@ def contestants(name: str, backbone: Any) -> dict[str, nn.Module]:
         raise ConfigError(f"{name}: mtpeft trains {counts[0]} weights and the module written out {counts[1]}")
     wake(manager)
     wake(plain)
-    return {"mtpeft": manager.train(), "written out": plain.train()}
+    return {"mtpeft": manager.train(), "written out": plain.train(), "no method": through(bare)}
+
+
+def through(backbone: Any) -> nn.Module:
+    """A backbone whose class token and head learn: a gradient passes through all blocks, and no weight of theirs has one."""
+    backbone.cls_token.requires_grad_(True)
+    return Probed(backbone, backbone.num_features).train()
 
 
 def main() -> None:
@@ -191,9 +200,11 @@ def main() -> None:
     for name in options.methods or METHODS:
         models = contestants(name, backbone)
         times = interleave({n: step(model, images, labels) for n, model in models.items()}, options.repeats)
-        rows[name] = (*milliseconds(times).values(), ratio(times, "mtpeft", "written out"))
-    show(f"{options.model}, batch {options.batch}, training step", rows, ("mtpeft ms", "written out ms", "ratio"))
-    goals = [goal(f"training step of {name} / written out", row[-1], 0.95) for name, row in rows.items()]
+        ratios = [ratio(times, case, "written out") for case in ("mtpeft", "no method")]
+        rows[name] = (*milliseconds(times).values(), *ratios)
+    columns = ("mtpeft ms", "written out ms", "no method ms", "mtpeft ratio", "no method ratio")
+    show(f"{options.model}, batch {options.batch}, training step", rows, columns)
+    goals = [goal(f"training step of {name} / written out", row[-2], 0.95) for name, row in rows.items()]
     write(options, {"rows": {name: [round(value, 4) for value in row] for name, row in rows.items()}, "goals": goals})
 
 

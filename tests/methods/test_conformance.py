@@ -25,9 +25,9 @@ HIERARCHIES = ("swin", "pvt_v2")
 #: {method: where it works}, as the page of methods has it
 CLAIMS = claims((Path(__file__).parents[2] / "METHODS.md").read_text(encoding="utf-8"))
 
-#: networks of a million weights beside a tiny backbone, or one run many times: seconds of convolutions, so on one anatomy
-#: every time
-WHOLE_NETWORKS = {"lion", "sam_lst", "side_tuning", "vit_adapter"}
+#: networks of a million weights beside a tiny backbone, one run many times, or transforms of whole clips: seconds each, so
+#: on one anatomy every time
+DEAR = {"frame2freq", "lion", "sam_lst", "side_tuning", "vit_adapter"}
 
 
 def home(name: str) -> str:
@@ -38,7 +38,7 @@ def home(name: str) -> str:
 def every_time(name: str, turn: int) -> set[str]:
     """On what `make test` checks a method: its home, a hierarchy, and a quarter of the other anatomies."""
     claimed = [anatomy for anatomy in TINY if anatomy in CLAIMS[name]]
-    if name in WHOLE_NETWORKS:
+    if name in DEAR:
         return {claimed[0]}
     hierarchies = [anatomy for anatomy in HIERARCHIES if anatomy in claimed]
     others = [anatomy for anatomy in claimed[1:] if anatomy not in HIERARCHIES]

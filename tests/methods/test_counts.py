@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import timm
 from counted import trained
 from torch import nn
 
@@ -75,12 +73,6 @@ def test_trained_weights_without_the_head(method: str, options: dict[str, Any], 
     assert trained("vit_base_patch16_224", method, **options) == expected
 
 
-@pytest.fixture(scope="module")
-def vit_b() -> Iterator[nn.Module]:
-    """One ViT-B/16 with random weights for the whole file; methods are attached and detached."""
-    yield timm.create_model("vit_base_patch16_224", num_classes=0)
-
-
 #: one of each way to own weights: a task's, the backbone's own, copies of the backbone's
 ATTACHED = [
     pytest.param(*row, marks=() if row[0] in ("lora", "full", "bitfit") else pytest.mark.slow) for row in COUNTS
@@ -97,12 +89,6 @@ def test_a_manager_counts_the_same(vit_b: nn.Module, method: str, options: dict[
         assert manager.counts("birds").frozen + manager.counts("birds").backbone == 85_798_656
     finally:
         manager.detach()
-
-
-@pytest.fixture(scope="module")
-def swin_t() -> Iterator[nn.Module]:
-    """One Swin-T with random weights."""
-    yield timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, num_classes=0)
 
 
 @pytest.mark.parametrize(("method", "options", "expected"), SWIN_COUNTS)

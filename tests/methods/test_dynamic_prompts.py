@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import timm
 import torch
 from naive import NaiveViT, assert_close, attached
 from torch import nn
@@ -18,11 +16,6 @@ from mtpeft.testing import tiny_backbone
 from mtpeft.testing.case import images
 
 X = images(2, torch.float64)
-
-
-@pytest.fixture(scope="module")
-def vit_b() -> Iterator[nn.Module]:
-    yield timm.create_model("vit_base_patch16_224", num_classes=0)
 
 
 @pytest.mark.parametrize(("options", "expected"), [({}, 5_314_560), ({"num_layers": 1}, 3 * 768**2 + 4 * 768)])

@@ -20,11 +20,6 @@ X = images(2, torch.float64)
 
 
 @pytest.fixture(scope="module")
-def vit_b() -> Iterator[nn.Module]:
-    yield timm.create_model("vit_base_patch16_224", num_classes=0)
-
-
-@pytest.fixture(scope="module")
 def vit_s() -> Iterator[nn.Module]:
     yield timm.create_model("vit_small_patch16_224", num_classes=0)
 

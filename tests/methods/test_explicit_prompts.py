@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import timm
 import torch
+from counted import trained
 from naive import NaiveViT, assert_close, attached, gelu, linear, norm, tokens
 from torch import nn
 
@@ -21,29 +21,17 @@ from mtpeft.testing.case import images
 X = images(2, torch.float64)
 
 
-@pytest.fixture(scope="module")
-def vit_b() -> Iterator[nn.Module]:
-    yield timm.create_model("vit_base_patch16_224", num_classes=0)
-
-
-@pytest.fixture(scope="module")
-def pvt_v2_b4() -> Iterator[nn.Module]:
-    """Of the widths and depths of the authors' MiT-B4."""
-    yield timm.create_model("pvt_v2_b4", num_classes=0)
-
-
+#: PVTv2-B4 has the widths and depths of the authors' MiT-B4
 @pytest.mark.parametrize(
     ("model", "options", "expected"),
-    [("vit_b", {}, 63_312), ("vit_b", {"reduction": 4}, 888_192), ("pvt_v2_b4", {}, 550_480)],
+    [
+        ("vit_base_patch16_224", {}, 63_312),
+        ("vit_base_patch16_224", {"reduction": 4}, 888_192),
+        ("pvt_v2_b4", {}, 550_480),
+    ],
 )
-def test_counts(request: Any, model: str, options: dict[str, Any], expected: int) -> None:
-    backbone = request.getfixturevalue(model)
-    manager = mtpeft.attach(backbone, "evp_l", **options)
-    try:
-        manager.add_task("birds", num_classes=2)
-        assert manager.num_trainable("birds", heads=False) == expected
-    finally:
-        manager.detach()
+def test_counts(model: str, options: dict[str, Any], expected: int) -> None:
+    assert trained(model, "evp_l", **options) == expected
 
 
 def frequencies(n: int, half: int) -> torch.Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import timm
 import torch
 from naive import NaiveViT, attached, gelu, norm
 from shrinking import adapter, adapters, shrink
@@ -95,12 +94,6 @@ def test_a_shared_adapter_folds() -> None:
 
 
 # counts ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def swin_t() -> nn.Module:
-    """One Swin-T with random weights; methods are attached and detached."""
-    return timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
 
 
 def on_swin_t(backbone: nn.Module, **options: Any) -> Any:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from naive import NaiveViT, assert_close, tokens
 from torch import nn
@@ -54,11 +52,6 @@ COUNTS: list[tuple[str, dict[str, Any], int, int]] = [
     ("gps", {"connections": 2}, 251_136, 2 * 83_712),
     ("lst", {"init": "fisher"}, 2_376_492, 0),
 ]
-
-
-@pytest.fixture(scope="module")
-def vit_b() -> Iterator[nn.Module]:
-    yield timm.create_model("vit_base_patch16_224", num_classes=0)
 
 
 @pytest.mark.parametrize(("method", "options", "expected", "chosen"), COUNTS)

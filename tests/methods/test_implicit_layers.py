@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import timm
 import torch
 from naive import NaiveViT, assert_close, attached
 from torch import nn
@@ -156,11 +154,6 @@ def test_it_runs_in_its_own_type_under_autocast() -> None:
         found = solved(u, parameters, Solver())
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected)
-
-
-@pytest.fixture(scope="module")
-def vit_b() -> Iterator[nn.Module]:
-    yield timm.create_model("vit_base_patch16_224", num_classes=0)
 
 
 @pytest.mark.parametrize(

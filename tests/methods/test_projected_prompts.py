@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import timm
 import torch
 from naive import NaiveViT, assert_close, attached, linear
 from naive_swin import naive_swin
@@ -17,11 +15,6 @@ import mtpeft
 from mtpeft.testing.case import images
 
 X = images(2, torch.float64)
-
-
-@pytest.fixture(scope="module")
-def vit_b() -> Iterator[nn.Module]:
-    yield timm.create_model("vit_base_patch16_224", num_classes=0)
 
 
 @pytest.mark.parametrize(

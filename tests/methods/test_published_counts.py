@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import timm
 from torch import nn
 
 import mtpeft
@@ -32,12 +30,6 @@ ENCODER: list[tuple[str, Any, Any, int, float]] = [
 
 #: rank of the shared updates -> weights of encoder and decoders, millions published
 MTLORA = [(16, 4_953_146, 4.95), (32, 6_083_642, 6.08), (64, 8_344_634, 8.34)]
-
-
-@pytest.fixture(scope="module")
-def swin_t() -> Iterator[nn.Module]:
-    """One Swin-T with random weights; methods are attached and detached."""
-    yield timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
 
 
 def attach(backbone: nn.Module, method: Any, sharing: Any, head: dict[str, Any]) -> mtpeft.TaskManager:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import timm
-from torch import nn
-
-import mtpeft
+from counted import trained
 
 ALL = ("qkv", "proj", "fc1", "fc2")
 
@@ -38,20 +34,6 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def vit_b() -> Iterator[nn.Module]:
-    """One ViT-B/16 with random weights for the whole file; methods are attached and detached."""
-    yield timm.create_model("vit_base_patch16_224", num_classes=0)
-
-
 @pytest.mark.parametrize(("method", "options", "expected"), COUNTS)
-def test_trained_weights_without_the_head(
-    vit_b: nn.Module, method: str, options: dict[str, Any], expected: int
-) -> None:
-    manager = mtpeft.attach(vit_b, method, **options)
-    try:
-        manager.add_task("birds", num_classes=10)
-        assert manager.num_trainable("birds", heads=False) == expected
-        assert manager.counts("birds").frozen + manager.counts("birds").backbone == 85_798_656
-    finally:
-        manager.detach()
+def test_trained_weights_without_the_head(method: str, options: dict[str, Any], expected: int) -> None:
+    assert trained("vit_base_patch16_224", method, **options) == expected

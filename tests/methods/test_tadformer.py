@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import timm
 import torch
 from naive import T, gelu, linear, norm
 from naive_task_prompts import SCALE, TASKS, made, read, stage_ends
@@ -161,11 +159,6 @@ COUNTS = [
 ]
 #: norms of prompts that the authors' code has in the eight blocks that do not end a stage, and never uses
 UNUSED = 2 * (96 + 192 + 5 * 384 + 768)
-
-
-@pytest.fixture(scope="module")
-def swin_t() -> Iterator[nn.Module]:
-    yield timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
 
 
 @pytest.mark.parametrize(("rank", "filters", "expected", "published"), COUNTS)
