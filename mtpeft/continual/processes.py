@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mtpeft.data.loader import mix
 from mtpeft.errors import ConfigError
 from mtpeft.runs.distributed import rank, sum_tensors, total, world
+from mtpeft.sharing.pool import Usage
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -89,8 +90,9 @@ def sum_step(parameters: Sequence[nn.Parameter], loss: torch.Tensor, step: Step)
 
 
 def statistics(model: nn.Module) -> list[torch.Tensor]:
-    """The buffers in which batch norms keep what they see in training."""
+    """The buffers that keep what is seen in training: of batch norms, and what images choose of a pool."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    norms += [m for m in model.modules() if isinstance(m, Usage)]
     return [buffer for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()]
 
 

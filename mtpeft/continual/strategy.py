@@ -248,7 +248,14 @@ class ContinualStrategy(StepTemplate):
         return self.local_loss and self.is_training and self.stream.kind == "class_incremental"
 
     def criterion(self) -> torch.Tensor:
-        """The experience's own; local cross-entropy is over the current experience's classes only."""
+        """The experience's own and, in training, what weight sources add to it."""
+        loss = self._criterion_alone()
+        for penalty in self._manager.penalties().values() if self.is_training else ():
+            loss = loss + penalty
+        return loss
+
+    def _criterion_alone(self) -> torch.Tensor:
+        """Local cross-entropy is over the current experience's classes only."""
         if self.is_training and not self._is_local:
             return self._objective.loss(self.mb_output, self.mb_y, self._labels)
         if not self._is_local:
