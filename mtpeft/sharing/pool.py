@@ -144,6 +144,9 @@ class Pool(Sharing):
         """New sets, `number` of them."""
         uniform = self.start != "method"
         new = [PoolSet(self.factory, len(self.groups), self.choose == "mix", uniform) for _ in range(number)]
+        if earlier:  # in the precision that the others have, which is to be copied or met exactly
+            reference = earlier[0].keys
+            new = [made.to(reference.device, reference.dtype) for made in new]
         if new and self.start == "orthogonal":
             make_orthogonal(new, earlier, self.groups)
         if self.from_previous and earlier:
