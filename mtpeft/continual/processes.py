@@ -90,10 +90,20 @@ def sum_step(parameters: Sequence[nn.Parameter], loss: torch.Tensor, step: Step)
 
 
 def statistics(model: nn.Module) -> list[torch.Tensor]:
-    """The buffers that keep what is seen in training: of batch norms, and what images choose of a pool."""
+    """The buffers in which batch norms keep what they see in training."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    norms += [m for m in model.modules() if isinstance(m, Usage)]
     return [buffer for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()]
+
+
+def usages(model: nn.Module) -> list[Usage]:
+    """What counts the choices of images in training."""
+    return [module for module in model.modules() if isinstance(module, Usage)]
+
+
+def sum_counts(counted: Sequence[Usage]) -> None:
+    """Add what the other processes have counted since they were asked last."""
+    for usage in counted:
+        usage.join(total(usage.seen.clone()))
 
 
 def check_processes(plugins: Sequence[Any], known: Callable[[Any], bool]) -> None:

@@ -13,7 +13,7 @@ from mtpeft.continual.benchmark import VALIDATION, TaskLoader, to_avalanche
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import Running, objectives_of
 from mtpeft.continual.plugins import check_plugins, seed_memories
-from mtpeft.continual.processes import statistics
+from mtpeft.continual.processes import statistics, usages
 from mtpeft.continual.step import StepTemplate
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream, LabelView
@@ -137,6 +137,7 @@ class ContinualStrategy(StepTemplate):
         self.optimized_param_id = dict(trained)
         self.update = Update(self.optimizer, self.device.type, self.training_settings)
         self._statistics = statistics(model.manager) if world() > 1 else []
+        self._usages = usages(model.manager) if world() > 1 else []
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Our own loader for the epoch to come; a plugin may put another in its place."""

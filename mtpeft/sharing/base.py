@@ -84,8 +84,8 @@ class Sharing(nn.Module, ABC):
         """Whether a prediction needs to know whose task the image is."""
         return not self.single_pass
 
-    def not_for(self, *, one_task: bool, at_once: bool) -> str | None:
-        """Why it cannot learn one task throughout, or tasks that are all made at once; None where it can."""
+    def not_for(self, *, one_task: bool = False, at_once: bool = False, together: bool = False) -> str | None:
+        """Why it cannot learn one task throughout, tasks that are all made at once, or trained together; None where it can."""
         return None
 
     def select(self, tasks: Sequence[str], index: torch.Tensor | None, query: Query) -> Any:

@@ -44,12 +44,27 @@ SIZE = 10
 
 
 class Usage(nn.Module):
-    """How often each set was chosen while one task was trained: (P, M), saved with the task."""
+    """How often each set was chosen while one task was trained: `counts` (P, M), saved with the task.
+
+    `seen` is what this process has counted of it since the counts of several were joined.
+    """
 
     def __init__(self, groups: int, sets: int) -> None:
         super().__init__()
         self.counts: torch.Tensor
+        self.seen: torch.Tensor
         self.register_buffer("counts", torch.zeros(groups, sets))
+        self.register_buffer("seen", torch.zeros(groups, sets), persistent=False)
+
+    def add(self, votes: torch.Tensor) -> None:
+        """Count votes (P, M)."""
+        self.counts += votes
+        self.seen += votes
+
+    def join(self, total: torch.Tensor) -> None:
+        """`total` is the sum of what all processes have `seen`."""
+        self.counts += total - self.seen
+        self.seen.zero_()
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,8 +205,10 @@ class Pool(Sharing):
         """Never: the image chooses."""
         return False
 
-    def not_for(self, *, one_task: bool, at_once: bool) -> str | None:
+    def not_for(self, *, one_task: bool = False, at_once: bool = False, together: bool = False) -> str | None:
         """One task throughout has nothing that grows with tasks; tasks made at once have no trained ones before them."""
+        if together and self.frequency:
+            return "frequency counts what earlier tasks chose, and all tasks are trained together: leave it out"
         if one_task and (self.per_task or self.frequency):
             what = "per_task adds sets" if self.per_task else "frequency counts choices"
             return f"{what} task by task, and there is one task throughout: size=..., without it"
@@ -304,9 +321,9 @@ class Pool(Sharing):
         """Add what the first `count` images chose to the counts of their tasks."""
         votes = (found[:, :count].unsqueeze(-1) == torch.arange(len(self.common), device=found.device)).sum(2)
         for position, task in enumerate(tasks):
-            counts: Any = self.tasks[f"task={task}"]
+            usage: Any = self.tasks[f"task={task}"]
             whose = votes if index is None else votes * (index[:count] == position)[:, None]
-            counts.counts += whose.sum(1)
+            usage.add(whose.sum(1))
 
     # losses -------------------------------------------------------------------------------------------------------
 
