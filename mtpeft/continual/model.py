@@ -36,12 +36,15 @@ class ContinualModel(MultiTaskModule):
         """`tasks`: name of every experience, in order, with the arguments of `TaskManager.add_task` for its head."""
         super().__init__()
         self.task_known = kind in TASK_KNOWN
-        own = [a for a in manager.methods if a.spec.stream or (a.selected and not a.weights.single_pass)]
+        own = [a for a in manager.methods if a.spec.stream or (a.selected and a.weights.needs_task)]
         if own and not self.task_known:
             raise ConfigError(
                 f"a {kind.replace('_', '-')} stream tells no task at test time, so weights cannot be per task, as those "
                 f"of method {own[0].spec.name!r} are: sharing='shared', where the method has it"
             )
+        for a in manager.methods:
+            if reason := a.weights.not_for(one_task=kind == "domain_incremental", at_once=self.task_known):
+                raise ConfigError(f"a {kind.replace('_', '-')} stream cannot have sharing {a.sharing_name!r}: {reason}")
         self.manager, self.kind, self.experiences = manager, kind, list(tasks)
         if self.task_known:
             for name, head in tasks:

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mtpeft.data.loader import mix
 from mtpeft.errors import ConfigError
 from mtpeft.runs.distributed import rank, sum_tensors, total, world
+from mtpeft.sharing.pool import Usage
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -92,6 +93,17 @@ def statistics(model: nn.Module) -> list[torch.Tensor]:
     """The buffers in which batch norms keep what they see in training."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     return [buffer for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()]
+
+
+def usages(model: nn.Module) -> list[Usage]:
+    """What counts the choices of images in training."""
+    return [module for module in model.modules() if isinstance(module, Usage)]
+
+
+def sum_counts(counted: Sequence[Usage]) -> None:
+    """Add what the other processes have counted since they were asked last."""
+    for usage in counted:
+        usage.join(total(usage.seen.clone()))
 
 
 def check_processes(plugins: Sequence[Any], known: Callable[[Any], bool]) -> None:

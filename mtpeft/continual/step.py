@@ -11,10 +11,11 @@ import torch
 
 from mtpeft.continual.benchmark import TaskLoader
 from mtpeft.continual.objectives import Objective
-from mtpeft.continual.processes import Part, Step, own_numbers, parts_of, sum_step
+from mtpeft.continual.processes import Part, Step, own_numbers, parts_of, sum_counts, sum_step
 from mtpeft.continual.training import Training
 from mtpeft.runs.distributed import average_buffers, world
 from mtpeft.runs.update import Update
+from mtpeft.sharing.pool import Usage
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -22,7 +23,8 @@ with warnings.catch_warnings():
 
 
 class StepTemplate(SupervisedTemplate):
-    """A subclass sets `training_settings`, `seed`, `objectives`, and with every optimiser `update` and `_statistics`.
+    """A subclass sets `training_settings`, `seed`, `objectives`, and with every optimiser `update`, `_statistics` and
+    `_usages`.
 
     Its `_own_rows(number)` are this process's share of a batch.
     """
@@ -33,6 +35,7 @@ class StepTemplate(SupervisedTemplate):
     update: Update
     _labels = 0  # of the batch at hand, in all processes
     _statistics: Sequence[torch.Tensor] = ()  # of trained batch norms, which several processes average
+    _usages: Sequence[Usage] = ()  # counts of choices, which several processes add up
 
     @property
     def _objective(self) -> Objective:
@@ -89,6 +92,7 @@ class StepTemplate(SupervisedTemplate):
         """Gradients and loss of the whole step, out of those of its parts in all processes."""
         self.loss = sum_step(self.update.parameters, torch.cat(losses).sum(), step)
         average_buffers(self._statistics)
+        sum_counts(self._usages)
         self.update.unscale()
 
     def _unpack_minibatch(self) -> None:

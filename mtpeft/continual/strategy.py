@@ -13,7 +13,7 @@ from mtpeft.continual.benchmark import VALIDATION, TaskLoader, to_avalanche
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import Running, objectives_of
 from mtpeft.continual.plugins import check_plugins, seed_memories
-from mtpeft.continual.processes import statistics
+from mtpeft.continual.processes import statistics, usages
 from mtpeft.continual.step import StepTemplate
 from mtpeft.continual.training import Training
 from mtpeft.data.dense.stream import DenseStream, LabelView
@@ -137,6 +137,7 @@ class ContinualStrategy(StepTemplate):
         self.optimized_param_id = dict(trained)
         self.update = Update(self.optimizer, self.device.type, self.training_settings)
         self._statistics = statistics(model.manager) if world() > 1 else []
+        self._usages = usages(model.manager) if world() > 1 else []
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Our own loader for the epoch to come; a plugin may put another in its place."""
@@ -248,7 +249,14 @@ class ContinualStrategy(StepTemplate):
         return self.local_loss and self.is_training and self.stream.kind == "class_incremental"
 
     def criterion(self) -> torch.Tensor:
-        """The experience's own; local cross-entropy is over the current experience's classes only."""
+        """The experience's own and, in training, what weight sources add to it."""
+        loss = self._criterion_alone()
+        for penalty in self._manager.penalties().values() if self.is_training else ():
+            loss = loss + penalty
+        return loss
+
+    def _criterion_alone(self) -> torch.Tensor:
+        """Local cross-entropy is over the current experience's classes only."""
         if self.is_training and not self._is_local:
             return self._objective.loss(self.mb_output, self.mb_y, self._labels)
         if not self._is_local:

@@ -62,7 +62,7 @@ def folds(manager: TaskManager) -> str | None:
     for attachment in manager.methods:
         if not attachment.spec.folds or any(site.style in FRAME_STYLES for site in attachment.selected):
             return f"method {attachment.spec.name!r}"
-        if attachment.weights.members > 1:
+        if attachment.weights.members > 1 or attachment.weights.reads_query:
             return f"sharing {attachment.sharing_name!r}"
     return None
 

@@ -64,7 +64,7 @@ class Attachment(nn.Module):
         if left_out := _left_out(spec, self.selected, blocks):
             raise refusal([spec.name], anatomy.backbone, left_out)
         self.constants = spec.module.constants(config, self.selected)
-        self.factory = BankFactory(spec, config, self.selected, blocks, self.constants)
+        self.factory = BankFactory(spec, config, self.selected, blocks, self.constants, anatomy.feature_dim)
         self.running = anatomy.running
         self.asks = spec.module.needs_fit(config)
         self.sequence = run_sequence(self.selected, anatomy) if spec.module.stateful else []

@@ -55,7 +55,8 @@ class FrozenPart:
         ends |= {f"{name!r} is trained": self._before_parameter(name) for name in _trained(self.backbone)}
         ends |= {f"block {i} has weights of each task": i for a in attachments for i in a.factory.stream_blocks}
         self.blocks = min([len(self.modules), *ends.values()])
-        if self.blocks == 0:
+        self.asked = any(attachment.weights.reads_query for attachment in attachments)
+        if self.blocks == 0 and not self.asked:
             where = min(ends, key=lambda name: ends[name])
             raise ConfigError(
                 f"nothing of the backbone precedes what is trained: {where}, in or before the first block"
@@ -69,7 +70,7 @@ class FrozenPart:
         kinds = set(reads)
         behind = [s for s in sites if s.block is None and s.style != "queries"]
         own = _trained(self.backbone)
-        self.pooled = self.blocks == len(self.modules) and not behind and not own and kinds <= POOLED
+        self.pooled = self.blocks == len(self.modules) and not behind and not own and kinds <= POOLED and not self.asked
         self.parts = self._parts(any(site.style == "side" for site in sites), bool(kinds & {"stages", "merged"}))
         self.skipped = self._skipped()
         self._layouts: dict[torch.dtype | None, Layout] = {}
@@ -96,6 +97,9 @@ class FrozenPart:
         return 0 if call is None else sum(order < call.order for order in self.orders)
 
     def _parts(self, side: bool, stages: bool) -> tuple[Part, ...]:
+        query: list[Part] = [("query", 0)] if self.asked else []
+        if self.blocks == 0:
+            return ("image", 0), *query
         taps = set(range(self.blocks)) if side else {block - 1 for block in self.queries if block}
         if stages:
             taps |= {stage.block for stage in self.anatomy.stages if stage.block < self.blocks}
@@ -103,10 +107,14 @@ class FrozenPart:
             taps.add(self.blocks - 1)
         entry: list[Part] = [("entry", 0)] if side or 0 in self.queries else []
         pairs: list[Part] = [(kind, block) for block in sorted(self.queries) for kind in ("keys", "values")]
-        return (*entry, *(("block", tap) for tap in sorted(taps)), *pairs, *([("pooled", 0)] if self.pooled else []))
+        blocks: list[Part] = [("block", tap) for tap in sorted(taps)]
+        pooled: list[Part] = [("pooled", 0)] if self.pooled else []
+        return *entry, *blocks, *pairs, *pooled, *query
 
     def _skipped(self) -> list[nn.Module]:
         """The blocks that are over when the last frozen one is, and the largest other modules before it without any block."""
+        if self.blocks == 0:
+            return []
         blocks, last, found = set(self.modules), self.orders[self.blocks - 1], list[nn.Module]()
         inside: set[nn.Module] = set()
         for module in self.backbone.modules():
@@ -127,12 +135,13 @@ class FrozenPart:
     @property
     def words(self) -> str:
         """What a row holds, in words."""
-        names = {"entry": "what enters the first block", "pooled": "pooled features"}
+        names = {"entry": "what enters the first block", "pooled": "pooled features", "image": "the image"}
         taps = [index for kind, index in self.parts if kind == "block"]
         pairs = [index for kind, index in self.parts if kind == "keys"]
         found = [names[kind] for kind, _ in self.parts if kind in names]
         found += [f"what leaves block{'s' * (len(taps) > 1)} {_listed(taps)}"] if taps else []
         found += [f"keys and values of block{'s' * (len(pairs) > 1)} {_listed(pairs)}"] if pairs else []
+        found += ["the query that weights are chosen by"] if self.asked else []
         return ", ".join(found)
 
     # rows ---------------------------------------------------------------------------------------------------------
@@ -170,11 +179,15 @@ class FrozenPart:
             images = images.repeat(2, 1, 1, 1)
         return layout.pack(self._run(images)[0])[:number]
 
+    def query(self, rows: Tensor) -> Tensor:
+        """The queries (B, d) that rows hold (see `mtpeft.manager.queries`)."""
+        self._check_width(rows)
+        return self.layout.unpack(rows)["query", 0]
+
     def replay(self, context: Context | None, rows: Tensor) -> Tensor:
         """What `forward_features` gives for the images behind `rows` (B, width); the pooled features go to the store."""
+        self._check_width(rows)
         layout = self.layout
-        if rows.shape[1] != layout.width:
-            raise DataError(f"rows have {rows.shape[1]} numbers, expected {layout.width}: {self.words}")
         parts = layout.unpack(rows)
         if context is not None:
             context.grid = layout.grid
@@ -182,10 +195,18 @@ class FrozenPart:
                 context.store["pooled",] = parts["pooled", 0]
         if self.pooled and (context is None or not self.queries):
             return parts["pooled", 0]
-        image = rows.new_zeros(()).expand(len(rows), self.anatomy.input_size[0], *self.image_size)
+        image = parts.get(("image", 0))
+        if image is None:
+            image = rows.new_zeros(()).expand(len(rows), self.anatomy.input_size[0], *self.image_size)
+        elif self.runtime.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
         with self._replaced(layout, parts, len(rows)):
             features: Tensor = self.backbone.forward_features(image)
         return features
+
+    def _check_width(self, rows: Tensor) -> None:
+        if rows.shape[1] != self.layout.width:
+            raise DataError(f"rows have {rows.shape[1]} numbers, expected {self.layout.width}: {self.words}")
 
     # inside -------------------------------------------------------------------------------------------------------
 
@@ -196,7 +217,7 @@ class FrozenPart:
     @torch.no_grad()
     def _run(self, images: Tensor) -> tuple[dict[Part, Tensor], tuple[int, int]]:
         """All parts, by the backbone's own forward without any method, and the map that leaves the stem."""
-        found: dict[Part, Tensor] = {}
+        found: dict[Part, Tensor] = {("image", 0): images}
         grid = (0, 0)
         if self.runtime.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -220,8 +241,9 @@ class FrozenPart:
         try:
             with self._watched([*self.modules, self.anatomy.projection], leave):
                 features = self.backbone.forward_features(images)
-            if self.pooled:
-                found["pooled", 0] = self.backbone.forward_head(features, pre_logits=True)
+            if self.pooled or self.asked:
+                pooled = self.backbone.forward_head(features, pre_logits=True)
+                found["pooled", 0] = found["query", 0] = pooled
         finally:
             self.runtime.context = context
             handle.remove()

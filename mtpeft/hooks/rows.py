@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 #: a part of a row: ("entry", 0) the first block's input, ("block", i) a block's output, ("keys", i) and ("values", i)
-#: those of its attention, ("pooled", 0) the pooled features
+#: those of its attention, ("pooled", 0) the pooled features, ("image", 0) the image itself, ("query", 0) the query it is asked
 Part = tuple[str, int]
 
 

@@ -58,7 +58,8 @@ class Runtime:
     """Holds the context of the forward that is running; `default` serves calls of the backbone itself.
 
     `channels_last`: the backbone gets images laid out so. `compiled` runs it in training, where it is there
-    (`mtpeft.manager.compiled`). Copies and pickles start without a running forward, and without a compiled graph.
+    (`mtpeft.manager.compiled`). `declared` are the losses that weight sources add in the last training forward, by name, one
+    for each pass of the backbone. Copies and pickles start without a running forward, and without a compiled graph.
     """
 
     def __init__(self, default: str | None = None) -> None:
@@ -69,6 +70,7 @@ class Runtime:
         self.default = default
         self.channels_last = False
         self.compiled: Any = None
+        self.declared: dict[str, list[torch.Tensor]] = {}
         self.reset()
 
     @contextmanager

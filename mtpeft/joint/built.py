@@ -79,6 +79,9 @@ class Built:
             raise ConfigError(
                 f"recipe {self.name}: sharing {driven[0]!r} is moved by LAE, a way of continual training alone"
             )
+        for a in self.manager.methods:
+            if reason := a.weights.not_for(at_once=True, together=True):
+                raise ConfigError(f"recipe {self.name}: sharing {a.sharing_name!r}: {reason}")
         self.data_config["input_size"] = self.manager.anatomy.input_size  # the option `img_size` does not change timm's
         for task, section in sections.items():
             options = {k: v for k, v in section["head"].items() if k != "name"}

@@ -18,11 +18,15 @@ Log = Callable[[dict[str, float | None], int], None]
 
 @dataclass
 class LossCurve:
-    """The training loss of each task, averaged over the steps of a point that had it."""
+    """The training loss of each task, averaged over the steps of a point that had it.
+
+    `added`: the same of losses that weight sources add, whose names hold a slash.
+    """
 
     every: int
     points: list[dict[str, Any]] = field(default_factory=list)
     pending: dict[str, list[float]] = field(default_factory=dict)
+    added: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, step: int, losses: dict[str, float], last: bool) -> bool:
         """Losses of step `step` (from 1); returns whether a point was made."""
@@ -31,7 +35,8 @@ class LossCurve:
         if step % self.every and not last:
             return False
         for task, values in self.pending.items():
-            self.points.append({"task": task, "step": step, "loss": sum(values) / len(values)})
+            place = self.added if "/" in task else self.points
+            place.append({"task": task, "step": step, "loss": sum(values) / len(values)})
         self.pending = {}
         return True
 
@@ -83,9 +88,12 @@ class CurveHook(Hook):
         step = batch_idx + 1
         if step % self.curve.every == 0 or step == runner.max_iters:
             self.read(step == runner.max_iters)
-            recent = {f"loss/{p['task']}": p["loss"] for p in self.curve.points if p["step"] == step}
+            recent = {f"loss/{p['task']}": p["loss"] for p in self._newest(step)}
             self.log({"rate": runner.optim_wrapper.optimizer.param_groups[0]["lr"], **recent}, step)
         self.on_step(data_batch["after"])
+
+    def _newest(self, step: int) -> list[dict[str, Any]]:
+        return [p for p in (*self.curve.points, *self.curve.added) if p["step"] == step]
 
     def read(self, last: bool = False) -> None:
         """Add the losses of the steps since the last call to the curve; `last`: no step follows.

@@ -36,6 +36,8 @@ class JointModel(BaseModel):
         super().__init__()
         self.manager, self.kinds, self.weighting, self.seed = manager, dict(kinds), weighting, seed
         self.step = 0
+        #: losses that weight sources add to those of the tasks
+        self.declared = tuple(dict.fromkeys(name for a in manager.methods for name in a.weights.declares))
         self.skipped = dict.fromkeys(self.kinds, 0)
         self.recent = Recent()
         #: tasks whose head has a batch norm that cannot train on one image
@@ -115,7 +117,7 @@ class JointModel(BaseModel):
         """One update from the parts of a step; returns {task: loss} over all processes, and adds them to `recent`.
 
         A part counts by its share of the step's valid pixels, so that neither the number of parts nor that of processes
-        changes the update. Labels are counted on the CPU, where the loader leaves them.
+        changes the update; in what weight sources add, by its share of images. Labels are counted on the CPU, where the loader leaves them.
         """
         torch.manual_seed(mix(self.seed, "before", self.step))  # what all processes draw alike
         self.manager.before_step()
@@ -128,18 +130,21 @@ class JointModel(BaseModel):
         accumulated = update(self, optim_wrapper, tasks)
         device = next(self.manager.backbone.parameters()).device
         zero = torch.zeros((), device=device, dtype=sums_dtype(device))
-        values = dict.fromkeys(self.kinds, zero)
+        values = dict.fromkeys(self.kinds, zero) | dict.fromkeys(map(_named, self.declared), zero)
+        images = self._images([part["images"] for part in parts], counts)
         for number, part in enumerate(parts):
-            images = part["images"].to(device, non_blocking=True)
+            pixels = part["images"].to(device, non_blocking=True)
             placed = {t: (rows, y.to(device, non_blocking=True)) for t, (rows, y) in labels[number].items()}
             with optim_wrapper.optim_context(self):
-                found = self.losses(images, placed, {task: int(c.sum()) for task, c in counts[number].items()})
+                found = self.losses(pixels, placed, {task: int(c.sum()) for task, c in counts[number].items()})
             partial = {task: shares[number][task] * loss for task, loss in found.items()}
-            for task, loss in partial.items():
-                values[task] = values[task] + loss.detach()
-            accumulated.add(partial, penalties=number == 0 and rank() == 0)
-        summed = total(torch.stack(list(values.values())))
-        losses = {t: v for t, v in zip(values, summed.unbind(), strict=True) if t in tasks}
+            added = self.manager.penalties() if images[number] else {}
+            added = {_named(name): images[number] * loss for name, loss in added.items()}
+            for name, loss in (partial | added).items():
+                values[name] = values[name] + loss.detach()
+            accumulated.add(partial, list(added.values()), penalties=number == 0 and rank() == 0)
+        summed = dict(zip(values, total(torch.stack(list(values.values()))).unbind(), strict=True))
+        losses = {task: summed[task] for task in summed if task in tasks}
         accumulated.finish(mix(self.seed, "aggregate", self.step))
         optim_wrapper.update.unscale()
         self.manager.after_backward()
@@ -147,8 +152,17 @@ class JointModel(BaseModel):
         optim_wrapper.zero_grad()
         self.weighting.observe({t: v * self.weighting.weights[t] for t, v in losses.items()})
         self.step += 1
-        self.recent.add(self.step, losses, optim_wrapper.update.norm)
+        added = {_named(name): summed[_named(name)] for name in self.declared}
+        self.recent.add(self.step, losses | added, optim_wrapper.update.norm)
         return losses
+
+    def _images(self, parts: Sequence[torch.Tensor], counts: Sequence[Mapping[str, torch.Tensor]]) -> list[float]:
+        """Each part's share of the step's images in all processes; 0 for one without labels, which has no forward pass."""
+        if not self.declared:
+            return [0.0] * len(parts)
+        own = [len(x) if any(int(c.sum()) for c in count.values()) else 0 for x, count in zip(parts, counts, strict=True)]
+        every = float(total(torch.tensor([float(sum(own))], dtype=torch.float64)))
+        return [number / every if every else 0.0 for number in own]
 
     def _alone(self, labels: Labels) -> list[str]:
         """Tasks with one sample in a part whose head cannot train on one, where it does not see the other images."""
@@ -181,9 +195,9 @@ class _Sum:
     def __init__(self, model: JointModel, optim_wrapper: UpdateWrapper, tasks: list[str]) -> None:
         self.model, self.optim_wrapper, self.tasks = model, optim_wrapper, tasks
 
-    def add(self, losses: Mapping[str, torch.Tensor], penalties: bool) -> None:
+    def add(self, losses: Mapping[str, torch.Tensor], added: Sequence[torch.Tensor], penalties: bool) -> None:
         weighting = self.model.weighting
-        terms = [weighting.factor(task) * loss for task, loss in losses.items()]
+        terms = [*(weighting.factor(task) * loss for task, loss in losses.items()), *added]
         if penalties:
             terms += [p for p in (weighting.penalty(t) for t in self.tasks) if isinstance(p, torch.Tensor)]
         if terms:
@@ -200,14 +214,16 @@ class _CombinedGradients:
         self.model, self.tasks = model, tasks
         self.parameters = [p for _, p in model.trained()]
         self.rows: dict[str, list[torch.Tensor | None]] = {task: [None] * len(self.parameters) for task in tasks}
+        self.added: list[torch.Tensor | None] = [None] * len(self.parameters)
 
-    def add(self, losses: Mapping[str, torch.Tensor], penalties: bool) -> None:
+    def add(self, losses: Mapping[str, torch.Tensor], added: Sequence[torch.Tensor], penalties: bool) -> None:
+        for loss in added:
+            if loss.requires_grad:
+                found = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+                self.added = _sums(self.added, found)
         for task, row in task_gradients(losses, self.parameters).items():
             factor = float(self.model.weighting.factor(task))
-            old = self.rows[task]
-            self.rows[task] = [
-                o if g is None else factor * g if o is None else o + factor * g for o, g in zip(old, row, strict=True)
-            ]
+            self.rows[task] = _sums(self.rows[task], [None if g is None else factor * g for g in row])
 
     def finish(self, seed: int) -> None:
         rows = [sum_tensors(self.rows[task], self.parameters) for task in self.tasks]
@@ -220,6 +236,22 @@ class _CombinedGradients:
             pieces = self.model.weighting.aggregate(flat, seed).split([self.parameters[i].numel() for i in shared])
             for i, piece in zip(shared, pieces, strict=True):
                 self.parameters[i].grad = piece.view_as(self.parameters[i])
+        if self.model.declared:  # they are of no task, and conflict with none
+            every = sum_tensors(self.added, self.parameters)
+            for parameter, gradient in zip(self.parameters, _sums([p.grad for p in self.parameters], every), strict=True):
+                parameter.grad = gradient
+
+
+def _sums(
+    rows: Sequence[torch.Tensor | None], more: Sequence[torch.Tensor | None]
+) -> list[torch.Tensor | None]:
+    """Their sums, one by one; None counts as zeros."""
+    return [o if g is None else g if o is None else o + g for o, g in zip(rows, more, strict=True)]
+
+
+def _named(loss: str) -> str:
+    """The name of a declared loss beside those of tasks, which hold no slash."""
+    return f"penalty/{loss}"
 
 
 def task_gradients(

@@ -11,8 +11,9 @@ from mtpeft.backbones.stages import to_map
 from mtpeft.errors import DataError
 from mtpeft.hooks.runtime import Context, Selection
 from mtpeft.hooks.streams import apply_offsets
-from mtpeft.manager.image_sizes import fold, frames_of, size_of
+from mtpeft.manager.image_sizes import fold, frames_of, size_of, wrong_size
 from mtpeft.manager.protocol import Managed
+from mtpeft.manager.queries import QUERY, asking, query_of, selected
 
 #: kinds of features that are maps
 MAPS = ("map", "stages", "merged")
@@ -42,7 +43,7 @@ def extract(
             f"rows hold {manager.frozen_part.words}, too little for a head that reads {', '.join(sorted(kinds))}: make rows anew"
         )
     if prepared is None:
-        prepared = prepare(manager, selection.tasks)
+        prepared = prepare(manager, selection.tasks, images)
     given, graph = images.shape[0], None if images.ndim == 2 else _graph(manager)
     if graph is not None:
         images, selection = graph.filled(images, selection)
@@ -51,7 +52,11 @@ def extract(
         runs_once=not checkpoints,
         forgets=not checkpoints,
         stages=bool(kinds & {"stages", "merged"}),
-        prepared={**prepared, **_chosen(manager, selection.tasks)},
+        prepared={
+            **prepared,
+            **_chosen(manager, selection.tasks),
+            **selected(manager, selection, prepared.get(QUERY), given, images.shape[0]),
+        },
         frames=frames_of(images),
         trial=manager.runtime.trial,
     )
@@ -107,10 +112,7 @@ def _run(manager: Managed, context: Context, images: torch.Tensor) -> torch.Tens
             with torch.no_grad():
                 backbone.forward_features(folded[:1])
         except (RuntimeError, AssertionError, ValueError):
-            raise DataError(
-                f"images are {given[0]} x {given[1]}; {type(backbone).__name__}, made for {own[0]} x {own[1]}, cannot "
-                f"take that size ({str(error).splitlines()[0]}): resize them"
-            ) from error
+            raise wrong_size(backbone, own, given, error) from error
         finally:
             manager.runtime.context = context
         raise
@@ -132,7 +134,9 @@ def attention_over_time(manager: Managed, clips: torch.Tensor, selection: Select
 
     In training mode drop path acts as in training.
     """
-    context = Context(selection, prepared=prepare(manager, selection.tasks), frames=frames_of(clips), temporal=True)
+    prepared = prepare(manager, selection.tasks, clips)
+    prepared.update(selected(manager, selection, prepared.get(QUERY), len(clips), len(clips)))
+    context = Context(selection, prepared=prepared, frames=frames_of(clips), temporal=True)
     manager.runtime.context = context
     try:
         with torch.no_grad():
@@ -154,9 +158,10 @@ def apply_head(head: torch.nn.Module, features: Features) -> Any:
     return head(frames, *more).unflatten(0, first.shape[:2]).transpose(1, 2)
 
 
-def prepare(manager: Managed, tasks: Iterable[str]) -> dict[Any, Any]:
-    """What the weight sources compute once for a forward of `tasks`."""
-    made = {attachment: attachment.weights.prepare(tuple(tasks)) for attachment in manager.methods}
+def prepare(manager: Managed, tasks: Iterable[str], images: torch.Tensor) -> dict[Any, Any]:
+    """What the weight sources compute once for a forward of `tasks`, and the queries of the images where one asks for them."""
+    made: dict[Any, Any] = {attachment: attachment.weights.prepare(tuple(tasks)) for attachment in manager.methods}
+    made[QUERY] = query_of(manager, images) if asking(manager) else None
     return {attachment: value for attachment, value in made.items() if value is not None}
 
 
@@ -236,10 +241,14 @@ def _with_prompts(manager: Managed, raw: torch.Tensor, context: Context) -> torc
     """The tokens that features are pooled over: those of `forward_features`, and prompts that left the last block.
 
     Prompts stand behind the prefix tokens, so that each way of pooling takes them for patches; a map (B, H, W, C) becomes
-    one row. The output of a side network stands alone.
+    one row. The output of a side network stands alone. Prompts that features are a mean of alone stand for all tokens.
     """
     methods, anatomy = manager.methods, manager.anatomy
-    prompts = [tokens for a in methods for tokens in context.store.get((a, "pool"), {}).values()]
+    alone = [a for a in methods if getattr(a.config, "pool_prompts", None) == "alone"]
+    prompts = [tokens for a in alone or methods for tokens in context.store.get((a, "pool"), {}).values()]
+    if alone:
+        mean = _last_tokens(manager, prompts, raw, context).mean(1, keepdim=True)
+        return mean.unsqueeze(1) if raw.ndim == 4 else mean.expand(-1, anatomy.prefix_tokens + 1, -1)
     by_class_token = getattr(manager.backbone, "global_pool", None) == "token"
     if not prompts or by_class_token or any(site.style == "side" for a in methods for site in a.selected):
         return raw

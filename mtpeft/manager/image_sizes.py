@@ -63,3 +63,11 @@ def frames_of(images: torch.Tensor) -> int:
 def fold(images: torch.Tensor) -> torch.Tensor:
     """Clips (B, C, T, H, W) -> their frames (B T, C, H, W), clip after clip; images as they are."""
     return images.transpose(1, 2).flatten(0, 1) if images.ndim == 5 else images
+
+
+def wrong_size(backbone: Any, own: tuple[int, int], given: tuple[int, ...], error: Exception) -> DataError:
+    """What is said where the backbone, made for images of size `own`, fails on those `given`."""
+    return DataError(
+        f"images are {given[0]} x {given[1]}; {type(backbone).__name__}, made for {own[0]} x {own[1]}, cannot "
+        f"take that size ({str(error).splitlines()[0]}): resize them"
+    )

@@ -61,6 +61,13 @@ class TaskManager(nn.Module):
             raise ConfigError(
                 "this backbone has methods attached already; detach() it first, or attach a list of methods"
             )
+        if trains := [a.spec.name for a in attachments if a.spec.owned]:
+            for attachment in attachments:
+                if attachment.weights.reads_query:
+                    raise ConfigError(
+                        f"sharing {attachment.sharing_name!r} asks the frozen backbone about each image, and method "
+                        f"{trains[0]!r} trains its weights: leave one of them out"
+                    )
         self.backbone, self.anatomy = backbone, anatomy
         self.attachments = nn.ModuleList(attachments)
         self.heads = nn.ModuleDict()
@@ -243,11 +250,13 @@ class TaskManager(nn.Module):
 
         In training `run` is called once, under the trained weights.
         """
+        self.runtime.declared = {}
         return run() if self.training else ensembled(self, run)
 
     def features(self, images: torch.Tensor, task: str | None = None) -> torch.Tensor:
         """Pooled features (B, feature_dim) of one task, under the trained weights; of clips the mean over their frames."""
         check_images(self, images)
+        self.runtime.declared = {}
         return extract(self, images, Selection((self._default(task),)), ("pooled",))["pooled"]
 
     def temporal_attention(self, clips: torch.Tensor, task: str | None = None) -> dict[int, torch.Tensor]:
@@ -316,6 +325,18 @@ class TaskManager(nn.Module):
         """An epoch has ended, its last optimiser step included. Some methods delete the weights they scored lowest."""
         for module in paced_modules(self):
             module.after_epoch()
+
+    def penalties(self) -> dict[str, torch.Tensor]:
+        """What the weight sources add to the loss of the last forward, scalars by name; none after one of evaluation.
+
+        They are the mean over its images, or have no images in them. Both engines add them to the task's loss.
+        """
+        return {name: torch.stack(found).mean() for name, found in self.runtime.declared.items()}
+
+    def penalty(self) -> torch.Tensor:
+        """The sum of `penalties`, for the loss of a training loop of one's own; 0 where there are none."""
+        found = list(self.penalties().values())
+        return torch.stack(found).sum() if found else next(self.backbone.parameters()).new_zeros(())
 
     # accounting, merging, leaving ---------------------------------------------------------------------------------
 

@@ -29,6 +29,11 @@ def merged_backbone(manager: Managed, task: str) -> nn.Module:
     an `nn.Sequential` of one with dropout. With another head the copy has no classifier: its output is the features.
     """
     for attachment in manager.methods:
+        if attachment.weights.reads_query:
+            raise ConfigError(
+                f"sharing {attachment.sharing_name!r} of method {attachment.spec.name!r} chooses weights by the image, which no "
+                "single backbone can hold; merge needs a sharing that does not"
+            )
         if not attachment.spec.folds:
             raise ConfigError(
                 f"method {attachment.spec.name!r} does not fold into the backbone; merge needs methods that do"

@@ -34,7 +34,7 @@ def every_task(manager: Managed, images: torch.Tensor, tasks: Sequence[str]) -> 
     """{task: output} of all images for each of `tasks`: in one pass where the methods allow it, else in one for each."""
     names = tuple(tasks)
     if not manager.single_pass:
-        prepared = prepare(manager, names)
+        prepared = prepare(manager, names, images)
         single = {t: extract(manager, images, Selection((t,)), _kinds(manager, (t,)), prepared) for t in names}
         return {t: apply_head(manager.head(t), features) for t, features in single.items()}
     features = extract(manager, images, Selection(names, each=True), _kinds(manager, names))

@@ -96,9 +96,9 @@ def _compare_shapes(manager: TaskManager, features: dict[str, Any], images: torc
 
 
 def _compare_weights(manager: TaskManager, methods: Iterable[Any], features: Iterable[torch.Tensor]) -> None:
-    """Refuse weights that no feature depends on: they would never be trained."""
+    """Refuse weights that neither a feature nor a declared loss depends on: they would never be trained."""
     used = {p for a in methods for module in a.weights.modules_of(PROBING) for p in module.parameters()}
-    lost = used - _leaves(features)
+    lost = used - _leaves(features) - {p for a in methods for p in a.weights.by_losses()}
     names = sorted(name for name, p in manager.named_parameters() if p in lost and p.requires_grad)
     names = [name.partition("weights.")[2].replace(f"tasks.task={PROBING}.", "") for name in names]
     if names:

@@ -36,6 +36,8 @@ class BankFactory:
     stream_blocks: dict[int, nn.Module] = field(default_factory=dict)
     #: the method's frozen tensors, which are the attachment's and the same for all banks
     constants: nn.Module | None = None
+    #: width of the backbone's pooled features, of which queries are made (see `mtpeft.sharing.query`)
+    query_dim: int = 0
 
     def __call__(self) -> Bank:
         """One bank."""

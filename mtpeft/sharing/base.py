@@ -11,6 +11,7 @@ from torch import nn
 
 from mtpeft.registry import Registry
 from mtpeft.sharing.bank import Bank, BankFactory, Tensors, call_mixed
+from mtpeft.sharing.query import Query
 
 SHARINGS: Registry[type[Sharing]] = Registry("sharing")
 S = TypeVar("S", bound="type[Sharing]")
@@ -21,12 +22,14 @@ class Sharing(nn.Module, ABC):
 
     `bank(task)` gives the weights of a task. A source whose weights are computed overrides `prepare` and `call` too.
     `isolated` says that training one task leaves every other task's weights as they are, `single_pass` that one pass
-    of the backbone serves all tasks, `driven` that weights of it move by themselves, which a way of training must see to.
+    of the backbone serves all tasks, `driven` that weights of it move by themselves, which a way of training must see to,
+    `reads_query` that weights are chosen by the image: before a forward `select` gets a query of every image.
     """
 
     isolated: ClassVar[bool] = False
     single_pass: ClassVar[bool] = False
     driven: ClassVar[bool] = False
+    reads_query: ClassVar[bool] = False
 
     def __init__(self, factory: BankFactory) -> None:
         """`factory` builds one freshly initialised bank. Options of a source are keyword arguments after it."""
@@ -75,6 +78,35 @@ class Sharing(nn.Module, ABC):
     def combine(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """The members' outputs (B, classes, ...) as one."""
         return outputs[0]
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether a prediction needs to know whose task the image is."""
+        return not self.single_pass
+
+    def not_for(self, *, one_task: bool = False, at_once: bool = False, together: bool = False) -> str | None:
+        """Why it cannot learn one task throughout, tasks that are all made at once, or trained together; None where it can."""
+        return None
+
+    def select(self, tasks: Sequence[str], index: torch.Tensor | None, query: Query) -> Any:
+        """Where `reads_query` is set: what the images of a forward of `tasks` use; `call` finds it as it does `prepare`'s.
+
+        `index` (B,) says whose each image is, None where all are of one task, or of all tasks alike.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.select")
+
+    @property
+    def declares(self) -> tuple[str, ...]:
+        """The names of the losses it has beside the tasks' own."""
+        return ()
+
+    def losses(self, selected: Any) -> dict[str, torch.Tensor]:
+        """Scalars that training adds to the task's loss, by the names of `declares`, for what `select` gave."""
+        return {}
+
+    def by_losses(self) -> list[nn.Parameter]:
+        """The weights that `losses` alone train: no feature depends on them."""
+        return []
 
     def prepare(self, tasks: Sequence[str]) -> Any:
         """What is computed once before a forward of `tasks`; `call` finds it in its cache, under the source."""

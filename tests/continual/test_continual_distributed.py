@@ -56,6 +56,12 @@ CASES: dict[str, dict[str, Any]] = {
     "dense_missing": dense(),
     "fitted": case(method={"name": "gps"}, sharing="per_task"),
     "paced": case(method=PACED, sharing=None),
+    "pool": case(
+        {"accumulate": 2},
+        method={"name": "vpt_shallow", "num_tokens": 2},
+        sharing={"name": "pool", "size": 4, "top_k": 2, "key_loss": 1.0, "orthogonality": 0.1, "frequency": True},
+        stream=CLASS,
+    ),
     "replay": case(stream=CLASS, plugins=[{"type": "ReplayPlugin", "mem_size": 6}]),
 }
 SLOW: dict[str, dict[str, Any]] = {

@@ -32,6 +32,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "lst": {"method": "lst", "sharing": "per_task"},
     "vqt, whose queries drop": {"method": "vqt", "sharing": "per_task"},
     "lora in the last block": LATE,
+    "a pool, whose queries are kept": {
+        "method": {"name": "vpt_shallow", "num_tokens": 2},
+        "sharing": {"name": "pool", "size": 4, "top_k": 2},
+        "stream": {**SHORT, "type": "class_incremental"},
+    },
     "bfloat16": {**LATE, "training": {**make_recipe()["training"], "amp": "bfloat16"}},
     "replay, class-incremental": {
         "method": "linear_probe",
@@ -61,7 +66,7 @@ def events(folder: Path, name: str = "features") -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if i < 4 else pytest.mark.slow) for i, n in enumerate(RUNS)])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if i < 5 else pytest.mark.slow) for i, n in enumerate(RUNS)])
 def test_same_results(name: str, tmp_path: Path) -> None:
     recipe = make_recipe(**{"stream": SHORT, **RUNS[name]})
     _, plain = train(recipe, tmp_path / "plain")

@@ -14,7 +14,9 @@ With `projection_dim` q prompts are learned at width q and brought to the model'
 authors' code: the same for all blocks of a width, from He's normal distribution.
 
 Where features are a mean over tokens (Swin, MAE, DINOv3 in timm), the prompts that leave the last block are averaged with
-the patches, as in the authors' code (`pool_prompts=False`: patches alone, their `img_pool`). Maps never hold prompts.
+the patches, as in the authors' code (`pool_prompts=False`: patches alone, their `img_pool`). With `pool_prompts="alone"` features are the mean over
+these prompts alone, behind the final norm, also where the backbone's are those of a class token: what L2P classifies by
+(Wang et al., CVPR 2022, section 4.1). Maps never hold prompts.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import nn
@@ -30,14 +32,18 @@ from torch import nn
 from mtpeft.backbones.site import Site
 from mtpeft.methods.base import Blocks, MethodConfig, SiteModule, Sites
 from mtpeft.methods.spec import Properties, register
-from mtpeft.options import Count, Rate
+from mtpeft.options import Count, OneOf, Rate
+
+#: of `pool_prompts`: pooled features are the prompts' alone, whatever the backbone pools over
+ALONE = "alone"
 
 
 @dataclass(frozen=True, kw_only=True)
 class VPTShallowConfig(MethodConfig):
     """`num_tokens` p; `dropout` on the prompts (the authors use none for shallow).
 
-    `pool_prompts`: prompts count in features that are a mean over tokens; class token features do not change.
+    `pool_prompts`: prompts count in features that are a mean over tokens; class token features do not change. "alone":
+    features of either kind are a mean over prompts.
     `projection_dim`: the width prompts are learned at, None for the model's own.
     """
 
@@ -45,7 +51,7 @@ class VPTShallowConfig(MethodConfig):
     blocks: Blocks | None = (0,)
     num_tokens: Count = 50
     dropout: Rate = 0.0
-    pool_prompts: bool = True
+    pool_prompts: bool | Annotated[str, OneOf((ALONE,))] = True
     projection_dim: Count | None = None
 
 
@@ -59,7 +65,7 @@ class VPTDeepConfig(MethodConfig):
     sites: Sites = ("tokens",)
     num_tokens: Count = 50
     dropout: Rate = 0.1
-    pool_prompts: bool = True
+    pool_prompts: bool | Annotated[str, OneOf((ALONE,))] = True
     projection_dim: Count | None = None
 
 
