@@ -136,9 +136,9 @@ class ClassifierAlignment(SupervisedPlugin):
                 loss.backward()
                 optimizer.step()
         optimizer.zero_grad()
-        if not bool(loss.detach().isfinite()):
+        if not math.isfinite(last := loss.item()):
             raise NonFiniteLossError(
-                f"the loss of aligning the head is {float(loss)}; lower lr of plugin 'ClassifierAlignment' (the last "
+                f"the loss of aligning the head is {last}; lower lr of plugin 'ClassifierAlignment' (the last "
                 "checkpoint is kept)"
             )
 

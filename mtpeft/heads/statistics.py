@@ -36,7 +36,9 @@ class ClassStatistics:
         if covariance not in COVARIANCES:
             raise ConfigError(f"covariance is {covariance!r}, expected one of {', '.join(COVARIANCES)}")
         if (rank is None) == (covariance == "low_rank"):
-            raise ConfigError(f"rank is {rank} with covariance={covariance!r}: give it for 'low_rank', and for that alone")
+            raise ConfigError(
+                f"rank is {rank} with covariance={covariance!r}: give it for 'low_rank', and for that alone"
+            )
         self.covariance, self.rank, self.ridge = covariance, rank, ridge
         #: by class: (d,)
         self.means: dict[int, torch.Tensor] = {}
@@ -49,7 +51,9 @@ class ClassStatistics:
         Raises `DataError` for features that are not finite.
         """
         if not bool(features.isfinite().all()):
-            raise DataError("features are not finite, so that classes have no mean and covariance: lower the learning rate")
+            raise DataError(
+                "features are not finite, so that classes have no mean and covariance: lower the learning rate"
+            )
         for label in labels.unique().tolist():
             own = features[labels == label].detach().cpu().double()
             mean = own.mean(0)
