@@ -32,6 +32,8 @@ class Allowed:
     watches: bool = False
     #: it trains with local cross-entropy, in which samples of earlier tasks have no class
     local_loss: bool = False
+    #: it acts when a task has been trained, whatever trained it, in place of a memory, and for one growing head
+    aligns: bool = False
     #: why it cannot be used on dense tasks, if it cannot
     not_dense: str = ""
 
@@ -44,6 +46,12 @@ ALLOWED: dict[str, Allowed] = {
         EXPERIENCE,
         memory=True,
         not_dense=_MIXED,
+    ),
+    "ClassifierAlignment": Allowed(
+        "SLCA, SSIAT: after each task the head is trained again on features drawn for all classes",
+        STEP,
+        aligns=True,
+        not_dense="it draws features of classes",
     ),
     "EWCPlugin": Allowed(
         "EWC: weights important to earlier tasks are held", STEP, state=("saved_params", "importances")

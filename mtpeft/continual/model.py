@@ -16,6 +16,8 @@ from torch import nn
 
 from mtpeft.data.streams import TASK_KNOWN
 from mtpeft.errors import ConfigError
+from mtpeft.heads import GrowingHead
+from mtpeft.heads.build import head_options
 from mtpeft.manager.ensemble import mean_of_views
 from mtpeft.manager.manager import TaskManager
 from mtpeft.methods.group import Group
@@ -49,6 +51,9 @@ class ContinualModel(MultiTaskModule):
         if self.task_known:
             for name, head in tasks:
                 manager.add_task(name, **head)
+        elif kind == "class_incremental":  # made when the first task begins, and refused here
+            options = {key: value for key, value in tasks[0][1].get("head", {}).items() if key != "name"}
+            GrowingHead(manager.feature_dim, **head_options("growing", options))
         elif kind == "domain_incremental":
             manager.add_task(tasks[0][0], num_classes=max(head["num_classes"] for _, head in tasks))
 
@@ -56,7 +61,7 @@ class ContinualModel(MultiTaskModule):
         """Make room for the classes of experience `index`."""
         name, head = self.experiences[index]
         if self.kind == "class_incremental" and name not in self.manager.tasks:
-            self.manager.add_task(name, **head, head="growing")
+            self.manager.add_task(name, **{"head": "growing", **head})
         self.known_train_tasks_labels.add(index if self.task_known else 0)
 
     def adaptation(self, experience: Any) -> None:

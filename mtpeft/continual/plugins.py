@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
+from mtpeft.continual.alignment import ClassifierAlignment
 from mtpeft.continual.allowed import ALLOWED, EXPERIENCE, REFUSED, STEP, Allowed
 from mtpeft.continual.benchmark import VALIDATION
 from mtpeft.continual.lae import LAEPlugin
+from mtpeft.continual.margin import check_margin
 from mtpeft.continual.processes import check_processes
 from mtpeft.continual.si import SynapticIntelligence
 from mtpeft.continual.supernet import SupernetPlugin
@@ -33,7 +35,12 @@ with warnings.catch_warnings():
     from avalanche.training.utils import ParamData
 
 #: ours, and those of Avalanche's that need a correction
-OWN = {"LAE": LAEPlugin, "Supernet": SupernetPlugin, "SynapticIntelligencePlugin": SynapticIntelligence}
+OWN = {
+    "ClassifierAlignment": ClassifierAlignment,
+    "LAE": LAEPlugin,
+    "Supernet": SupernetPlugin,
+    "SynapticIntelligencePlugin": SynapticIntelligence,
+}
 
 
 def rule_of(plugin: Any) -> Allowed | None:
@@ -98,9 +105,11 @@ def check_plugins(
         check_dense(plugins, training)
     else:
         check_mixture(plugins, stream)
+        check_alignment(plugins, stream)
         check_local(plugins, training, stream)
         check_watching(plugins, training, stream)
     check_effect(plugins, training, stream.kind)
+    check_margin(training, stream)
     for plugin in plugins:
         if hasattr(plugin, "check"):
             plugin.check(manager)
@@ -147,13 +156,31 @@ def check_mixture(plugins: Sequence[Any], stream: Stream) -> None:
             )
 
 
+def check_alignment(plugins: Sequence[Any], stream: Stream) -> None:
+    """Refuse to align a head that has nothing to be aligned to, or that a memory trains on earlier classes anyway."""
+    aligning = [name_of(p) for p in plugins if (rule := rule_of(p)) is not None and rule.aligns]
+    if not aligning:
+        return
+    what = f"plugin {aligning[0]!r}"
+    if stream.kind != "class_incremental":
+        raise ConfigError(f"{what} aligns the classes of one growing head; a {stream.kind} stream has none")
+    if len(stream) == 1:
+        raise ConfigError(f"{what} aligns the classes of several tasks, and this stream has one task: leave it out")
+    if len(aligning) > 1:
+        raise ConfigError(f"{what} stands twice in key plugins: leave out one")
+    for plugin in _memories(plugins):
+        raise ConfigError(
+            f"{what} draws features of earlier classes in place of a memory: leave out plugin {name_of(plugin)!r}"
+        )
+
+
 def check_local(plugins: Sequence[Any], training: Training, stream: Stream) -> None:
     """Refuse local cross-entropy beside a memory, or over one class alone, and LAE beside any other loss."""
     local = [p for p in plugins if (rule := rule_of(p)) is not None and rule.local_loss]
     what = "plugin 'LAE'" if local else "training.loss 'local_cross_entropy'"
     for plugin in plugins:
         rule = rule_of(plugin)
-        if local and plugin not in local and (rule is None or not rule.watches):
+        if local and plugin not in local and (rule is None or not (rule.watches or rule.aligns)):
             raise ConfigError(f"{what} is a way of training of its own: leave out plugin {name_of(plugin)!r}")
     if not local and training.loss != "local_cross_entropy":
         return
@@ -200,6 +227,8 @@ def plugin_states(plugins: Sequence[Any]) -> list[Any]:
             known = set() if lwf.prev_model is None else lwf.prev_model.known_train_tasks_labels
             classes = {k: sorted(v) for k, v in lwf.prev_classes_by_task.items()}
             states.append({"expcount": lwf.expcount, "classes": classes, "previous": previous, "known": sorted(known)})
+        elif isinstance(plugin, ClassifierAlignment):
+            states.append(plugin.state())
         elif isinstance(plugin, Clock):
             states.append({k: v for k, v in vars(plugin).items() if isinstance(v, int)})
         else:
@@ -244,6 +273,8 @@ def restore_plugins(strategy: Any, states: Sequence[Any], finished: int) -> None
                 setattr(plugin, key, _objects(value, strategy.device))
         elif isinstance(plugin, avalanche_plugins.LwFPlugin):
             _restore_lwf(plugin.lwf, strategy, state)
+        elif isinstance(plugin, ClassifierAlignment):
+            plugin.restore_state(state)
         elif isinstance(plugin, Clock):
             vars(plugin).update(state)
         elif rule is not None and rule.memory:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mtpeft.continual.benchmark import VALIDATION, TaskLoader, to_avalanche
+from mtpeft.continual.margin import with_margin
 from mtpeft.continual.model import ContinualModel
 from mtpeft.continual.objectives import Running, objectives_of
 from mtpeft.continual.plugins import check_plugins, seed_memories
@@ -257,15 +258,18 @@ class ContinualStrategy(StepTemplate):
 
     def _criterion_alone(self) -> torch.Tensor:
         """Local cross-entropy is over the current experience's classes only."""
+        output, margin = self.mb_output, self.training_settings.margin
+        if self.is_training and margin:
+            output = with_margin(output, self.mb_y, self._manager.head(self._manager.tasks[-1]), margin)  # type: ignore[arg-type]
         if self.is_training and not self._is_local:
-            return self._objective.loss(self.mb_output, self.mb_y, self._labels)
+            return self._objective.loss(output, self.mb_y, self._labels)
         if not self._is_local:
             return super().criterion()
         model: Any = self.model
         own = model.manager.head(model.manager.tasks[-1]).classes(self.stream[self.experience.current_experience].name)
         if not isinstance(self.dataloader, TaskLoader) and self.mb_y.min() < own.start:  # ours has no earlier class
             raise ConfigError("local_cross_entropy cannot be used with a memory of earlier classes; use cross_entropy")
-        return self._criterion(self.mb_output[:, own.start : own.stop], self.mb_y - own.start)
+        return self._criterion(output[:, own.start : own.stop], self.mb_y - own.start)
 
     def optimizer_step(self) -> None:
         """Clip and step. A local loss leaves earlier classes alone, weight decay included."""

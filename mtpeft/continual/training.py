@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from mtpeft.options import Count, OneOf
+from mtpeft.options import Count, NotNegative, OneOf
 from mtpeft.runs import training
 
 LOSSES = ("cross_entropy", "local_cross_entropy")
@@ -16,8 +16,10 @@ class Training(training.Training):
     """Settings of one experience of `epochs`: optimiser and schedule begin anew with each.
 
     Plugins that go over the data by themselves, as EWC does for its importances, take batches of `batch_size`.
-    `loss` "local_cross_entropy" sees only the experience's own classes (LAE).
+    `loss` "local_cross_entropy" sees only the experience's own classes (LAE). `margin` is taken off the cosine of the true
+    class, where the growing head is one of cosines.
     """
 
     epochs: Count = 1
     loss: Annotated[str, OneOf(LOSSES)] = "cross_entropy"
+    margin: NotNegative = 0.0

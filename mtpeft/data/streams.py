@@ -28,8 +28,8 @@ class StreamTask:
     """One experience. `label_map` sends a label of the source to the label that `train` and `test` give.
 
     `classes` are the source's labels, in the order of the new labels (of several sources: numbers that run through all
-    tasks). `head` is a config for `TaskManager.add_task`, by default a linear one. `validation` are items held out of the
-    training data (see `mtpeft.data.validation`).
+    tasks). `head` is a config for `TaskManager.add_task`, by default a linear one (class-incremental: a growing one, the same
+    for all tasks). `validation` are items held out of the training data (see `mtpeft.data.validation`).
     """
 
     name: str
@@ -73,10 +73,14 @@ class Stream:
             if task.name in names:
                 raise DataError(f"{self.kind} stream: two tasks are named {task.name!r}")
             names.add(task.name)
-            if task.head is not None and self.kind != "task_incremental":
+            if task.head is not None and self.kind == "domain_incremental":
                 raise ConfigError(f"{self.kind} stream: the tasks share one linear head; leave out stream.head")
             if task.head is not None:
-                _check_head(task.name, task.head)
+                _check_head(task.name, task.head, self.kind)
+            if self.kind == "class_incremental" and task.head != self.tasks[0].head:
+                raise ConfigError(
+                    f"{self.kind} stream: the tasks share one growing head, but task {task.name!r} asks for another"
+                )
             for part, data in (("training", task.train), ("test", task.test)):
                 if not len(data):
                     raise DataError(f"{self.kind} stream, task {task.name!r}: no {part} image")
@@ -124,7 +128,10 @@ class Stream:
 
 
 def class_incremental(train: Any, test: Any, **options: Any) -> Stream:
-    """Split the classes of one data set into tasks that share one output space. Options as for `task_incremental`."""
+    """Split the classes of one data set into tasks that share one output space. Options as for `task_incremental`.
+
+    `head` is that of all tasks together, `dict(name="growing", ...)`.
+    """
     return _split_classes("class_incremental", train, test, **options)
 
 
@@ -209,10 +216,14 @@ def build_stream(
     return domain_incremental(corrupted_domains(train, test, domains), **options)
 
 
-def _check_head(task: str, head: Any) -> None:
+def _check_head(task: str, head: Any, kind: str) -> None:
     if not isinstance(head, Mapping) or "name" not in head:
         raise ConfigError(f"task {task!r}: head must be dict(name=..., ...), got {head!r}")
-    if head["name"] == "growing":
+    if kind == "class_incremental" and head["name"] != "growing":
+        raise ConfigError(
+            f"{kind} stream: the tasks share one linear head; leave out stream.head, or give dict(name='growing', ...)"
+        )
+    if kind != "class_incremental" and head["name"] == "growing":
         raise ConfigError(
             f"task {task!r}: a growing head is for class_incremental streams, which have it by themselves"
         )

@@ -10,6 +10,7 @@ from torch import nn
 
 from mtpeft.backbones.site import FRAME_STYLES
 from mtpeft.errors import ConfigError
+from mtpeft.heads import GrowingHead
 from mtpeft.manager.attach import attach
 from mtpeft.manager.manager import TaskManager
 from mtpeft.manager.merging import as_linear
@@ -75,10 +76,10 @@ def inputs(manager: TaskManager, count: int, seed: int = 0, frames: int | None =
 
 
 def _alone(head: nn.Module) -> nn.Module:
-    """A copy of the head that belongs to no other task: the growing head as the linear map it is."""
+    """A copy of the head that belongs to no other task: the growing head as the linear map it is, or all its cosines."""
     linear = as_linear(head)
     if linear is None:
-        return copy.deepcopy(head)
+        return head.alone() if isinstance(head, GrowingHead) else copy.deepcopy(head)
     weight, bias = linear
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
     layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mtpeft.errors import ConfigError
 from mtpeft.heads.base import Head, register_head
-from mtpeft.options import Count
+from mtpeft.heads.cosine import CosineHead, CosineLayer, Scale
+from mtpeft.options import Count, Positive
+
+#: of cosines, where none is given
+SCALE = 20.0
 
 
 def linear(dim: int, num_classes: int) -> nn.Linear:
@@ -39,23 +46,43 @@ class LinearHead(Head):
 
 @register_head("growing")
 class GrowingHead(Head):
-    """One head for all tasks of a class-incremental stream: a linear part per task, logits side by side.
+    """One head for all tasks of a class-incremental stream: a part per task, logits side by side.
 
-    Created empty; `grow` adds a task's classes. `masked` restricts logits to one task's classes.
+    Created empty; `grow` adds a task's classes. `masked` restricts logits to one task's classes. Parts are linear layers,
+    or with `kind` cosine directions without bias: logits are `scale * cos(f, w_c)`, so that classes learnt at different
+    times differ by no length. `scale` (20, as in SSIAT and TUNA) is the same for all tasks, fixed, or with `learn_scale`
+    trained from there on.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        kind: Literal["linear", "cosine"] = "linear",
+        scale: Positive | None = None,
+        learn_scale: bool = False,
+    ) -> None:
         super().__init__()
-        self.dim = dim
+        if kind == "linear" and (scale is not None or learn_scale):
+            raise ConfigError("head 'growing': scale and learn_scale are for kind='cosine'; linear logits have none")
+        self.dim, self.kind = dim, kind
         self.parts = nn.ModuleDict()
+        self.scale = None if kind == "linear" else Scale(SCALE if scale is None else scale, learn_scale)
+        #: all that parts have in common
+        self.options = {"kind": kind, "scale": SCALE if scale is None else scale, "learn_scale": learn_scale}
 
     def grow(self, task: str, num_classes: Count) -> None:
         """Append `num_classes` classes of `task` behind those seen so far."""
-        self.parts[f"task={task}"] = linear(self.dim, num_classes)
+        make = linear if self.kind == "linear" else CosineLayer
+        self.parts[f"task={task}"] = make(self.dim, num_classes)
 
     def part(self, task: str) -> nn.Module:
-        """The linear layer of one task's classes."""
+        """The layer of one task's classes."""
         return self.parts[f"task={task}"]
+
+    def used(self, task: str) -> list[nn.Module]:
+        """The modules whose weights the logits of the task's classes depend on: its part, and a learned scale."""
+        common = [self.scale] if self.scale is not None and self.scale.learned else []
+        return [self.part(task), *common]
 
     def shrink(self, task: str) -> None:
         """Forget a task's classes. Only the last task can go: the others' classes keep their numbers."""
@@ -63,24 +90,40 @@ class GrowingHead(Head):
             raise ConfigError(f"task {task!r} cannot leave the growing head before the tasks added after it")
         del self.parts[f"task={task}"]
 
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of classes, task by task."""
+        return [len(part.weight) for part in self.parts.values()]  # type: ignore[arg-type]
+
     def classes(self, task: str) -> range:
         """The task's columns among the logits."""
         start = 0
-        for name, part in self.parts.items():
-            stop = start + len(part.bias)  # type: ignore[arg-type]
+        for name, size in zip(self.parts, self.sizes, strict=True):
             if name == f"task={task}":
-                return range(start, stop)
-            start = stop
+                return range(start, start + size)
+            start += size
         raise ConfigError(f"task {task!r} has no classes in the growing head")
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, C) -> (B, all classes seen so far)."""
-        return torch.cat([part(features) for part in self.parts.values()], dim=1)
+        if self.scale is not None:
+            features = F.normalize(features, dim=1)
+        logits = torch.cat([part(features) for part in self.parts.values()], dim=1)
+        return logits if self.scale is None else self.scale(logits)
 
-    def linear(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Those of all classes seen so far."""
+    def linear(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """Those of all classes seen so far; None of cosines, which are no linear map of the features."""
+        if self.kind != "linear":
+            return None
         parts = list(self.parts.values())
         return tuple(torch.cat([getattr(part, name) for part in parts]) for name in ("weight", "bias"))  # type: ignore[return-value]
+
+    def alone(self) -> Head:
+        """A copy of a cosine head that is not made of tasks and does not grow."""
+        if self.scale is None:
+            raise ConfigError("head 'growing': one of kind 'linear' is its linear map: take `linear()`")
+        weight = torch.cat([part.weight for part in self.parts.values()])  # type: ignore[misc]
+        return CosineHead(weight, float(self.scale.value))
 
     def masked(self, logits: torch.Tensor, task: str) -> torch.Tensor:
         """Logits with every class that is not the task's at minus infinity."""

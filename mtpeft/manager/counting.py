@@ -58,14 +58,14 @@ def count(manager: Managed, task: str) -> Counts:
         else:
             method += trained
     head = manager.head(task)
-    head = head.part(task) if isinstance(head, GrowingHead) else head
+    heads = head.used(task) if isinstance(head, GrowingHead) else [head]
     own = sum(p.numel() for p in manager.backbone.parameters() if p.requires_grad)
     return Counts(
         method=method,
         norm_bias=norm_bias,
         backbone=own,
-        head=sum(p.numel() for p in head.parameters() if p.requires_grad),
-        buffers=buffers + _saved_buffers(head),
+        head=sum(p.numel() for part in heads for p in part.parameters() if p.requires_grad),
+        buffers=buffers + sum(_saved_buffers(part) for part in heads),
         frozen=backbone_size(manager) - own,
     )
 

@@ -112,8 +112,8 @@ class TaskManager(nn.Module):
 
         `head` is a registered name (with its `options`), a config `{"name": ..., ...}`, or any module that takes the
         features; `backbone.get_classifier()` is copied, and the copy is what the task trains. `head="growing"` puts the
-        classes behind those of all earlier growing tasks. The first task becomes the one used when the backbone is
-        called directly (`set_task`).
+        classes behind those of all earlier growing tasks, which have the same options (`kind`, `scale`). The first task
+        becomes the one used when the backbone is called directly (`set_task`).
         """
         if not isinstance(name, str) or not TASK_NAME.fullmatch(name):
             raise ConfigError(f"task name {name!r}: use letters, digits, spaces, '_' and '-', as in 'birds'")
@@ -143,7 +143,7 @@ class TaskManager(nn.Module):
         if GROWING in self.heads:
             self.heads[GROWING].training = self.training
         used = [part for a in self.methods for part in a.weights.modules_of(name)]
-        self._settle([*used, module.part(name) if isinstance(module, GrowingHead) else module])
+        self._settle([*used, *(module.used(name) if isinstance(module, GrowingHead) else [module])])
         if self.runtime.default is None:
             self.set_task(name)
 
@@ -395,7 +395,9 @@ class TaskManager(nn.Module):
         """The modules whose weights the task's output depends on, its head among them."""
         backbone = [self.backbone] if self.own_weights else []
         used = [module for a in self.methods for module in a.weights.modules_of(task)]
-        return [*self._own_modules(task), *used, *backbone]
+        head = self.head(task)
+        common = head.used(task) if isinstance(head, GrowingHead) else []
+        return [*self._own_modules(task), *common, *used, *backbone]
 
     @property
     def isolated(self) -> bool:
@@ -452,9 +454,19 @@ class TaskManager(nn.Module):
         if head != GROWING:
             module, options = build_head(head, options, self.anatomy, self.feature_dim, self.stages)
             return module, {"name": head, **options}
-        options = check_options(f"head {head!r}", GrowingHead.grow, options, given=("self", "task"))
-        growing = self.heads[GROWING] if GROWING in self.heads else GrowingHead(self.feature_dim)
-        return growing, {"name": head, **options}
+        size = {key: value for key, value in options.items() if key == "num_classes"}
+        size = check_options(f"head {head!r}", GrowingHead.grow, size, given=("self", "task"))
+        common = {key: value for key, value in options.items() if key not in size}
+        common = check_options(f"head {head!r}", GrowingHead, common, given=("dim",), others=size)
+        growing = GrowingHead(self.feature_dim, **common)
+        if GROWING in self.heads:
+            before: Any = self.heads[GROWING]
+            if growing.options != before.options:
+                raise ConfigError(
+                    f"head {head!r}: all tasks share one, which was made with {shown(before.options)}: give the same"
+                )
+            growing = before
+        return growing, {"name": head, **common, **size}
 
     def _own_modules(self, task: str) -> list[nn.Module]:
         head = self.head(task)

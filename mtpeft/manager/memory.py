@@ -61,7 +61,7 @@ def measure_memory(
         trained = [p for _, p in trainable_parameters(manager, task)]
         memories[task] = Memory(
             method=tensor_bytes(t for m in methods for t in (*m.parameters(), *m.buffers())),
-            head=tensor_bytes([*(head := _head(manager, task)).parameters(), *head.buffers()]),
+            head=tensor_bytes(t for m in _head(manager, task) for t in (*m.parameters(), *m.buffers())),
             gradients=tensor_bytes(trained),
             optimizer=optimizer_bytes(trained, optimizer),
             activations=found[key][0],
@@ -153,10 +153,10 @@ def _training(manager: Managed) -> Iterator[None]:
             buffer.copy_(before)
 
 
-def _head(manager: Managed, task: str) -> nn.Module:
-    """The task's head; of a growing one its own part."""
+def _head(manager: Managed, task: str) -> list[nn.Module]:
+    """The task's head; of a growing one what its classes use."""
     head = manager.head(task)
-    return head.part(task) if isinstance(head, GrowingHead) else head
+    return head.used(task) if isinstance(head, GrowingHead) else [head]
 
 
 def _anatomy(manager: Managed, task: str) -> Any:

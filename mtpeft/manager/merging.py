@@ -25,8 +25,9 @@ PASSING = (nn.Dropout, nn.Identity)
 def merged_backbone(manager: Managed, task: str) -> nn.Module:
     """A plain copy of the (unhooked) backbone with the task folded in; its classifier is the task's head if linear.
 
-    Linear are the heads `linear`, `growing` and `video_linear` (with `pool="mean"`, for single frames), an `nn.Linear`, and
-    an `nn.Sequential` of one with dropout. With another head the copy has no classifier: its output is the features.
+    Linear are the heads `linear`, `growing` (of kind linear) and `video_linear` (with `pool="mean"`, for single frames), an
+    `nn.Linear`, and an `nn.Sequential` of one with dropout. With another head the copy has no classifier: its output is the
+    features.
     """
     for attachment in manager.methods:
         if attachment.weights.reads_query:
