@@ -134,9 +134,23 @@ def _framed(layers: Array, cover: Array, behind: Array, rng: np.random.Generator
     `layers` are colour and nearness (H, W, 4), 0 to 255; gives colour and relief uint8 (S, S, 4).
     """
     size = len(behind)
+    cut = cut_out(layers, cover, size, rng)
+    if cut is None:
+        return to_uint8(np.dstack([behind, np.zeros((size, size))]))
+    small = cut / 255.0
+    alpha = small[..., 4]
+    relief = np.where(alpha >= 0.5, np.clip(small[..., 3] / np.maximum(alpha, 0.5), 1 / 255, 1), 0)
+    return to_uint8(np.dstack([compose(alpha, 0.0, behind) + small[..., :3], relief]))
+
+
+def cut_out(layers: Array, cover: Array, size: int, rng: np.random.Generator) -> Array | None:
+    """The object that `cover` (H, W) marks in `layers` (H, W, C), 0 to 255, with a random margin around it.
+
+    uint8 (size, size, C + 1): the layers times the coverage, and the coverage. None where there is no object.
+    """
     rows, columns = np.nonzero(cover.any(axis=1))[0], np.nonzero(cover.any(axis=0))[0]
     if not len(rows):
-        return to_uint8(np.dstack([behind, np.zeros((size, size))]))
+        return None
     half = max(int(np.ptp(rows)), int(np.ptp(columns)), 4) / 2 * rng.uniform(1.0, 1.5)
     middle = np.array([columns[0] + columns[-1], rows[0] + rows[-1]]) / 2 + rng.normal(0, 0.06, 2) * half
     # Alpha and premultiplied values are shrunk together, so that no background of the renderer bleeds in at edges.
@@ -145,8 +159,8 @@ def _framed(layers: Array, cover: Array, behind: Array, rng: np.random.Generator
     padded = np.pad(layers, ((margin, margin), (margin, margin), (0, 0)))
     (left, top), (right, bottom) = middle - half + margin, middle + half + margin
     box = (float(left), float(top), float(right), float(bottom))
-    planes = [Image.fromarray(padded[..., k]).resize((size, size), Image.Resampling.BOX, box=box) for k in range(5)]
-    small = np.stack([np.asarray(plane) for plane in planes], axis=-1) / 255.0
-    alpha = small[..., 4]
-    relief = np.where(alpha >= 0.5, np.clip(small[..., 3] / np.maximum(alpha, 0.5), 1 / 255, 1), 0)
-    return to_uint8(np.dstack([compose(alpha, 0.0, behind) + small[..., :3], relief]))
+    planes = [
+        Image.fromarray(plane).resize((size, size), Image.Resampling.BOX, box=box)
+        for plane in np.moveaxis(padded, -1, 0)
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)

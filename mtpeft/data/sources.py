@@ -15,6 +15,7 @@ from mtpeft.data.hugging_face import hugging_face
 from mtpeft.data.layouts import LAYOUTS
 from mtpeft.data.layouts.folders import read_folders
 from mtpeft.data.list_file import list_file
+from mtpeft.data.objects.dataset import Objects
 from mtpeft.data.picture_files import PictureFiles, part_of
 from mtpeft.data.stand_ins import CLASSES, made_up
 from mtpeft.data.torchvision_sources import build_torchvision, check_arguments
@@ -122,10 +123,11 @@ def _image_folder(train: bool, root: str, test_share: Share | None = None, split
 
 register_dataset("ListFile")(list_file)
 register_dataset("hf")(hugging_face)
+register_dataset("Objects")(Objects)
 for _name, _layout in LAYOUTS.items():
     register_dataset(_name)(_layout.build)
 #: the data sets of this package whose arguments are checked by their annotations
-_TYPED = {"ImageFolder", "ListFile", "hf", *LAYOUTS}
+_TYPED = {"ImageFolder", "ListFile", "Objects", "hf", *LAYOUTS}
 
 
 def read_targets(dataset: Any, name: str) -> list[int]:

@@ -141,7 +141,8 @@ def task_incremental(train: Any, test: Any, **options: Any) -> Stream:
     Give `num_tasks` or `classes_per_task`: a divisor of the number of classes, or the number of classes of each task as a
     list. The classes come in the order `order` (a permutation of the source's labels), else shuffled by `order_seed` and
     `order_rng` (see `class_order`), else ascending. `train_per_class` and `test_per_class` keep that many items of each
-    class, drawn by `subset_seed`; every task has the head `head`. `train` and `test` are `Images`, `Clips`, or
+    class, drawn by `subset_seed`; `shots` are the training items of each class from the second task on, in the place of
+    `train_per_class` (few-shot). Every task has the head `head`. `train` and `test` are `Images`, `Clips`, or
     torchvision-style data sets that give tensors. Raises `DataError`, with the numbers, when any of this cannot be.
     """
     return _split_classes("task_incremental", train, test, **options)
@@ -235,7 +236,7 @@ KINDS = ("class_incremental", "task_incremental", "domain_incremental")
 #: streams whose tasks are known at test time, so that each can have a head and weights of its own
 TASK_KNOWN = ("task_incremental", "dense_incremental")
 _SUBSET_OPTIONS = {"train_per_class", "test_per_class", "subset_seed"}
-_SPLIT_OPTIONS = {"num_tasks", "classes_per_task", "order", "order_seed", "order_rng", "head"}
+_SPLIT_OPTIONS = {"num_tasks", "classes_per_task", "order", "order_seed", "order_rng", "shots", "head"}
 
 
 def _split_classes(
@@ -251,18 +252,22 @@ def _split_classes(
     train_per_class: int | None = None,
     test_per_class: int | None = None,
     subset_seed: int = 0,
+    shots: int | None = None,
     head: Mapping[str, Any] | None = None,
 ) -> Stream:
     train, test = as_labelled(train), as_labelled(test)
     in_test = common_classes(train, test)
     classes = class_order(tuple(in_test), order, order_seed, order_rng)
     sizes = task_sizes(len(classes), num_tasks, classes_per_task)
+    if shots is not None and len(sizes) == 1:
+        raise ConfigError("stream.shots is for the tasks after the first, and there is one; leave it out")
     place = {label: position for position, label in enumerate(classes)}
     tasks = []
     for index, size in enumerate(sizes):
         members = classes[sum(sizes[:index]) :][:size]
         mapping = place if kind == "class_incremental" else {label: i for i, label in enumerate(members)}
-        kept_train = sample(train, members, train_per_class, subset_seed)
+        per_class = train_per_class if index == 0 or shots is None else shots
+        kept_train = sample(train, members, per_class, subset_seed)
         kept_test = sample(test, [in_test[label] for label in members], test_per_class, subset_seed)
         name = f"task{index}"
         tasks.append(
@@ -281,5 +286,6 @@ def _split_classes(
         "train_per_class": train_per_class,
         "test_per_class": test_per_class,
         "subset_seed": subset_seed,
+        **({} if shots is None else {"shots": shots}),
     }
     return Stream(kind, tuple(tasks), classes, tuple(train.classes[label] for label in classes), settings)

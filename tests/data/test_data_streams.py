@@ -82,6 +82,29 @@ def test_subsets_are_balanced_fixed_by_seed_and_independent_of_the_split() -> No
     assert set.union(*numbers(0, 3, count=3)) < set.union(*numbers(0, 3))
 
 
+@pytest.mark.parametrize("make", [class_incremental, task_incremental])
+def test_shots_are_the_items_of_a_class_from_the_second_task_on(make: Any) -> None:
+    sizes, few = [3, 2, 1], {"train_per_class": 8, "subset_seed": 4}
+    stream, whole = (make(TRAIN, TEST, classes_per_task=sizes, **few, **more) for more in ({"shots": 2}, {}))
+    assert [len(task.train) for task in stream] == [24, 4, 2] and [len(task.test) for task in stream] == [12, 8, 4]
+    assert sources(stream[0].train) == sources(whole[0].train)
+    for task, all_of_it in zip(stream.tasks[1:], whole.tasks[1:], strict=True):
+        assert set(sources(task.train)[1]) < set(sources(all_of_it.train)[1])
+    assert stream.describe()["settings"]["shots"] == 2 and "shots" not in whole.describe()["settings"]
+    assert len(make(TRAIN, TEST, classes_per_task=sizes, shots=10)[0].train) == 33  # all of the first task
+
+
+def test_shots_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="tasks after the first, and there is one"):
+        class_incremental(TRAIN, TEST, num_tasks=1, shots=2)
+    with pytest.raises(DataError, match="toy train: 17 of class 5 asked for, it has 15"):
+        class_incremental(TRAIN, TEST, classes_per_task=[5, 1], shots=17)
+    with pytest.raises(ConfigError, match="'2' of each class asked for"):
+        class_incremental(TRAIN, TEST, num_tasks=2, shots="2")
+    with pytest.raises(ConfigError, match="takes no key 'shots'"):
+        build_stream({"type": "domain_incremental", "shots": 2}, CONFIG)
+
+
 def test_description_is_plain_and_complete() -> None:
     stream = build_stream(
         {"type": "task_incremental", "data": {"type": "Digits"}, "num_tasks": 5, "order_seed": 3, "train_per_class": 7},

@@ -1,0 +1,10 @@
+"""Thirty objects with all their images, then five new ones at a time of which five images are there: one shared LoRA.
+
+Command:  mtpeft continual objects_few_shot
+Result:
+Duration:
+"""
+
+_base_ = "_objects.py"
+stream = dict(type="class_incremental", classes_per_task=[30, 5, 5, 5, 5], order_seed=1993, shots=5)
+training = dict(epochs=6, batch_size=16)
