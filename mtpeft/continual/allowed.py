@@ -34,6 +34,8 @@ class Allowed:
     local_loss: bool = False
     #: it acts when a task has been trained, whatever trained it, in place of a memory, and for one growing head
     aligns: bool = False
+    #: it ends the training of later tasks, which a classifier without gradients has to learn
+    first: bool = False
     #: why it cannot be used on dense tasks, if it cannot
     not_dense: str = ""
 
@@ -62,6 +64,12 @@ ALLOWED: dict[str, Allowed] = {
         fixed=("verbose", "metric_name", "mode", "peval_mode"),
         watches=True,
         not_dense="it watches Avalanche's accuracy",
+    ),
+    "FirstTasks": Allowed(
+        "weights learn in the first tasks alone (APER, RanPAC) or never (SimpleCIL); a classifier learns the others",
+        STEP,
+        first=True,
+        not_dense="a classifier tells classes apart",
     ),
     "LAE": Allowed(
         "LAE: an online and an offline copy of shared weights, with local cross-entropy",

@@ -117,6 +117,10 @@ class Experiment(Built):
             raise ConfigError(
                 f"{folder.path}: the run has finished, and its plugins ({names}) have closed the last task"
             )
+        if again and self.model.learns_classes and not self.model.classes_again:
+            raise ConfigError(
+                f"{folder.path}: the run has finished, and its classifier cannot learn the last task again"
+            )
         for line in folder.told:
             self.progress.message(line)
         folder.accept(state["curve"]["step"])
@@ -185,6 +189,7 @@ class Experiment(Built):
         strategy.on_step, strategy.on_losses = on_step, on_losses
         resume = None if state is None else (lambda: self._restore_training(state))
         strategy.train_experience(index, self.position.epoch, self.position.batch, resume)
+        strategy.learn_classes(index)
         if self.curve.flush(name):
             self._log_loss(name)
         self.files.join()

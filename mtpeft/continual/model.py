@@ -18,6 +18,8 @@ from mtpeft.data.streams import TASK_KNOWN
 from mtpeft.errors import ConfigError
 from mtpeft.heads import GrowingHead
 from mtpeft.heads.build import head_options
+from mtpeft.heads.classifiers import EACH
+from mtpeft.manager.classes import check_classifier
 from mtpeft.manager.ensemble import mean_of_views
 from mtpeft.manager.manager import TaskManager
 from mtpeft.methods.group import Group
@@ -38,11 +40,20 @@ class ContinualModel(MultiTaskModule):
         """`tasks`: name of every experience, in order, with the arguments of `TaskManager.add_task` for its head."""
         super().__init__()
         self.task_known = kind in TASK_KNOWN
-        own = [a for a in manager.methods if a.spec.stream or (a.selected and a.weights.needs_task)]
+        #: whether a classifier learns each task without a gradient, and whether it may learn one again
+        self.learns_classes, self.classes_again, apart = False, True, False
+        if kind == "class_incremental":  # the head is made when the first task begins, and refused here
+            options = {key: value for key, value in tasks[0][1].get("head", {}).items() if key != "name"}
+            classifier = GrowingHead(manager.feature_dim, **head_options("growing", options)).classifier
+            if classifier is not None:
+                check_classifier(manager, classifier)
+                self.learns_classes, self.classes_again, apart = True, classifier.relearns, EACH in classifier.views
+        own = [a for a in manager.methods if a.spec.stream or (a.selected and a.weights.needs_task and not apart)]
         if own and not self.task_known:
             raise ConfigError(
                 f"a {kind.replace('_', '-')} stream tells no task at test time, so weights cannot be per task, as those "
-                f"of method {own[0].spec.name!r} are: sharing='shared', where the method has it"
+                f"of method {own[0].spec.name!r} are: sharing='shared', where the method has it, or a classifier that looks "
+                "through all of them (stream.head=dict(name='growing', classifier=dict(name='ease')))"
             )
         for a in manager.methods:
             if reason := a.weights.not_for(one_task=kind == "domain_incremental", at_once=self.task_known):
@@ -51,9 +62,6 @@ class ContinualModel(MultiTaskModule):
         if self.task_known:
             for name, head in tasks:
                 manager.add_task(name, **head)
-        elif kind == "class_incremental":  # made when the first task begins, and refused here
-            options = {key: value for key, value in tasks[0][1].get("head", {}).items() if key != "name"}
-            GrowingHead(manager.feature_dim, **head_options("growing", options))
         elif kind == "domain_incremental":
             manager.add_task(tasks[0][0], num_classes=max(head["num_classes"] for _, head in tasks))
 

@@ -12,6 +12,7 @@ import torch
 from mtpeft.continual.alignment import ClassifierAlignment
 from mtpeft.continual.allowed import ALLOWED, EXPERIENCE, REFUSED, STEP, Allowed
 from mtpeft.continual.benchmark import VALIDATION
+from mtpeft.continual.first_tasks import FirstTasks
 from mtpeft.continual.lae import LAEPlugin
 from mtpeft.continual.margin import check_margin
 from mtpeft.continual.processes import check_processes
@@ -37,6 +38,7 @@ with warnings.catch_warnings():
 #: ours, and those of Avalanche's that need a correction
 OWN = {
     "ClassifierAlignment": ClassifierAlignment,
+    "FirstTasks": FirstTasks,
     "LAE": LAEPlugin,
     "Supernet": SupernetPlugin,
     "SynapticIntelligencePlugin": SynapticIntelligence,
@@ -106,6 +108,7 @@ def check_plugins(
     else:
         check_mixture(plugins, stream)
         check_alignment(plugins, stream)
+        check_classifier(plugins, stream)
         check_local(plugins, training, stream)
         check_watching(plugins, training, stream)
     check_effect(plugins, training, stream.kind)
@@ -154,6 +157,21 @@ def check_mixture(plugins: Sequence[Any], stream: Stream) -> None:
             raise ConfigError(
                 f"plugin {name_of(plugin)!r} cannot mix images and clips, or clips of different lengths, in one batch"
             )
+
+
+def check_classifier(plugins: Sequence[Any], stream: Stream) -> None:
+    """Refuse tasks that nothing learns, and a memory or an aligned head beside a classifier that uses neither."""
+    head = stream[0].head or {}
+    has = stream.kind == "class_incremental" and head.get("classifier") is not None
+    for plugin in plugins:
+        rule, name = rule_of(plugin), name_of(plugin)
+        if rule is not None and rule.first and not has:
+            raise ConfigError(
+                f"plugin {name!r} leaves later tasks to a classifier: a class_incremental stream with "
+                "stream.head=dict(name='growing', classifier=dict(name='prototypes'))"
+            )
+        if rule is not None and rule.aligns and has:
+            raise ConfigError(f"plugin {name!r} aligns a trained head, and a classifier takes its place: leave out one")
 
 
 def check_alignment(plugins: Sequence[Any], stream: Stream) -> None:

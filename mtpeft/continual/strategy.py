@@ -169,6 +169,12 @@ class ContinualStrategy(StepTemplate):
         )
         return TaskLoader(loader, index if self.stream.kind in TASK_KNOWN else 0)
 
+    def learn_classes(self, index: int) -> None:
+        """Show the head's classifier, where it has one, the training images of experience `index` as a test would see them."""
+        if self.model.learns_classes:
+            task = self.stream[index]
+            self._manager.learn_classes(task.name, self.plain_batches(task.train))
+
     def plain_batches(self, data: Any) -> ResumableLoader:
         """Training images without augmentation and their labels, in an order of their own, which is always the same."""
         settings = self.training_settings

@@ -1,5 +1,6 @@
 """Heads: from features to a task's outputs. Importing this package registers all of them."""
 
+from mtpeft.heads import ease, prototypes, ranpac
 from mtpeft.heads.base import HEADS, Head, register_head
 from mtpeft.heads.classification import GrowingHead, LinearHead
 from mtpeft.heads.decode import DecodeHead, StagesHead
@@ -26,5 +27,8 @@ __all__ = [
     "StagesHead",
     "UPerHead",
     "VideoLinearHead",
+    "ease",
+    "prototypes",
+    "ranpac",
     "register_head",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from mtpeft.errors import ConfigError
 from mtpeft.heads.base import Head, register_head
+from mtpeft.heads.classifiers import build_classifier
 from mtpeft.heads.cosine import CosineHead, CosineLayer, Scale
 from mtpeft.options import Count, Positive
 
@@ -52,6 +54,9 @@ class GrowingHead(Head):
     or with `kind` cosine directions without bias: logits are `scale * cos(f, w_c)`, so that classes learnt at different
     times differ by no length. `scale` (20, as in SSIAT and TUNA) is the same for all tasks, fixed, or with `learn_scale`
     trained from there on.
+
+    With a `classifier`, `dict(name="prototypes", ...)`, the parts are there to train by: in eval mode classes are scored by it,
+    from the views it reads, as soon as it has learnt all tasks (`TaskManager.learn_classes`).
     """
 
     def __init__(
@@ -60,20 +65,35 @@ class GrowingHead(Head):
         kind: Literal["linear", "cosine"] = "linear",
         scale: Positive | None = None,
         learn_scale: bool = False,
+        classifier: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if kind == "linear" and (scale is not None or learn_scale):
-            raise ConfigError("head 'growing': scale and learn_scale are for kind='cosine'; linear logits have none")
+        #: all that parts have in common
+        self.options = self.described(kind, scale, learn_scale, classifier)
         self.dim, self.kind = dim, kind
         self.parts = nn.ModuleDict()
-        self.scale = None if kind == "linear" else Scale(SCALE if scale is None else scale, learn_scale)
-        #: all that parts have in common
-        self.options = {"kind": kind, "scale": SCALE if scale is None else scale, "learn_scale": learn_scale}
+        self.scale = None if kind == "linear" else Scale(self.options["scale"], learn_scale)
+        self.classifier = None if classifier is None else build_classifier(classifier, dim)
+
+    @staticmethod
+    def described(
+        kind: str = "linear",
+        scale: float | None = None,
+        learn_scale: bool = False,
+        classifier: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The options of a head, those not given filled in. Raises `ConfigError` for some that do not go together."""
+        if kind == "linear" and (scale is not None or learn_scale):
+            raise ConfigError("head 'growing': scale and learn_scale are for kind='cosine'; linear logits have none")
+        given = {"kind": kind, "scale": SCALE if scale is None else scale, "learn_scale": learn_scale}
+        return given | ({} if classifier is None else {"classifier": dict(classifier)})
 
     def grow(self, task: str, num_classes: Count) -> None:
         """Append `num_classes` classes of `task` behind those seen so far."""
         make = linear if self.kind == "linear" else CosineLayer
         self.parts[f"task={task}"] = make(self.dim, num_classes)
+        if self.classifier is not None:
+            self.classifier.grow(task, num_classes)
 
     def part(self, task: str) -> nn.Module:
         """The layer of one task's classes."""
@@ -81,14 +101,21 @@ class GrowingHead(Head):
 
     def used(self, task: str) -> list[nn.Module]:
         """The modules whose weights the logits of the task's classes depend on: its part, and a learned scale."""
-        common = [self.scale] if self.scale is not None and self.scale.learned else []
-        return [self.part(task), *common]
+        common: list[nn.Module] = [self.scale] if self.scale is not None and self.scale.learned else []
+        return [self.part(task), *common, *([] if self.classifier is None else [self.classifier])]
 
     def shrink(self, task: str) -> None:
         """Forget a task's classes. Only the last task can go: the others' classes keep their numbers."""
         if list(self.parts)[-1] != f"task={task}":
             raise ConfigError(f"task {task!r} cannot leave the growing head before the tasks added after it")
         del self.parts[f"task={task}"]
+        if self.classifier is not None:
+            self.classifier.shrink(task)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether its classifier scores images now: in eval mode, with all tasks learnt."""
+        return self.classifier is not None and not self.training and self.classifier.ready
 
     @property
     def sizes(self) -> list[int]:
@@ -113,13 +140,17 @@ class GrowingHead(Head):
 
     def linear(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
         """Those of all classes seen so far; None of cosines, which are no linear map of the features."""
-        if self.kind != "linear":
+        if self.kind != "linear" or self.classifier is not None:
             return None
         parts = list(self.parts.values())
         return tuple(torch.cat([getattr(part, name) for part in parts]) for name in ("weight", "bias"))  # type: ignore[return-value]
 
     def alone(self) -> Head:
         """A copy of a cosine head that is not made of tasks and does not grow."""
+        if self.classifier is not None:
+            raise ConfigError(
+                "head 'growing': its classifier reads several views of an image, and cannot leave the manager"
+            )
         if self.scale is None:
             raise ConfigError("head 'growing': one of kind 'linear' is its linear map: take `linear()`")
         weight = torch.cat([part.weight for part in self.parts.values()])  # type: ignore[misc]

@@ -22,6 +22,7 @@ from mtpeft.hooks.frozen import FrozenPart
 from mtpeft.hooks.installation import Installation, carries_hooks
 from mtpeft.hooks.runtime import Runtime, Selection
 from mtpeft.manager.checkpoint import save
+from mtpeft.manager.classes import check_classifier, learn_classes
 from mtpeft.manager.counting import Counts, count, render_table
 from mtpeft.manager.ensemble import ensembled
 from mtpeft.manager.features import attention_over_time, extract
@@ -166,6 +167,15 @@ class TaskManager(nn.Module):
         """
         self._check(name)
         fit(self, name, loader, loss)
+
+    def learn_classes(self, name: str, loader: Iterable[Any]) -> None:
+        """Show the classifier of a growing head the training images of a task, batches (images, labels) without augmentation.
+
+        Labels are the task's columns among all classes. From then on, in eval mode, it scores them (`head="growing",
+        classifier=dict(name=...)`); until all tasks are learnt the head's own parts do.
+        """
+        self._check(name)
+        learn_classes(self, name, loader)
 
     def remove_task(self, name: str) -> None:
         """Forget a task, its weights and its head."""
@@ -458,15 +468,17 @@ class TaskManager(nn.Module):
         size = check_options(f"head {head!r}", GrowingHead.grow, size, given=("self", "task"))
         common = {key: value for key, value in options.items() if key not in size}
         common = check_options(f"head {head!r}", GrowingHead, common, given=("dim",), others=size)
-        growing = GrowingHead(self.feature_dim, **common)
-        if GROWING in self.heads:
-            before: Any = self.heads[GROWING]
-            if growing.options != before.options:
-                raise ConfigError(
-                    f"head {head!r}: all tasks share one, which was made with {shown(before.options)}: give the same"
-                )
-            growing = before
-        return growing, {"name": head, **common, **size}
+        if GROWING not in self.heads:
+            growing = GrowingHead(self.feature_dim, **common)
+            if growing.classifier is not None:
+                check_classifier(self, growing.classifier)
+            return growing, {"name": head, **common, **size}
+        before: Any = self.heads[GROWING]
+        if GrowingHead.described(**common) != before.options:
+            raise ConfigError(
+                f"head {head!r}: all tasks share one, which was made with {shown(before.options)}: give the same"
+            )
+        return before, {"name": head, **common, **size}
 
     def _own_modules(self, task: str) -> list[nn.Module]:
         head = self.head(task)

@@ -136,9 +136,7 @@ def test_the_key_loss_draws_chosen_keys_to_the_queries() -> None:
     manager.penalty().backward()
     own = [made.keys for made in source(manager)._sets()]
     twin = [k.detach().clone().requires_grad_() for k in own]
-    naive = sum(
-        cosine(q[i], twin[m][0]) for i, row in enumerate(table) for m in ranked(row)[:2]
-    )
+    naive = sum(cosine(q[i], twin[m][0]) for i, row in enumerate(table) for m in ranked(row)[:2])
     (-0.3 * naive / len(x)).backward()  # type: ignore[union-attr]
     for key, other in zip(own, twin, strict=True):
         gradient = torch.zeros_like(other) if other.grad is None else other.grad
@@ -154,7 +152,9 @@ def test_the_key_loss_draws_chosen_keys_to_the_queries() -> None:
 
 
 def test_the_orthogonality_penalty() -> None:
-    manager = pooled("prefix_tuning", 1, choose="mix", size=3, keys="block", orthogonality=0.7, options={"num_tokens": 2})
+    manager = pooled(
+        "prefix_tuning", 1, choose="mix", size=3, keys="block", orthogonality=0.7, options={"num_tokens": 2}
+    )
     manager.train()(images(), "t0")
     sets = source(manager)._sets()
     expected = 0.0
@@ -240,9 +240,7 @@ def test_sets_that_earlier_tasks_chose_often_count_as_farther() -> None:
     with torch.no_grad():
         manager.features(x, "t1")
     plain = manager.eval().features(x, "t1")
-    torch.testing.assert_close(
-        plain, torch.cat([alone(x[i : i + 1], sets[m]) for i, m in enumerate(first)]), **EXACT
-    )
+    torch.testing.assert_close(plain, torch.cat([alone(x[i : i + 1], sets[m]) for i, m in enumerate(first)]), **EXACT)
     assert int(pool.tasks["task=t1"].counts.sum()) == 6
 
 
