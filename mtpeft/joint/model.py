@@ -117,7 +117,8 @@ class JointModel(BaseModel):
         """One update from the parts of a step; returns {task: loss} over all processes, and adds them to `recent`.
 
         A part counts by its share of the step's valid pixels, so that neither the number of parts nor that of processes
-        changes the update; in what weight sources add, by its share of images. Labels are counted on the CPU, where the loader leaves them.
+        changes the update; in what weight sources add, by its share of images. Labels are counted on the CPU, where the
+        loader leaves them.
         """
         torch.manual_seed(mix(self.seed, "before", self.step))  # what all processes draw alike
         self.manager.before_step()
@@ -160,7 +161,9 @@ class JointModel(BaseModel):
         """Each part's share of the step's images in all processes; 0 for one without labels, which has no forward pass."""
         if not self.declared:
             return [0.0] * len(parts)
-        own = [len(x) if any(int(c.sum()) for c in count.values()) else 0 for x, count in zip(parts, counts, strict=True)]
+        own = [
+            len(x) if any(int(c.sum()) for c in count.values()) else 0 for x, count in zip(parts, counts, strict=True)
+        ]
         every = float(total(torch.tensor([float(sum(own))], dtype=torch.float64)))
         return [number / every if every else 0.0 for number in own]
 
@@ -238,13 +241,13 @@ class _CombinedGradients:
                 self.parameters[i].grad = piece.view_as(self.parameters[i])
         if self.model.declared:  # they are of no task, and conflict with none
             every = sum_tensors(self.added, self.parameters)
-            for parameter, gradient in zip(self.parameters, _sums([p.grad for p in self.parameters], every), strict=True):
+            for parameter, gradient in zip(
+                self.parameters, _sums([p.grad for p in self.parameters], every), strict=True
+            ):
                 parameter.grad = gradient
 
 
-def _sums(
-    rows: Sequence[torch.Tensor | None], more: Sequence[torch.Tensor | None]
-) -> list[torch.Tensor | None]:
+def _sums(rows: Sequence[torch.Tensor | None], more: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
     """Their sums, one by one; None counts as zeros."""
     return [o if g is None else g if o is None else o + g for o, g in zip(rows, more, strict=True)]
 

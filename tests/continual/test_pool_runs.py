@@ -100,7 +100,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD)
-def test_streams_without_trained_tasks_before_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_streams_without_trained_tasks_before_are_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         train(recipe("coda", **changes, training={"loss": "cross_entropy"}), tmp_path / "run")
     assert "\n" not in str(error.value)

@@ -63,7 +63,10 @@ def test_the_gradient_is_that_of_the_sum(weighting: str) -> None:
 def test_a_killed_run_ends_the_same(tmp_path: Path) -> None:
     recipe = make_recipe(method=LORA, sharing=POOL)
     experiment, whole = train(recipe, tmp_path / "whole")
-    assert whole is not None and {p["task"] for p in experiment.curve.added} == {"penalty/keys", "penalty/orthogonality"}
+    assert whole is not None and {p["task"] for p in experiment.curve.added} == {
+        "penalty/keys",
+        "penalty/orthogonality",
+    }
     assert train(recipe, tmp_path / "killed", kill_at=5)[1] is None
     assert train(recipe, tmp_path / "killed")[1] is not None
     assert (tmp_path / "killed/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()

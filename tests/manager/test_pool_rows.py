@@ -40,7 +40,9 @@ def test_rows_keep_the_query(anatomy: str, method: dict[str, Any], words: str) -
     x = images()
     rows, found = part.rows(x), []
     passes: list[Any] = []
-    hook = manager.backbone.get_submodule(manager.anatomy.blocks[0]).register_forward_pre_hook(lambda *_: passes.append(1))
+    hook = manager.backbone.get_submodule(manager.anatomy.blocks[0]).register_forward_pre_hook(
+        lambda *_: passes.append(1)
+    )
     for given in (x, rows):
         manager.train().zero_grad()
         passes.clear()
@@ -61,7 +63,9 @@ def test_compiled_and_filled_batches_ask_for_their_own_images_alone() -> None:
     from mtpeft.manager.compiled import Compiled
 
     torch.manual_seed(1)
-    manager = mtpeft.attach(tiny_backbone("vit"), {"name": "vpt_shallow", "num_tokens": 2}, sharing={**POOL, "frequency": True})
+    manager = mtpeft.attach(
+        tiny_backbone("vit"), {"name": "vpt_shallow", "num_tokens": 2}, sharing={**POOL, "frequency": True}
+    )
     manager.add_task("a", num_classes=3)
     manager.train()
     x = images(3)

@@ -32,9 +32,7 @@ def test_published_counts(name: str) -> None:
     with torch.device("meta"):
         for method, options, sharing in parts:
             spec = METHODS.get(method)
-            made = Attachment(
-                spec, spec.build_config(options), anatomy, "pool" if sharing else "shared", sharing or {}
-            )
+            made = Attachment(spec, spec.build_config(options), anatomy, "pool" if sharing else "shared", sharing or {})
             for task in range(10):
                 made.weights.add_task(f"task{task}")
             counted += sum(p.numel() for p in made.weights.parameters())
