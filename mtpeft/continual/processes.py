@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mtpeft.data.loader import mix
 from mtpeft.errors import ConfigError
 from mtpeft.runs.distributed import rank, sum_tensors, total, world
-from mtpeft.sharing.pool import Usage
+from mtpeft.sharing.pool_usage import Usage
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

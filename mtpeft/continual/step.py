@@ -15,7 +15,7 @@ from mtpeft.continual.processes import Part, Step, own_numbers, parts_of, sum_co
 from mtpeft.continual.training import Training
 from mtpeft.runs.distributed import average_buffers, world
 from mtpeft.runs.update import Update
-from mtpeft.sharing.pool import Usage
+from mtpeft.sharing.pool_usage import Usage
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

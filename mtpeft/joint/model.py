@@ -117,7 +117,8 @@ class JointModel(BaseModel):
         """One update from the parts of a step; returns {task: loss} over all processes, and adds them to `recent`.
 
         A part counts by its share of the step's valid pixels, so that neither the number of parts nor that of processes
-        changes the update; in what weight sources add, by its share of images. Labels are counted on the CPU, where the loader leaves them.
+        changes the update; in what weight sources add, by its share of images. Labels are counted on the CPU, where the
+        loader leaves them.
         """
         torch.manual_seed(mix(self.seed, "before", self.step))  # what all processes draw alike
         self.manager.before_step()

@@ -27,6 +27,7 @@ from mtpeft.options import Count, NotNegative, Positive
 from mtpeft.sharing.bank import Bank, BankFactory, Tensors, call_each
 from mtpeft.sharing.base import Sharing, register_sharing
 from mtpeft.sharing.choosing import attended_cosines, cosines, deviation, most_chosen, nearest, seldom_nearest
+from mtpeft.sharing.pool_options import SIZE, check_together
 from mtpeft.sharing.pool_sets import (
     PoolSet,
     attention_of,
@@ -36,35 +37,9 @@ from mtpeft.sharing.pool_sets import (
     make_orthogonal,
     vectors_of,
 )
+from mtpeft.sharing.pool_usage import Usage, count_choices, frequency_before
 from mtpeft.sharing.pool_weights import Chosen, Mixed, site_weights
 from mtpeft.sharing.query import Query
-
-#: sets of a pool that does not grow, where `size` is not given
-SIZE = 10
-
-
-class Usage(nn.Module):
-    """How often each set was chosen while one task was trained: `counts` (P, M), saved with the task.
-
-    `seen` is what this process has counted of it since the counts of several were joined.
-    """
-
-    def __init__(self, groups: int, sets: int) -> None:
-        super().__init__()
-        self.counts: torch.Tensor
-        self.seen: torch.Tensor
-        self.register_buffer("counts", torch.zeros(groups, sets))
-        self.register_buffer("seen", torch.zeros(groups, sets), persistent=False)
-
-    def add(self, votes: torch.Tensor) -> None:
-        """Count votes (P, M)."""
-        self.counts += votes
-        self.seen += votes
-
-    def join(self, total: torch.Tensor) -> None:
-        """`total` is the sum of what all processes have `seen`."""
-        self.counts += total - self.seen
-        self.seen.zero_()
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,27 +96,18 @@ class Pool(Sharing):
         super().__init__(factory)
         if size is None and per_task is None:
             size, per_task = (None, 1) if choose == "own" else (SIZE, None)
-        mixes, fewest = choose == "mix", per_task or size or 0
-        reasons = {
-            "size is for pools that do not grow, per_task for those that do: leave one out": size and per_task,
-            "choose='own' tells the sets of tasks apart: per_task in place of size": choose == "own" and size,
-            "top_k chooses among sets, and choose='mix' uses all: leave it out": mixes and top_k > 1,
-            f"top_k is {top_k}, but there are {fewest} sets{' when the first task is trained' if per_task else ''}": (
-                not mixes and top_k > fewest
-            ),
-            "key_loss draws keys to the images that chose them, and choose='mix' uses all: leave it out": (
-                mixes and key_loss
-            ),
-            "from_previous copies the sets of the task before: it needs per_task": from_previous and not per_task,
-            "from_previous and start='orthogonal' exclude each other": from_previous and start == "orthogonal",
-            "frequency weighs the choice among the sets of one pool: choose='top' with size": (
-                frequency and (choose != "top" or per_task)
-            ),
-            "batchwise is for sets that are chosen, and choose='mix' uses all": batchwise and mixes,
-        }
-        for reason, holds in reasons.items():
-            if holds:
-                raise ConfigError(f"sharing 'pool': {reason}")
+        mixes = choose == "mix"
+        check_together(
+            size=size,
+            per_task=per_task,
+            choose=choose,
+            top_k=top_k,
+            start=start,
+            from_previous=from_previous,
+            key_loss=key_loss,
+            frequency=frequency,
+            batchwise=batchwise,
+        )
         self.per_task, self.choose, self.top_k, self.start = per_task, choose, top_k, start
         self.from_previous, self.frequency, self.batchwise = from_previous, frequency, batchwise
         self.key_loss = 0.0 if mixes else key_loss or (0.1 if choose == "top" else 1.0)
@@ -295,35 +261,14 @@ class Pool(Sharing):
             places = torch.arange(sets, device=likeness.device)
             allowed = ((places >= starts[0]) & (places < ends[0]))[None] if own is None else own
         if self.frequency and query.training:
-            found = seldom_nearest(likeness, self.top_k, self._frequency(tasks, index))
+            found = seldom_nearest(likeness, self.top_k, frequency_before(self.tasks, tasks, index))
         else:
             found = nearest(likeness, self.top_k, allowed)
         if self.batchwise:
             found = most_chosen(found, sets, index, len(tasks))
         if self.frequency and query.learning:
-            self._count(tasks, index, found, query.count)
+            count_choices(self.tasks, tasks, index, found, query.count)
         return Chosen(found, own, alike=self.batchwise and index is None)
-
-    def _frequency(self, tasks: Sequence[str], index: torch.Tensor | None) -> torch.Tensor:
-        """(P, B or 1, M): the share each set has of what the tasks before an image's own chose; 1 where there are none."""
-        names, counts = list(self.tasks), [usage.counts for usage in self.tasks.values()]
-        tables = []
-        for task in tasks:
-            before = counts[: names.index(f"task={task}")]
-            total = torch.stack([counts[0].new_zeros(counts[0].shape), *before]).sum(0)
-            every = total.sum(1, keepdim=True)
-            tables.append(torch.where(every > 0, total / every.clamp_min(1), torch.ones_like(total)))
-        table = torch.stack(tables, dim=1)
-        return table if index is None else table.index_select(1, index)
-
-    @torch.no_grad()
-    def _count(self, tasks: Sequence[str], index: torch.Tensor | None, found: torch.Tensor, count: int) -> None:
-        """Add what the first `count` images chose to the counts of their tasks."""
-        votes = (found[:, :count].unsqueeze(-1) == torch.arange(len(self.common), device=found.device)).sum(2)
-        for position, task in enumerate(tasks):
-            usage: Any = self.tasks[f"task={task}"]
-            whose = votes if index is None else votes * (index[:count] == position)[:, None]
-            usage.add(whose.sum(1))
 
     # losses -------------------------------------------------------------------------------------------------------
 

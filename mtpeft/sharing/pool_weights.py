@@ -91,9 +91,11 @@ def chosen(stack: torch.Tensor, choice: Chosen, group: int) -> torch.Tensor:
 
 def mixed(stack: torch.Tensor, choice: Mixed, group: int) -> torch.Tensor:
     """A weight of all sets (M, ...) -> each image's sum of them: (B, ...)."""
-    weights, flat = choice.weights[group], stack.flatten(1)
+    weights, flat = choice.weights[group], stack.reshape(len(stack), -1)
     with torch.autocast(stack.device.type, enabled=False):
         if choice.own is None:
-            return (weights @ flat).unflatten(1, stack.shape[1:])
-        own = choice.own.to(weights)
-        return ((weights * own) @ flat + (weights * (1 - own)) @ flat.detach()).unflatten(1, stack.shape[1:])
+            summed = weights @ flat
+        else:
+            own = choice.own.to(weights)
+            summed = (weights * own) @ flat + (weights * (1 - own)) @ flat.detach()
+    return summed.reshape(-1, *stack.shape[1:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -23,6 +23,8 @@ from mtpeft.manager.manager import TaskManager
 from mtpeft.methods import METHODS, MethodSpec
 from mtpeft.testing.backbones import IMAGE_SIZE, tiny_backbone
 
+#: a weight source by name, or with its options
+Sharing = str | Mapping[str, Any]
 FRAMES = 3
 #: the tasks of a case: head options by name, two classifications, a dense one, and one that reads all scales
 TASKS: dict[str, dict[str, Any]] = {
@@ -91,11 +93,11 @@ class Case:
         """The tiny backbone, the same weights at every call."""
         return copy.deepcopy(_backbone(self.anatomy))
 
-    def attach(self, backbone: nn.Module | None = None, sharing: str | None = None) -> TaskManager:
+    def attach(self, backbone: nn.Module | None = None, sharing: Sharing | None = None) -> TaskManager:
         """A manager without a task."""
         return attach(self.backbone() if backbone is None else backbone, self.name, sharing=sharing, **self.all_options)
 
-    def manager(self, sharing: str | None = None, perturbed: bool = True, double: bool = False) -> TaskManager:
+    def manager(self, sharing: Sharing | None = None, perturbed: bool = True, double: bool = False) -> TaskManager:
         """A manager with all of `TASKS`; `perturbed` moves every weight, so that nothing hides behind zeros."""
         backbone = self.backbone()
         manager = self.attach(backbone.double() if double else backbone, sharing)

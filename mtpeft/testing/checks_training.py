@@ -47,7 +47,7 @@ def check_mixed(case: Case) -> None:
     batch = case.inputs(len(MIXED)).double()
     for sharing in case.sharings:
         manager = training(case.manager(sharing, double=True))
-        alone, expected = _each_alone(manager, batch)
+        alone, expected = each_alone(manager, batch)
         for slice_above in (0.0, float("inf")) if sharing == "per_task" else (float("inf"),):
             with mixed_path(slice_above):
                 outputs = manager(batch, MIXED)
@@ -60,7 +60,7 @@ def check_mixed(case: Case) -> None:
             for task, (rows, output) in outputs.items():
                 case.require(rows.tolist() == _rows(task), f"{where}: rows of {task} are {rows.tolist()}")
                 case.close(output, alone[task], f"{where}: outputs of {task}")
-            _same_gradients(case, found, expected, where)
+            same_gradients(case, found, expected, where)
 
 
 def check_forward_tasks(case: Case) -> None:
@@ -74,14 +74,14 @@ def check_forward_tasks(case: Case) -> None:
         for task in TASKS:
             case.close(outputs[task], alone[task], f"forward_tasks ({sharing}): output of {task}")
         found = gradients(manager, torch.stack([scalar(out) for out in outputs.values()]).sum())
-        _same_gradients(case, found, expected, f"forward_tasks ({sharing})")
+        same_gradients(case, found, expected, f"forward_tasks ({sharing})")
 
 
 def _rows(task: str) -> list[int]:
     return [row for row, name in enumerate(MIXED) if name == task]
 
 
-def _each_alone(manager: TaskManager, batch: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def each_alone(manager: TaskManager, batch: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Outputs per task, and gradients added up over the tasks, one backward per task."""
     outputs: dict[str, torch.Tensor] = {}
     total: dict[str, torch.Tensor] = {}
@@ -93,7 +93,7 @@ def _each_alone(manager: TaskManager, batch: torch.Tensor) -> tuple[dict[str, to
     return outputs, total
 
 
-def _same_gradients(case: Case, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], where: str) -> None:
+def same_gradients(case: Case, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], where: str) -> None:
     """Equal gradients; a weight without a gradient counts as one with zeros."""
     for name in found.keys() | expected.keys():
         reference = found.get(name, expected.get(name))
@@ -119,7 +119,7 @@ def check_checkpointing(case: Case) -> None:
 
     expected = three_forwards()
     manager.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
-    _same_gradients(case, three_forwards(), expected, "three forwards under gradient checkpointing")
+    same_gradients(case, three_forwards(), expected, "three forwards under gradient checkpointing")
 
 
 def check_autocast(case: Case) -> None:
@@ -192,11 +192,11 @@ def check_compile(case: Case) -> None:
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         compiled = torch.compile(single, backend="aot_eager", fullgraph=True)
         case.close(compiled(batch), single(batch), "compiled outputs")
-        _same_gradients(
+        same_gradients(
             case, gradients(manager, scalar(compiled(batch))), gradients(manager, scalar(single(batch))), "compiled"
         )
         compiled_several = torch.compile(several, backend="aot_eager", fullgraph=True)
-        _same_gradients(case, mixed_gradients(compiled_several), mixed_gradients(several), "compiled mixed")
+        same_gradients(case, mixed_gradients(compiled_several), mixed_gradients(several), "compiled mixed")
 
 
 def check_learns(case: Case) -> None:

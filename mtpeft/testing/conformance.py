@@ -19,6 +19,7 @@ from mtpeft.testing.checks_claims import check_claims, check_merge, check_new_pr
 from mtpeft.testing.checks_fit import check_fit
 from mtpeft.testing.checks_options import check_refused_options
 from mtpeft.testing.checks_paced import check_paced
+from mtpeft.testing.checks_pool import check_pool
 from mtpeft.testing.checks_training import (
     check_autocast,
     check_checkpointing,
@@ -66,7 +67,7 @@ def check_method(name: str, anatomies: Iterable[str] | None = None, **options: A
         if case not in claimed:
             check_refusal(case)
     for case in claimed:
-        for check in CHECKS:
+        for check in (*CHECKS, check_pool):
             check(case)
     check_learns(claimed[0])
     check_new_process(claimed[:1])
@@ -79,6 +80,7 @@ __all__ = [
     "check_learns",
     "check_method",
     "check_new_process",
+    "check_pool",
     "check_refusal",
     "check_refused_options",
     "check_weights",

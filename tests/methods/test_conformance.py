@@ -15,7 +15,7 @@ from mtpeft.errors import ConfigError
 from mtpeft.methods import METHODS, MethodConfig, SiteModule, register
 from mtpeft.testing import TINY, check_method
 from mtpeft.testing.case import Case, images, mixed_path
-from mtpeft.testing.conformance import CHECKS, check_compile, check_learns, check_new_process, check_refusal
+from mtpeft.testing.conformance import CHECKS, check_compile, check_learns, check_new_process, check_pool, check_refusal
 
 NAMES = [name for name in METHODS if METHODS.get(name).module.__module__.startswith("mtpeft.")]
 
@@ -69,6 +69,17 @@ def test_method_conforms_where_it_claims_to_and_is_refused_elsewhere(name: str, 
     assert claimed == (anatomy in CLAIMS[name])
     for check in CHECKS if claimed else (check_refusal,):
         check(case)
+
+
+def pools() -> list[Any]:
+    """Every method on every anatomy that it claims; in `make test` on its home alone."""
+    claimed = [(name, anatomy) for name in NAMES for anatomy in TINY if anatomy in CLAIMS[name]]
+    return [pytest.param(n, a, marks=() if a == home(n) else pytest.mark.slow) for n, a in claimed]
+
+
+@pytest.mark.parametrize(("name", "anatomy"), pools())
+def test_weights_are_chosen_by_the_image(name: str, anatomy: str) -> None:
+    check_pool(Case(name, anatomy))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,9 +14,9 @@ With `projection_dim` q prompts are learned at width q and brought to the model'
 authors' code: the same for all blocks of a width, from He's normal distribution.
 
 Where features are a mean over tokens (Swin, MAE, DINOv3 in timm), the prompts that leave the last block are averaged with
-the patches, as in the authors' code (`pool_prompts=False`: patches alone, their `img_pool`). With `pool_prompts="alone"` features are the mean over
-these prompts alone, behind the final norm, also where the backbone's are those of a class token: what L2P classifies by
-(Wang et al., CVPR 2022, section 4.1). Maps never hold prompts.
+the patches, as in the authors' code (`pool_prompts=False`: patches alone, their `img_pool`). With `pool_prompts="alone"`
+features are the mean of these prompts alone, behind the final norm, also where the backbone's are those of a class token:
+what L2P classifies by (Wang et al., CVPR 2022, section 4.1). Maps never hold prompts.
 """
 
 from __future__ import annotations
