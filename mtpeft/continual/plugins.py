@@ -15,6 +15,7 @@ from mtpeft.continual.benchmark import VALIDATION
 from mtpeft.continual.lae import LAEPlugin
 from mtpeft.continual.margin import check_margin
 from mtpeft.continual.processes import check_processes
+from mtpeft.continual.pull import PullToEarlier
 from mtpeft.continual.si import SynapticIntelligence
 from mtpeft.continual.supernet import SupernetPlugin
 from mtpeft.continual.training import Training
@@ -38,6 +39,7 @@ with warnings.catch_warnings():
 OWN = {
     "ClassifierAlignment": ClassifierAlignment,
     "LAE": LAEPlugin,
+    "PullToEarlier": PullToEarlier,
     "Supernet": SupernetPlugin,
     "SynapticIntelligencePlugin": SynapticIntelligence,
 }
