@@ -1,6 +1,6 @@
 """Classifier alignment: after a task, the head is trained again on features drawn for all classes seen so far.
 
-SLCA (Zhang et al., ICCV 2023, section 3.3, over full fine-tuning; SLCA++, arXiv 2408.08295, over LoRA) keeps the mean and
+SLCA (Zhang et al., ICCV 2023, section 3.3; SLCA++, arXiv 2408.08295, over weights of low rank) keeps the mean and
 the covariance of the features of every class, when the class is learnt. From the second task on, when a task has been
 trained, features are drawn from N(g m, S) with g = 0.9 + 0.1 (t_c + 1) / (t + 1) for a class of task t_c after task t, and
 the head alone is trained on them by cross-entropy. Logits z are divided before by tau times the mean over tasks of the

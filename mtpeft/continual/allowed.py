@@ -85,6 +85,11 @@ ALLOWED: dict[str, Allowed] = {
     "MASPlugin": Allowed(
         "MAS: weights the output is sensitive to are held", STEP, state=("params", "importance"), fixed=("verbose",)
     ),
+    "PullToEarlier": Allowed(
+        "MOS: each task's weights start from the last task's, and are pulled towards the mean of all earlier ones",
+        STEP,
+        state=("begun",),
+    ),
     "ReplayPlugin": Allowed(
         "replay: a memory of earlier samples in every batch",
         EXPERIENCE,

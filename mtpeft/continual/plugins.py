@@ -16,6 +16,7 @@ from mtpeft.continual.first_tasks import FirstTasks
 from mtpeft.continual.lae import LAEPlugin
 from mtpeft.continual.margin import check_margin
 from mtpeft.continual.processes import check_processes
+from mtpeft.continual.pull import PullToEarlier
 from mtpeft.continual.si import SynapticIntelligence
 from mtpeft.continual.supernet import SupernetPlugin
 from mtpeft.continual.training import Training
@@ -40,6 +41,7 @@ OWN = {
     "ClassifierAlignment": ClassifierAlignment,
     "FirstTasks": FirstTasks,
     "LAE": LAEPlugin,
+    "PullToEarlier": PullToEarlier,
     "Supernet": SupernetPlugin,
     "SynapticIntelligencePlugin": SynapticIntelligence,
 }

@@ -465,9 +465,9 @@ class TaskManager(nn.Module):
             module, options = build_head(head, options, self.anatomy, self.feature_dim, self.stages)
             return module, {"name": head, **options}
         size = {key: value for key, value in options.items() if key == "num_classes"}
-        size = check_options(f"head {head!r}", GrowingHead.grow, size, given=("self", "task"))
         common = {key: value for key, value in options.items() if key not in size}
-        common = check_options(f"head {head!r}", GrowingHead, common, given=("dim",), others=size)
+        common = check_options(f"head {head!r}", GrowingHead, common, given=("dim",), others=("num_classes",))
+        size = check_options(f"head {head!r}", GrowingHead.grow, size, given=("self", "task"))
         if GROWING not in self.heads:
             growing = GrowingHead(self.feature_dim, **common)
             if growing.classifier is not None:

@@ -66,6 +66,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 SLOW: dict[str, dict[str, Any]] = {
     "a_gem": case(plugins=[{"type": "AGEMPlugin", "patterns_per_experience": 4, "sample_size": 4}]),
+    "alignment": case(
+        {"loss": "local_cross_entropy", "margin": 0.1},
+        stream={**CLASS, "head": {"name": "growing", "kind": "cosine"}},
+        plugins=[{"type": "ClassifierAlignment", "samples": 8, "drift": "semantic"}],
+    ),
     "early_stopping": case(
         {"eval_every": 1, "epochs": 4},
         stream={**CLASS, "validation": {"share": 0.25}},
@@ -74,6 +79,7 @@ SLOW: dict[str, dict[str, Any]] = {
     "lae": case(sharing="averaged", stream=CLASS, plugins=[{"type": "LAE", "momentum": 0.9, "frozen_epochs": 1}]),
     "lwf": case(stream=CLASS, plugins=[{"type": "LwFPlugin", "alpha": 1.0, "temperature": 2.0}]),
     "mas": case(plugins=[{"type": "MASPlugin", "lambda_reg": 1.0}]),
+    "pull": case(sharing="per_task", plugins=[{"type": "PullToEarlier"}]),
     "si": case(plugins=[{"type": "SynapticIntelligencePlugin", "si_lambda": 1.0}]),
     "workers": case({"workers": 1}),
 }

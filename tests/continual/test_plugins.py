@@ -143,10 +143,15 @@ DOSES: dict[str, dict[str, Any]] = {
     "LAE": {"momentum": 0.9},
     "LwFPlugin": {"alpha": 5.0, "temperature": 2.0},
     "MASPlugin": {"lambda_reg": 10.0},
+    "PullToEarlier": {"strength": 0.3},
     "ReplayPlugin": {"mem_size": 10},
     "Supernet": {"sizes": [2, 4]},
     "SynapticIntelligencePlugin": {"si_lambda": 100.0},
 }
+
+
+#: how weights are shared where the plugin is left out, if not by all tasks
+WITHOUT = {"PullToEarlier": "per_task"}
 
 
 def watched(name: str) -> dict[str, Any]:
@@ -160,6 +165,8 @@ def watched(name: str) -> dict[str, Any]:
         recipe["training"]["eval_every"] = 1
     if ALLOWED[name].local_loss:
         recipe["sharing"] = "averaged"
+    if name == "PullToEarlier":
+        recipe["stream"]["type"], recipe["sharing"] = "task_incremental", "per_task"
     if name == "Supernet":
         recipe["method"] = {"name": "noah", "prompts": 4, "ranks": 4, "widths": 4}
     return recipe
@@ -209,7 +216,7 @@ def test_every_allowed_plugin_has_an_effect(name: str) -> None:
     recipe = watched(name)
     with_it, steps = trained({**recipe, "plugins": [{"type": name, **DOSES[name]}]})
     training = {key: value for key, value in recipe["training"].items() if key != "eval_every"}
-    without, all_steps = trained({**recipe, "sharing": "shared", "training": training})
+    without, all_steps = trained({**recipe, "sharing": WITHOUT.get(name, "shared"), "training": training})
     assert all(value.isfinite().all() for value in with_it.values())
     assert any(not torch.equal(with_it[key], without[key]) for key in without)
     assert (steps < all_steps) == ALLOWED[name].watches
@@ -220,7 +227,7 @@ def test_every_public_class_of_avalanche_is_allowed_or_refused() -> None:
     from avalanche.training import plugins
 
     public = {name for name, kind in vars(plugins).items() if inspect.isclass(kind)}
-    assert public == (ALLOWED.keys() | REFUSED.keys()) - {"ClassifierAlignment", "LAE", "Supernet"}
+    assert public == (ALLOWED.keys() | REFUSED.keys()) - {"ClassifierAlignment", "LAE", "PullToEarlier", "Supernet"}
     assert not ALLOWED.keys() & REFUSED.keys()
     assert DOSES.keys() == ALLOWED.keys()
 

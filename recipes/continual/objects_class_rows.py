@@ -1,0 +1,11 @@
+"""Fourteen ways of learning rendered objects five at a time, ten tasks in a row.
+
+Command:  mtpeft continual objects_class_rows
+Result:
+Duration:
+"""
+
+_base_ = ["_objects.py", "_class_rows.py"]
+stream = dict(type="class_incremental", num_tasks=10, order_seed=1993)
+baselines = False
+training = dict(loss="local_cross_entropy")
