@@ -32,8 +32,8 @@ def load_views(cache: str, names: list[str], part: str, light: str, views: int, 
     manifest.check_makes(missing)
     digests: dict[str, str] = {}
     for name in bar(missing, f"rendering objects ({part}, light: {light})", "object"):
-        found[name] = views_of(name, part, light, views, size, seed)
-        digests[files[name]] = _write(manifest.folder / files[name], found[name])
+        found[name] = made = views_of(name, part, light, views, size, seed)
+        digests[files[name]] = _write(manifest.folder / files[name], made)
         manifest.enter(digests)
     return np.concatenate([found[name] for name in names])
 

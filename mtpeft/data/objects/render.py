@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mtpeft.data.dense.scenes.quiet import silence
 from mtpeft.data.objects.catalogue import FILES
 from mtpeft.data.objects.lights import LIGHTS, Light, pick
+from mtpeft.data.quiet import silence
 from mtpeft.data.rendered import RENDER_SIZE, _pybullet, cut_out
 from mtpeft.errors import DataError
 
