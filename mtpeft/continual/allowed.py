@@ -55,6 +55,13 @@ ALLOWED: dict[str, Allowed] = {
         watches=True,
         not_dense="it watches Avalanche's accuracy",
     ),
+    "InfLoRA": Allowed(
+        "InfLoRA: branches where the inputs of earlier tasks have nothing, with local cross-entropy",
+        STEP,
+        state=("vectors", "taken", "built"),
+        local_loss=True,
+        not_dense="it is made for class labels",
+    ),
     "LAE": Allowed(
         "LAE: an online and an offline copy of shared weights, with local cross-entropy",
         STEP,
@@ -68,6 +75,12 @@ ALLOWED: dict[str, Allowed] = {
     ),
     "MASPlugin": Allowed(
         "MAS: weights the output is sensitive to are held", STEP, state=("params", "importance"), fixed=("verbose",)
+    ),
+    "PerturbAndMerge": Allowed(
+        "LoRA-P&M: weights scaled at random in training, and merged with the earlier ones in closed form after a task",
+        STEP,
+        state=("origin", "curvature", "pull", "alphas"),
+        not_dense="its Fisher information is that of class labels",
     ),
     "ReplayPlugin": Allowed(
         "replay: a memory of earlier samples in every batch",

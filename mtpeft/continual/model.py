@@ -42,6 +42,12 @@ class ContinualModel(MultiTaskModule):
                 f"a {kind.replace('_', '-')} stream tells no task at test time, so weights cannot be per task, as those "
                 f"of method {own[0].spec.name!r} are: sharing='shared', where the method has it"
             )
+        growing = [a for a in manager.methods if a.weights.grows]
+        if growing and kind != "class_incremental":
+            raise ConfigError(
+                f"sharing {growing[0].sharing_name!r} adds weights with every task as it comes, which a class-incremental "
+                f"stream tells it: stream.type is {kind!r}, expected 'class_incremental'"
+            )
         self.manager, self.kind, self.experiences = manager, kind, list(tasks)
         if self.task_known:
             for name, head in tasks:

@@ -11,7 +11,9 @@ import torch
 
 from mtpeft.continual.allowed import ALLOWED, EXPERIENCE, REFUSED, STEP, Allowed
 from mtpeft.continual.benchmark import VALIDATION
+from mtpeft.continual.inflora import InfLoRAPlugin
 from mtpeft.continual.lae import LAEPlugin
+from mtpeft.continual.perturb_and_merge import PerturbAndMerge
 from mtpeft.continual.processes import check_processes
 from mtpeft.continual.si import SynapticIntelligence
 from mtpeft.continual.supernet import SupernetPlugin
@@ -33,7 +35,13 @@ with warnings.catch_warnings():
     from avalanche.training.utils import ParamData
 
 #: ours, and those of Avalanche's that need a correction
-OWN = {"LAE": LAEPlugin, "Supernet": SupernetPlugin, "SynapticIntelligencePlugin": SynapticIntelligence}
+OWN = {
+    "InfLoRA": InfLoRAPlugin,
+    "LAE": LAEPlugin,
+    "PerturbAndMerge": PerturbAndMerge,
+    "Supernet": SupernetPlugin,
+    "SynapticIntelligencePlugin": SynapticIntelligence,
+}
 
 
 def rule_of(plugin: Any) -> Allowed | None:
@@ -148,12 +156,12 @@ def check_mixture(plugins: Sequence[Any], stream: Stream) -> None:
 
 
 def check_local(plugins: Sequence[Any], training: Training, stream: Stream) -> None:
-    """Refuse local cross-entropy beside a memory, or over one class alone, and LAE beside any other loss."""
+    """Refuse local cross-entropy beside a memory, or over one class alone, and a plugin that trains so beside others."""
     local = [p for p in plugins if (rule := rule_of(p)) is not None and rule.local_loss]
-    what = "plugin 'LAE'" if local else "training.loss 'local_cross_entropy'"
+    what = f"plugin {name_of(local[0])!r}" if local else "training.loss 'local_cross_entropy'"
     for plugin in plugins:
         rule = rule_of(plugin)
-        if local and plugin not in local and (rule is None or not rule.watches):
+        if local and plugin is not local[0] and (rule is None or not rule.watches):
             raise ConfigError(f"{what} is a way of training of its own: leave out plugin {name_of(plugin)!r}")
     if not local and training.loss != "local_cross_entropy":
         return

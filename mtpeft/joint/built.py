@@ -79,6 +79,11 @@ class Built:
             raise ConfigError(
                 f"recipe {self.name}: sharing {driven[0]!r} is moved by LAE, a way of continual training alone"
             )
+        if growing := [a.sharing_name for a in self.manager.methods if a.weights.grows]:
+            raise ConfigError(
+                f"recipe {self.name}: sharing {growing[0]!r} trains the newest task's weights alone, a way of continual "
+                "training: sharing='shared' or 'per_task'"
+            )
         self.data_config["input_size"] = self.manager.anatomy.input_size  # the option `img_size` does not change timm's
         for task, section in sections.items():
             options = {k: v for k, v in section["head"].items() if k != "name"}

@@ -21,12 +21,14 @@ class Sharing(nn.Module, ABC):
 
     `bank(task)` gives the weights of a task. A source whose weights are computed overrides `prepare` and `call` too.
     `isolated` says that training one task leaves every other task's weights as they are, `single_pass` that one pass
-    of the backbone serves all tasks, `driven` that weights of it move by themselves, which a way of training must see to.
+    of the backbone serves all tasks, `driven` that weights of it move by themselves, which a way of training must see to,
+    `grows` that each task brings weights when it comes, which act in all tasks and are trained until the next one comes.
     """
 
     isolated: ClassVar[bool] = False
     single_pass: ClassVar[bool] = False
     driven: ClassVar[bool] = False
+    grows: ClassVar[bool] = False
 
     def __init__(self, factory: BankFactory) -> None:
         """`factory` builds one freshly initialised bank. Options of a source are keyword arguments after it."""
@@ -58,6 +60,13 @@ class Sharing(nn.Module, ABC):
     def fit(self, task: str, run: Callable[[Bank], None]) -> None:
         """Have `run` fit the weights that the task uses, where no other task has."""
         run(self.bank(task))
+
+    def fold(
+        self, key: str, task: str, weight: torch.Tensor | None, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Weight and bias of the layer at site `key`, with what the task uses folded in."""
+        bank = self.bank(task)
+        return bank.merged_with(bank.tensors(key), key, weight, bias)
 
     def method_weights(self, task: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
         """The method's weights, those the task uses or all, by the names it knows them by; none that the source computes."""
