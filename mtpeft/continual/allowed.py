@@ -71,6 +71,13 @@ ALLOWED: dict[str, Allowed] = {
         first=True,
         not_dense="a classifier tells classes apart",
     ),
+    "InfLoRA": Allowed(
+        "InfLoRA: branches where the inputs of earlier tasks have nothing, with local cross-entropy",
+        STEP,
+        state=("vectors", "taken", "built"),
+        local_loss=True,
+        not_dense="it is made for class labels",
+    ),
     "LAE": Allowed(
         "LAE: an online and an offline copy of shared weights, with local cross-entropy",
         STEP,
@@ -89,6 +96,12 @@ ALLOWED: dict[str, Allowed] = {
         "MOS: each task's weights start from the last task's, and are pulled towards the mean of all earlier ones",
         STEP,
         state=("begun",),
+    ),
+    "PerturbAndMerge": Allowed(
+        "LoRA-P&M: weights scaled at random in training, and merged with the earlier ones in closed form after a task",
+        STEP,
+        state=("origin", "curvature", "pull", "alphas"),
+        not_dense="its Fisher information is that of class labels",
     ),
     "ReplayPlugin": Allowed(
         "replay: a memory of earlier samples in every batch",

@@ -13,8 +13,10 @@ from mtpeft.continual.alignment import ClassifierAlignment
 from mtpeft.continual.allowed import ALLOWED, EXPERIENCE, REFUSED, STEP, Allowed
 from mtpeft.continual.benchmark import VALIDATION
 from mtpeft.continual.first_tasks import FirstTasks
+from mtpeft.continual.inflora import InfLoRAPlugin
 from mtpeft.continual.lae import LAEPlugin
 from mtpeft.continual.margin import check_margin
+from mtpeft.continual.perturb_and_merge import PerturbAndMerge
 from mtpeft.continual.processes import check_processes
 from mtpeft.continual.pull import PullToEarlier
 from mtpeft.continual.si import SynapticIntelligence
@@ -40,7 +42,9 @@ with warnings.catch_warnings():
 OWN = {
     "ClassifierAlignment": ClassifierAlignment,
     "FirstTasks": FirstTasks,
+    "InfLoRA": InfLoRAPlugin,
     "LAE": LAEPlugin,
+    "PerturbAndMerge": PerturbAndMerge,
     "PullToEarlier": PullToEarlier,
     "Supernet": SupernetPlugin,
     "SynapticIntelligencePlugin": SynapticIntelligence,
@@ -195,12 +199,12 @@ def check_alignment(plugins: Sequence[Any], stream: Stream) -> None:
 
 
 def check_local(plugins: Sequence[Any], training: Training, stream: Stream) -> None:
-    """Refuse local cross-entropy beside a memory, or over one class alone, and LAE beside any other loss."""
+    """Refuse local cross-entropy beside a memory, or over one class alone, and a plugin that trains so beside others."""
     local = [p for p in plugins if (rule := rule_of(p)) is not None and rule.local_loss]
-    what = "plugin 'LAE'" if local else "training.loss 'local_cross_entropy'"
+    what = f"plugin {name_of(local[0])!r}" if local else "training.loss 'local_cross_entropy'"
     for plugin in plugins:
         rule = rule_of(plugin)
-        if local and plugin not in local and (rule is None or not (rule.watches or rule.aligns)):
+        if local and plugin is not local[0] and (rule is None or not (rule.watches or rule.aligns)):
             raise ConfigError(f"{what} is a way of training of its own: leave out plugin {name_of(plugin)!r}")
     if not local and training.loss != "local_cross_entropy":
         return

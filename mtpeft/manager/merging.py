@@ -67,12 +67,11 @@ def merged_backbone(manager: Managed, task: str) -> nn.Module:
 
 def _fold(plain: nn.Module, attachment: Attachment, task: str, sites: Sequence[Site]) -> None:
     """Write the weights of sites that have some, with the task's folded in."""
-    bank: Any = attachment.weights.bank(task)
     for site in sites:
         for place in site.readers or (site,):
             if place.style not in FRAME_STYLES:
                 weight, bias = _read(plain, place)
-                _write(plain, place, *bank.sites[site.key].merged(weight, bias, **bank.common))
+                _write(plain, place, *attachment.weights.fold(site.key, task, weight, bias))
 
 
 def as_linear(head: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None] | None:

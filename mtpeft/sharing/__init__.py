@@ -1,6 +1,6 @@
 """Where a method's weights come from: `per_task`, `shared`, ... Importing this package registers all of them."""
 
-from mtpeft.sharing import averaged, hyperformer, per_task, polyhistor, pool, shared, split
+from mtpeft.sharing import accumulated, averaged, hyperformer, per_task, polyhistor, pool, shared, split
 from mtpeft.sharing.bank import Bank, BankFactory
 from mtpeft.sharing.base import SHARINGS, Sharing, register_sharing
 
@@ -9,6 +9,7 @@ __all__ = [
     "Bank",
     "BankFactory",
     "Sharing",
+    "accumulated",
     "averaged",
     "hyperformer",
     "per_task",

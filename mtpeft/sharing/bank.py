@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from mtpeft.sharing.folding import Folding
 SLICE_ABOVE = 1.0
 
 Tensors = torch.Tensor | tuple[torch.Tensor, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,11 +155,21 @@ class Bank(nn.Module):
 
     def call_with(self, weights: dict[str, torch.Tensor], key: str, *inputs: torch.Tensor) -> Tensors:
         """Call site `key` with `weights` (all of `tensors(key)`) in place of its own: `functional_call`, less its cost."""
+        return self._under(weights, key, lambda: self(key, *inputs))
+
+    def merged_with(
+        self, weights: dict[str, torch.Tensor], key: str, weight: torch.Tensor | None, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Weight and bias of the layer at site `key` with `weights` (all of `tensors(key)`) folded in."""
+        module: Any = self.sites[key]
+        return self._under(weights, key, lambda: module.merged(weight, bias, **self.common))
+
+    def _under(self, weights: dict[str, torch.Tensor], key: str, run: Callable[[], T]) -> T:
         places, own = self.places[key], self.tensors(key)
         try:
             for name, holder, leaf in places:
                 holder[leaf] = weights[name]
-            return self(key, *inputs)
+            return run()
         finally:
             for name, holder, leaf in places:
                 holder[leaf] = own[name]

@@ -62,6 +62,13 @@ class Sharing(nn.Module, ABC):
         """Have `run` fit the weights that the task uses, where no other task has."""
         run(self.bank(task))
 
+    def fold(
+        self, key: str, task: str, weight: torch.Tensor | None, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Weight and bias of the layer at site `key`, with what the task uses folded in."""
+        bank = self.bank(task)
+        return bank.merged_with(bank.tensors(key), key, weight, bias)
+
     def method_weights(self, task: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
         """The method's weights, those the task uses or all, by the names it knows them by; none that the source computes."""
         for bank in self.banks() if task is None else [self.bank(task)]:

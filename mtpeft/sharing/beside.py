@@ -31,3 +31,15 @@ def side_by_side(
         parts = [weights[name] for weights in sets]
         joined[name] = torch.stack(parts).sum(0) if axis is None else torch.cat(parts, dim=axis + lead)
     return joined
+
+
+def factors_of(bank: Bank, key: str) -> tuple[str, str] | None:
+    """The weights of site `key` that are the factors of a product up @ down, (down, up); None where it is none.
+
+    down is (r, in), up (out, r): by r they stand beside those of other sets.
+    """
+    axes = axes_of(bank, key)
+    if axes is None or not bank.factored(key) or sorted(map(str, axes.values())) != ["0", "1"]:
+        return None
+    down, up = sorted(axes, key=lambda name: axes[name] or 0)
+    return down, up
