@@ -21,7 +21,7 @@ from mtpeft.data.dense.scenes.catalogue import (
     primitive,
     texture,
 )
-from mtpeft.data.dense.scenes.quiet import silence
+from mtpeft.data.quiet import silence
 from mtpeft.data.rendered import _pybullet
 
 Array = np.ndarray
