@@ -1,14 +1,14 @@
 """What the streams of rendered objects share: the embedded backbone, fifty things that it never saw, one schedule.
 
-Objects of pybullet, 60 training and 20 test images of each, from other sides: `mtpeft/data/objects`. They are rendered on first
-use (pip install "mtpeft[sim]").
+Objects that come with pybullet (pip install "mtpeft[sim]"), training and test images from different sides, rendered on
+first use: `mtpeft/data/objects`.
 """
 
 seed = 0
 backbone = dict(name="vit_mini_patch4_32")
 method = dict(name="lora", rank=8)
 sharing = "shared"
-stream = dict(data=dict(type="Objects"))
+stream = dict(data=dict(type="Objects", train_per_class=60, test_per_class=20))
 training = dict(
     epochs=3,
     batch_size=32,

