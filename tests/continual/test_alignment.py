@@ -337,6 +337,7 @@ def test_statistics_are_written_once(tmp_path: Path) -> None:
 # what cannot be -------------------------------------------------------------------------------------------------------
 
 TASK = make_recipe()["stream"]
+PARTS = {"a": {"classes": ["0", "1"], "head": {"name": "growing", "kind": "cosine"}}, "b": {"classes": ["2", "3"]}}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stream": TASK}, "aligns the classes of one growing head; a task_incremental stream has none"),
     ({"stream": {**STREAM, "first": 1}}, "aligns the classes of several tasks, and this stream has one task"),
@@ -349,6 +350,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"plugins": [], "training": {"margin": 0.1}}, "training.margin is for cosines: set stream.head"),
     ({"plugins": [], "stream": TASK, "training": {"margin": 0.1}}, "training.margin is for cosines: set stream.head"),
     ({"stream": {**STREAM, "head": {"name": "linear"}}}, "the tasks share one linear head; leave out stream.head, or give"),
+    (
+        {"stream": {"type": "class_incremental", "data": {"type": "Digits"}, "tasks": PARTS}},
+        "the tasks share one growing head, but task 'b' asks for another",
+    ),
     ({"stream": {**TASK, "head": {"name": "growing"}}}, "a growing head is for class_incremental streams"),
     ({"stream": {**STREAM, "head": {"name": "growing", "scale": 3.0}}}, "scale and learn_scale are for kind='cosine'"),
     ({"stream": {**STREAM, "head": {"name": "growing", "kinds": 3.0}}}, "takes no option 'kinds'"),
@@ -378,3 +383,26 @@ def test_features_come_in_one_order() -> None:
     strategy.train_experience(0)
     assert torch.equal(seen[0][0], seen[1][0]) and torch.equal(seen[0][1], seen[-1][1])
     assert not torch.equal(seen[0][0], seen[-1][0]) and experiment.manager.training
+
+
+def test_features_of_clips_are_means_over_their_views() -> None:
+    """Two views of every clip, as in a test."""
+    data = {
+        "type": "motion",
+        "groups": ["pan", "zoom"],
+        "train_per_class": 2,
+        "test_per_class": 2,
+        "frames": 2,
+        "size": 32,
+    }
+    stream = {"type": "class_incremental", "data": {**data, "crops": 3}, "num_tasks": 2}
+    experiment, plugin = aligned(SLCA, stream=stream, training={"epochs": 1, "batch_size": 4})
+    experiment.strategy.train_experience(0)
+    manager, clips = experiment.manager.eval(), experiment.stream[0].train.plain()
+    views, labels = clips.batch(range(len(clips)))
+    assert views.ndim == 6 and views.shape[1] == 3
+    with torch.no_grad():
+        each = torch.stack([manager.features(views[:, view], "task0") for view in range(3)]).double()
+    for label in (0, 1):
+        own = each[:, labels == label].mean((0, 1))
+        torch.testing.assert_close(plugin.statistics.means[label].double(), own, atol=1e-5, rtol=0)
