@@ -43,6 +43,11 @@ RUNS: dict[str, dict[str, Any]] = {
         "stream": CLASS,
         "plugins": [{"type": "ReplayPlugin", "mem_size": 20}],
     },
+    "alignment with drift, class-incremental": {
+        **LATE,
+        "stream": {**CLASS, "first": 2},
+        "plugins": [{"type": "ClassifierAlignment", "samples": 8, "drift": "semantic"}],
+    },
     "lwf, class-incremental": {
         **LATE,
         "stream": CLASS,
