@@ -98,7 +98,7 @@ ALLOWED: dict[str, Allowed] = {
         state=("begun",),
     ),
     "PerturbAndMerge": Allowed(
-        "LoRA-P&M: weights scaled at random in training, and merged with the earlier ones in closed form after a task",
+        "perturb and merge: weights scaled at random in training, and merged with the earlier ones in closed form after a task",
         STEP,
         state=("origin", "curvature", "pull", "alphas"),
         not_dense="its Fisher information is that of class labels",

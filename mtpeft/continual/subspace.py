@@ -39,7 +39,7 @@ class Basis:
 def down_projection(moment: torch.Tensor, basis: Basis | None, rank: int) -> torch.Tensor:
     """A_t (rank, d): the leading left singular vectors of the free part of the second moment, over sqrt(3).
 
-    sqrt(3) gives entries the spread of LoRA's own initialisation. Rows beyond what is free are zero: nothing of them would
+    sqrt(3) gives entries the spread that low-rank updates start with. Rows beyond what is free are zero: nothing of them would
     leave earlier tasks alone.
     """
     free = moment if basis is None else basis.within_free(moment)

@@ -1,6 +1,6 @@
 """A set of weights for every task as it comes, all of which act side by side; only the newest is trained.
 
-What continual learning with low-rank branches has in common (InfLoRA, CVPR 2024; SD-LoRA, ICLR 2025; O-LoRA): task t adds a
+What continual learning with low-rank branches has in common (InfLoRA, CVPR 2024; `SD-LoRA`, ICLR 2025; `O-LoRA`): task t adds a
 set of its own to those of the tasks before, which stay as they are, and a forward uses all of them, whatever the task.
 How sets stand beside each other the method says (`SiteModule.beside`): ranks join, hidden units join, prompts stand in a
 row. A site runs once, at the cost of one set of t times the size.

@@ -38,6 +38,22 @@ rows = dict(
         ),
         training=dict(optimizer=dict(type="Adam", lr=5e-3, _delete_=True)),
     ),
+    inflora=dict(
+        method=dict(name="lora", rank=8, sites=["k", "v"]),
+        sharing="accumulated",
+        training=dict(optimizer=dict(lr=2e-3)),
+        plugins=[dict(type="InfLoRA")],
+    ),
+    sd_lora=dict(
+        method=dict(name="lora", rank=8, sharing=dict(name="accumulated", magnitudes=0.8)),
+        training=dict(optimizer=dict(lr=2e-3)),
+    ),
+    lora_pm=dict(
+        method=dict(name="lora", rank=8, sites=["k", "v"]),
+        sharing="accumulated",
+        training=dict(optimizer=dict(lr=2e-3)),
+        plugins=[dict(type="PerturbAndMerge")],
+    ),
     slca=dict(
         method=dict(name="full"),
         training=dict(optimizer=dict(lr=3e-5), head_lr=3e-3),

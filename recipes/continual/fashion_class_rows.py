@@ -1,4 +1,4 @@
-"""Fourteen ways of learning Fashion-MNIST two classes at a time.
+"""Seventeen ways of learning Fashion-MNIST two classes at a time.
 
 Command:  mtpeft continual fashion_class_rows
 Result:

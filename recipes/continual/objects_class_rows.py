@@ -1,4 +1,4 @@
-"""Fourteen ways of learning rendered objects five at a time, ten tasks in a row.
+"""Seventeen ways of learning rendered objects five at a time, ten tasks in a row.
 
 Command:  mtpeft continual objects_class_rows
 Result:
