@@ -51,7 +51,9 @@ class InfLoRAPlugin(SupervisedPlugin):
         """Raise `ConfigError` where a method adds no low-rank products of each task's own."""
         if len(manager.methods) > 1:
             names = ", ".join(attachment.spec.name for attachment in manager.methods)
-            raise ConfigError(f"InfLoRA keeps the inputs of one method's layers apart; attached are {names}: attach one")
+            raise ConfigError(
+                f"InfLoRA keeps the inputs of one method's layers apart; attached are {names}: attach one"
+            )
         (attachment,) = manager.methods
         source, name = attachment.weights, attachment.spec.name
         if not isinstance(source, Accumulated):

@@ -118,7 +118,9 @@ class Moved:
 def of_manager(manager: TaskManager) -> Products | Moved:
     """The weights that a task adds to; raises `ConfigError` where that is not clear."""
     if manager.own_weights:
-        raise ConfigError("PerturbAndMerge is for weights that a method adds, not the backbone's own: use sharing='shared'")
+        raise ConfigError(
+            "PerturbAndMerge is for weights that a method adds, not the backbone's own: use sharing='shared'"
+        )
     sources = [attachment.weights for attachment in manager.methods]
     if all(isinstance(source, Shared) for source in sources):
         return Moved(manager)

@@ -139,9 +139,11 @@ DOSES: dict[str, dict[str, Any]] = {
     "AGEMPlugin": {"patterns_per_experience": 8, "sample_size": 8},
     "EWCPlugin": {"ewc_lambda": 100.0},
     "EarlyStoppingPlugin": {"patience": 1},
+    "InfLoRA": {"lamb": 0.9},
     "LAE": {"momentum": 0.9},
     "LwFPlugin": {"alpha": 5.0, "temperature": 2.0},
     "MASPlugin": {"lambda_reg": 10.0},
+    "PerturbAndMerge": {"epsilon": 0.5},
     "ReplayPlugin": {"mem_size": 10},
     "Supernet": {"sizes": [2, 4]},
     "SynapticIntelligencePlugin": {"si_lambda": 100.0},
@@ -157,8 +159,10 @@ def watched(name: str) -> dict[str, Any]:
     if ALLOWED[name].watches:
         recipe["stream"]["validation"] = {"share": 0.25}
         recipe["training"]["eval_every"] = 1
-    if ALLOWED[name].local_loss:
+    if name == "LAE":
         recipe["sharing"] = "averaged"
+    if name == "InfLoRA":
+        recipe["sharing"] = "accumulated"
     if name == "Supernet":
         recipe["method"] = {"name": "noah", "prompts": 4, "ranks": 4, "widths": 4}
     return recipe
@@ -208,7 +212,8 @@ def test_every_allowed_plugin_has_an_effect(name: str) -> None:
     recipe = watched(name)
     with_it, steps = trained({**recipe, "plugins": [{"type": name, **DOSES[name]}]})
     training = {key: value for key, value in recipe["training"].items() if key != "eval_every"}
-    without, all_steps = trained({**recipe, "sharing": "shared", "training": training})
+    without_it = "accumulated" if recipe["sharing"] == "accumulated" else "shared"
+    without, all_steps = trained({**recipe, "sharing": without_it, "training": training})
     assert all(value.isfinite().all() for value in with_it.values())
     assert any(not torch.equal(with_it[key], without[key]) for key in without)
     assert (steps < all_steps) == ALLOWED[name].watches
@@ -219,7 +224,7 @@ def test_every_public_class_of_avalanche_is_allowed_or_refused() -> None:
     from avalanche.training import plugins
 
     public = {name for name, kind in vars(plugins).items() if inspect.isclass(kind)}
-    assert public == (ALLOWED.keys() | REFUSED.keys()) - {"LAE", "Supernet"}
+    assert public == (ALLOWED.keys() | REFUSED.keys()) - {"InfLoRA", "LAE", "PerturbAndMerge", "Supernet"}
     assert not ALLOWED.keys() & REFUSED.keys()
     assert DOSES.keys() == ALLOWED.keys()
 
