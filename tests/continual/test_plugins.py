@@ -140,9 +140,12 @@ DOSES: dict[str, dict[str, Any]] = {
     "ClassifierAlignment": {"samples": 8, "restore": False},
     "EWCPlugin": {"ewc_lambda": 100.0},
     "EarlyStoppingPlugin": {"patience": 1},
+    "FirstTasks": {"number": 1},
+    "InfLoRA": {"lamb": 0.9},
     "LAE": {"momentum": 0.9},
     "LwFPlugin": {"alpha": 5.0, "temperature": 2.0},
     "MASPlugin": {"lambda_reg": 10.0},
+    "PerturbAndMerge": {"epsilon": 0.5},
     "PullToEarlier": {"strength": 0.3},
     "ReplayPlugin": {"mem_size": 10},
     "Supernet": {"sizes": [2, 4]},
@@ -151,7 +154,7 @@ DOSES: dict[str, dict[str, Any]] = {
 
 
 #: how weights are shared where the plugin is left out, if not by all tasks
-WITHOUT = {"PullToEarlier": "per_task"}
+WITHOUT = {"InfLoRA": "accumulated", "PullToEarlier": "per_task"}
 
 
 def watched(name: str) -> dict[str, Any]:
@@ -163,10 +166,14 @@ def watched(name: str) -> dict[str, Any]:
     if ALLOWED[name].watches:
         recipe["stream"]["validation"] = {"share": 0.25}
         recipe["training"]["eval_every"] = 1
-    if ALLOWED[name].local_loss:
+    if name == "LAE":
         recipe["sharing"] = "averaged"
     if name == "PullToEarlier":
         recipe["stream"]["type"], recipe["sharing"] = "task_incremental", "per_task"
+    if name == "InfLoRA":
+        recipe["sharing"] = "accumulated"
+    if name == "FirstTasks":
+        recipe["stream"]["head"] = {"name": "growing", "classifier": {"name": "prototypes"}}
     if name == "Supernet":
         recipe["method"] = {"name": "noah", "prompts": 4, "ranks": 4, "widths": 4}
     return recipe
@@ -219,7 +226,7 @@ def test_every_allowed_plugin_has_an_effect(name: str) -> None:
     without, all_steps = trained({**recipe, "sharing": WITHOUT.get(name, "shared"), "training": training})
     assert all(value.isfinite().all() for value in with_it.values())
     assert any(not torch.equal(with_it[key], without[key]) for key in without)
-    assert (steps < all_steps) == ALLOWED[name].watches
+    assert (steps < all_steps) == (ALLOWED[name].watches or ALLOWED[name].first)
 
 
 def test_every_public_class_of_avalanche_is_allowed_or_refused() -> None:
@@ -227,7 +234,8 @@ def test_every_public_class_of_avalanche_is_allowed_or_refused() -> None:
     from avalanche.training import plugins
 
     public = {name for name, kind in vars(plugins).items() if inspect.isclass(kind)}
-    assert public == (ALLOWED.keys() | REFUSED.keys()) - {"ClassifierAlignment", "LAE", "PullToEarlier", "Supernet"}
+    own = {"ClassifierAlignment", "FirstTasks", "InfLoRA", "LAE", "PerturbAndMerge", "PullToEarlier", "Supernet"}
+    assert public == (ALLOWED.keys() | REFUSED.keys()) - own
     assert not ALLOWED.keys() & REFUSED.keys()
     assert DOSES.keys() == ALLOWED.keys()
 

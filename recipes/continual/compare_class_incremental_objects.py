@@ -1,6 +1,6 @@
 """Seventeen ways of learning rendered objects five at a time, ten tasks in a row.
 
-Command:  mtpeft continual objects_class_rows
+Command:  mtpeft continual compare_class_incremental_objects
 Result:
 Duration:
 """

@@ -1,6 +1,6 @@
 """Seventeen ways of learning Fashion-MNIST two classes at a time.
 
-Command:  mtpeft continual fashion_class_rows
+Command:  mtpeft continual compare_class_incremental
 Result:
 Duration:
 """
