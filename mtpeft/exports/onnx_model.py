@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mtpeft.exports.copies import OneTask, folded, folds, inputs
+from mtpeft.exports.copies import OneTask, copied, folded, folds, inputs
 from mtpeft.exports.graph import LARGE, SMALL, OnnxModel, difference, needs, program_of, write_onnx
 from mtpeft.exports.request import Request, Written
 
@@ -44,7 +44,8 @@ def _merges(request: Request) -> bool:
 
 
 def _program(request: Request) -> torch.export.ExportedProgram:
-    manager = folded(request.manager, request.task) if _merges(request) else request.manager
+    # a copy: tracing leaves tensors of its own in what a bank knows of its modules, and the original is compared with
+    manager = folded(request.manager, request.task) if _merges(request) else copied(request.manager)
     example = inputs(manager, LARGE, frames=request.frames)
     return program_of(OneTask(manager, request.task), [example], request.what)
 

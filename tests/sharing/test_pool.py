@@ -340,3 +340,13 @@ def test_what_a_pool_cannot_serve_is_refused() -> None:
         mtpeft.attach(
             tiny_backbone("vit"), [{"name": "lora", "sharing": "pool"}, {"name": "full", "sharing": "shared"}]
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharing", [{"size": 4, "top_k": 2}, {"choose": "mix", "per_task": 2}])
+def test_compiles_to_one_graph(sharing: dict[str, Any]) -> None:
+    manager, x = pooled(**sharing).train(), images()
+    expected = manager(x, "t1")
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: manager(x, "t1"), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), expected, **EXACT)
