@@ -3,7 +3,8 @@
 McDonnell et al., NeurIPS 2023 (arXiv 2307.02251), section 4: h = relu(f W) with W standard normal and fixed, G = sum of
 h h^T, Q = sum of h y^T over all images so far, and class scores h^T (G + l I)^-1 Q. What a task adds depends on no other
 task, so that the order of tasks does not matter but for the choice of l: the one with the smallest squared error on the
-last fifth of the newest task's images, when the others fit it (appendix F.1).
+last fifth of the newest task's images, when the others fit it (appendix F.1). Those below the rounding of G are left out: with
+fewer images than random features they would leave the solution to it.
 """
 
 from __future__ import annotations
@@ -68,13 +69,13 @@ class RanPAC(Classifier):
             raise DataError(
                 f"task {task!r} has {len(rows)} training images; a ridge needs 5, one of which chooses its regulariser"
             )
-        self.penalty.fill_(self.choose(rows, F.one_hot(labels, classes), len(rows) - held))
         products = torch.zeros_like(own.products)
         for part, which in zip(rows.split(CHUNK), labels.split(CHUNK), strict=True):
             hidden = self.project(part)
             self.gram.addmm_(hidden.T, hidden)
             products.addmm_(hidden.T, F.one_hot(which, classes).to(hidden))
         own.keep(products=products)
+        self.penalty.fill_(self.choose(rows, F.one_hot(labels, classes), len(rows) - held))
         self.solved = None
 
     def choose(self, rows: torch.Tensor, targets: torch.Tensor, fitted: int) -> float:
@@ -91,9 +92,11 @@ class RanPAC(Classifier):
             values, vectors = torch.linalg.eigh(train.T @ train)
             left, right = test @ vectors, vectors.T @ (train.T @ y[:fitted])
         values = values.clamp_min(0)[:, None]
-        errors = [float((left @ (right / (values + p)) - y[fitted:]).square().mean()) for p in PENALTIES]
+        rounding = torch.finfo(self.gram.dtype).eps * float(self.gram.trace())
+        tried = [p for p in PENALTIES if p >= rounding] or [PENALTIES[-1]]
+        errors = [float((left @ (right / (values + p)) - y[fitted:]).square().mean()) for p in tried]
         best = min(errors)
-        return max(p for p, error in zip(PENALTIES, errors, strict=True) if error == best)
+        return max(p for p, error in zip(tried, errors, strict=True) if error == best)
 
     def weights(self) -> torch.Tensor:
         """(G + l I)^-1 Q: (M, classes), solved once for what is learnt."""

@@ -78,6 +78,22 @@ def chosen(features: torch.Tensor, labels: torch.Tensor, w: torch.Tensor) -> flo
     return min(errors, key=lambda p: errors[p])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ranpac_tries_no_regulariser_below_the_rounding_of_its_sums(dtype: torch.dtype) -> None:
+    """Fewer images than random features, which one of the smallest would fit best: G knows nothing of it in float32."""
+    generator = torch.Generator().manual_seed(0)
+    classifier: Any = build_classifier({"name": "ranpac", "projection": 400}, D)
+    classifier.grow("birds", 2)
+    classifier.to(dtype)
+    labels = torch.arange(100) % 2
+    centres = torch.randn(6, D, generator=generator)
+    features = 30 * (centres[labels] + 0.01 * torch.randn(100, D, generator=generator))
+    classifier.learn("birds", features[:, None].to(dtype), labels)
+    rounding = torch.finfo(dtype).eps * float(classifier.gram.trace())
+    assert float(classifier.penalty) >= rounding
+    assert (float(classifier.penalty) > 1) == (dtype == torch.float32)
+
+
 def test_the_order_of_tasks_changes_no_sum_of_ranpac() -> None:
     one, shown = taught({"name": "ranpac", "projection": 20}, [2, 2, 2], lambda _: 1)
     other = build_classifier({"name": "ranpac", "projection": 20}, D).double()
