@@ -84,7 +84,7 @@ rows = dict(
         sharing="per_task",
         stream=dict(head=dict(**_cosine, classifier=dict(name="ease"))),
     ),
-    joint=dict(
+    replay=dict(
         method=dict(name="lora", rank=8),
         training=dict(loss="cross_entropy", optimizer=dict(lr=2e-3)),
         plugins=[dict(type="ReplayPlugin", mem_size=100000)],
