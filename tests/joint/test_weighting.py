@@ -114,15 +114,19 @@ def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shared_and_own_weights_in_a_step() -> None:
-    """w is used by both tasks, u by task a only. PCGrad acts on w; u gets its own gradient, unchanged."""
+    """w is used by both tasks, u by task a only. PCGrad acts on w; u gets its own gradient, unchanged.
+
+    A loss that is of no task adds its gradient to what comes out.
+    """
     from mtpeft.joint.model import _CombinedGradients
 
     w, u = torch.nn.Parameter(torch.tensor([1.0, 1.0])), torch.nn.Parameter(torch.tensor(2.0))
-    model = SimpleNamespace(trained=lambda: [("w", w), ("u", u)], weighting=build("pcgrad"))
+    model = SimpleNamespace(trained=lambda: [("w", w), ("u", u)], weighting=build("pcgrad"), declared=("keys",))
     update = _CombinedGradients(model, None, ["a", "b"])  # type: ignore[arg-type]
-    update.add({"a": w[0] * u, "b": 0.5 * (w[1] - 2 * w[0])}, penalties=False)
+    losses = {"a": w[0] * u, "b": 0.5 * (w[1] - 2 * w[0])}
+    update.add(losses, [10 * w[1] + 3 * u], penalties=False)
     update.finish(0)
     # a: weight 1, gradient (2, 0); b: weight 2, gradient (-2, 1)
     # a projected: (2,0) + 4/5 (-2,1) = (0.4, 0.8); b projected: (-2,1) + 4/4 (2,0) = (0, 1)
-    torch.testing.assert_close(w.grad, torch.tensor([0.4, 1.8]))
-    torch.testing.assert_close(u.grad, torch.tensor(1.0))
+    torch.testing.assert_close(w.grad, torch.tensor([0.4, 1.8 + 10]))
+    torch.testing.assert_close(u.grad, torch.tensor(1.0 + 3))
