@@ -62,10 +62,10 @@ def test_what_is_missing_and_what_torch_refuses() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_engines_differ_in_length_and_local_loss_alone() -> None:
+def test_the_engines_differ_in_length_and_losses_of_classes_alone() -> None:
     """A common key means the same and has the same default in both."""
     common = {field.name for field in fields(Training)}
-    assert {f.name for f in fields(Continual)} - common == {"epochs", "loss"}
+    assert {f.name for f in fields(Continual)} - common == {"epochs", "loss", "margin"}
     assert {f.name for f in fields(Joint)} - common == {"steps"}
     for name in common:
         assert getattr(Continual(), name) == getattr(Joint(steps=1), name), name
