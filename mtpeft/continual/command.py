@@ -36,6 +36,7 @@ DEMO = (
     "fashion_class_full",
     "fashion_class_lora",
     "fashion_class_lae",
+    "fashion_class_ranpac",
 )
 
 
