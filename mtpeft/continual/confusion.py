@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtpeft.data.streams import TASK_KNOWN, Stream, StreamTask
+from mtpeft.evaluation.definitions import ClassCounts
 
 
 def class_names(stream: Stream, task: StreamTask) -> dict[int, str]:
@@ -30,4 +32,17 @@ def confusion(stream: Stream, predictions: Mapping[str, Sequence[int]]) -> list[
             counts[row[true]][column[predicted]] += 1
         rows = [column[label] for label in row]
         found.append({"task": task.name, "classes": list(names.values()), "rows": rows, "counts": counts})
+    return found
+
+
+def class_counts(stream: Stream, predictions: Mapping[str, Sequence[int]]) -> list[ClassCounts]:
+    """Each class of each task that has predictions: its training and test items, and those predicted right."""
+    found = []
+    for task in stream:
+        if task.name not in predictions:
+            continue
+        pairs = zip(task.test.targets, predictions[task.name], strict=True)
+        right = Counter(true for true, predicted in pairs if true == predicted)
+        train, test = Counter(task.train.targets), Counter(task.test.targets)
+        found += [ClassCounts(train[label], test[label], right[label]) for label in task.labels]
     return found

@@ -32,7 +32,17 @@ FREE = (
     "single_task",
 )
 #: keys of `stream` that say which tasks there are; the tasks themselves are compared
-LISTS = ("first", "tasks", "domains", "num_tasks", "classes_per_task", "order", "order_seed", "order_rng")
+LISTS = (
+    "first",
+    "tasks",
+    "domains",
+    "num_tasks",
+    "classes_per_task",
+    "order",
+    "order_seed",
+    "order_rng",
+    "base_classes",
+)
 
 
 @dataclass(frozen=True)

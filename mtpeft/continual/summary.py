@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mtpeft.continual.confusion import confusion
+from mtpeft.continual.confusion import class_counts, confusion
 from mtpeft.continual.inputs import tasks_of
 from mtpeft.continual.progress import Measured
 from mtpeft.data.dense.stream import DenseStream
@@ -23,6 +23,9 @@ def summarise(manager: TaskManager, stream: Stream | DenseStream, measured: Meas
     found: dict[str, Any] = {}
     if isinstance(stream, Stream) and measured.predictions:
         found["confusion"] = confusion(stream, measured.predictions)
+    classes = None
+    if isinstance(stream, Stream) and "imbalance_factor" in stream.settings:
+        classes = class_counts(stream, measured.predictions)
     return {
         "schema": 1,
         "kind": "continual",
@@ -43,7 +46,7 @@ def summarise(manager: TaskManager, stream: Stream | DenseStream, measured: Meas
         "matrix": {"values": values["values"], "samples": values["samples"]},
         "reference": {"random_init": measured.reference, **({} if single is None else {"single_task": single})},
         "baselines": measured.baselines,
-        "measures": [m.to_dict() for m in compute_measures(matrix, measured.reference, single)],
+        "measures": [m.to_dict() for m in compute_measures(matrix, measured.reference, single, classes)],
         "parameters": {**parameter_facts(manager), "trainable_per_task": _per_task(manager, stream)},
         **found,
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -61,8 +62,19 @@ def class_order(
     return tuple(classes[position] for position in shuffled)
 
 
-def task_sizes(classes: int, num_tasks: int | None, classes_per_task: int | Sequence[int] | None) -> list[int]:
-    """How many classes each task has, from exactly one of the two: equal numbers, or those that are listed."""
+def task_sizes(
+    classes: int,
+    num_tasks: int | None,
+    classes_per_task: int | Sequence[int] | None,
+    base_classes: int | None = None,
+) -> list[int]:
+    """How many classes each task has, from exactly one of the first two: equal numbers, or those that are listed.
+
+    With `base_classes` that many come first, in a task of their own (none for 0), then `classes_per_task` in each, the last
+    task having what is left: Bm-IncN of published class-incremental streams.
+    """
+    if base_classes is not None:
+        return _after_base(classes, num_tasks, classes_per_task, base_classes)
     if (num_tasks is None) == (classes_per_task is None):
         raise ConfigError("give exactly one of num_tasks and classes_per_task")
     if isinstance(classes_per_task, Sequence):
@@ -77,18 +89,61 @@ def task_sizes(classes: int, num_tasks: int | None, classes_per_task: int | Sequ
     return [classes // count] * count
 
 
+def _after_base(classes: int, num_tasks: int | None, step: int | Sequence[int] | None, base: int) -> list[int]:
+    if num_tasks is not None or not _whole(step) or step < 1:
+        raise ConfigError(f"stream.base_classes needs classes_per_task as a number from 1 on, got {step!r}")
+    if not _whole(base) or not 0 <= base < classes:
+        raise DataError(
+            f"base_classes={base!r}: expected a whole number from 0 to {classes - 1}, below all {classes} classes"
+        )
+    rest = classes - base
+    sizes = [base] * (base > 0) + [step] * (rest // step)
+    return sizes + [rest % step] * (rest % step > 0)
+
+
+def _whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def long_tail(number: int, classes: Sequence[int], factor: float) -> dict[int, int]:
+    """{class: items}: from `number` of the first class down to `number` / `factor` of the last, by equal ratios.
+
+    Of class c of C it is int(number · (1 / factor)^(c / (C - 1))) (Liu et al. 2022, Long-Tailed Class Incremental Learning,
+    arXiv 2210.00266). Raises `ConfigError` for a factor of 1 or less, `DataError` for less than two classes or where a
+    class would have no item.
+    """
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor < float("inf"):
+        raise ConfigError(
+            f"stream.imbalance_factor must be a number above 1, largest class to smallest, got {factor!r}"
+        )
+    if len(classes) < 2:
+        raise DataError(f"stream.imbalance_factor needs two classes or more, there is {len(classes)}")
+    ratio = 1 / factor
+    counts = {label: int(number * ratio ** (c / (len(classes) - 1.0))) for c, label in enumerate(classes)}
+    if not all(counts.values()):
+        raise DataError(
+            f"imbalance_factor={factor}: of {number} items of the first class, none is left of the last one"
+        )
+    return counts
+
+
 def sample(data: Labelled, classes: Sequence[int], per_class: int | None, seed: int) -> list[int]:
     """Ascending indices of all items of `classes`, or of `per_class` of each, whatever the task they are in."""
-    labels = torch.tensor(data.targets)
     if per_class is None:
-        return torch.isin(labels, torch.tensor(classes)).nonzero()[:, 0].tolist()
+        return torch.isin(torch.tensor(data.targets), torch.tensor(classes)).nonzero()[:, 0].tolist()
     if not isinstance(per_class, int):
         raise ConfigError(f"{data.name}: {per_class!r} of each class asked for, expected a whole number")
+    return sample_counts(data, dict.fromkeys(classes, per_class), seed)
+
+
+def sample_counts(data: Labelled, counts: Mapping[int, int], seed: int) -> list[int]:
+    """Ascending indices of as many items of each class as {class: items} says; fewer are some of more, by the same seed."""
+    labels = torch.tensor(data.targets)
     kept: list[int] = []
-    for label in classes:
+    for label, count in counts.items():
         members = (labels == label).nonzero()[:, 0]
-        if not 1 <= per_class <= len(members):
-            raise DataError(f"{data.name}: {per_class} of class {label} asked for, it has {len(members)}")
+        if not 1 <= count <= len(members):
+            raise DataError(f"{data.name}: {count} of class {label} asked for, it has {len(members)}")
         shuffled = torch.randperm(len(members), generator=torch.Generator().manual_seed(seed))
-        kept += members[shuffled[:per_class]].tolist()
+        kept += members[shuffled[:count]].tolist()
     return sorted(kept)

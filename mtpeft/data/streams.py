@@ -10,6 +10,7 @@ Classes of the training and the test part, and of domains, are matched by name.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,15 @@ from mtpeft.data.classes import same_classes
 from mtpeft.data.domains import corrupted_domains, own_domains
 from mtpeft.data.images import Images
 from mtpeft.data.labelled import Labelled, as_labelled, build_labelled_parts
-from mtpeft.data.splits import class_order, classes_of, common_classes, sample, task_sizes
+from mtpeft.data.splits import (
+    class_order,
+    classes_of,
+    common_classes,
+    long_tail,
+    sample,
+    sample_counts,
+    task_sizes,
+)
 from mtpeft.data.transforms import Augment
 from mtpeft.errors import ConfigError, DataError, UnknownNameError, nearest
 
@@ -142,7 +151,11 @@ def task_incremental(train: Any, test: Any, **options: Any) -> Stream:
     list. The classes come in the order `order` (a permutation of the source's labels), else shuffled by `order_seed` and
     `order_rng` (see `class_order`), else ascending. `train_per_class` and `test_per_class` keep that many items of each
     class, drawn by `subset_seed`; `shots` are the training items of each class from the second task on, in the place of
-    `train_per_class` (few-shot). Every task has the head `head`. `train` and `test` are `Images`, `Clips`, or
+    `train_per_class` (few-shot). `base_classes` come first, then tasks of `classes_per_task`, the last one maybe smaller
+    (`task_sizes`). `imbalance_factor` gives the training part a long tail: from one source label to the next a class has
+    fewer items, from the smallest class's number (or `train_per_class`) down to that divided by the factor (`long_tail`).
+    So ascending classes are learnt from head to tail, shuffled ones with the same counts in another order.
+    Every task has the head `head`. `train` and `test` are `Images`, `Clips`, or
     torchvision-style data sets that give tensors. Raises `DataError`, with the numbers, when any of this cannot be.
     """
     return _split_classes("task_incremental", train, test, **options)
@@ -236,7 +249,10 @@ KINDS = ("class_incremental", "task_incremental", "domain_incremental")
 #: streams whose tasks are known at test time, so that each can have a head and weights of its own
 TASK_KNOWN = ("task_incremental", "dense_incremental")
 _SUBSET_OPTIONS = {"train_per_class", "test_per_class", "subset_seed"}
-_SPLIT_OPTIONS = {"num_tasks", "classes_per_task", "order", "order_seed", "order_rng", "shots", "head"}
+_SPLIT_OPTIONS = {"num_tasks", "classes_per_task", "order", "order_seed", "order_rng", "shots", "head"} | {
+    "base_classes",
+    "imbalance_factor",
+}
 
 
 def _split_classes(
@@ -253,12 +269,15 @@ def _split_classes(
     test_per_class: int | None = None,
     subset_seed: int = 0,
     shots: int | None = None,
+    base_classes: int | None = None,
+    imbalance_factor: float | None = None,
     head: Mapping[str, Any] | None = None,
 ) -> Stream:
     train, test = as_labelled(train), as_labelled(test)
     in_test = common_classes(train, test)
     classes = class_order(tuple(in_test), order, order_seed, order_rng)
-    sizes = task_sizes(len(classes), num_tasks, classes_per_task)
+    sizes = task_sizes(len(classes), num_tasks, classes_per_task, base_classes)
+    tail = None if imbalance_factor is None else _tail(train, tuple(in_test), train_per_class, imbalance_factor, shots)
     if shots is not None and len(sizes) == 1:
         raise ConfigError("stream.shots is for the tasks after the first, and there is one; leave it out")
     place = {label: position for position, label in enumerate(classes)}
@@ -267,7 +286,11 @@ def _split_classes(
         members = classes[sum(sizes[:index]) :][:size]
         mapping = place if kind == "class_incremental" else {label: i for i, label in enumerate(members)}
         per_class = train_per_class if index == 0 or shots is None else shots
-        kept_train = sample(train, members, per_class, subset_seed)
+        kept_train = (
+            sample(train, members, per_class, subset_seed)
+            if tail is None
+            else sample_counts(train, {label: tail[label] for label in members}, subset_seed)
+        )
         kept_test = sample(test, [in_test[label] for label in members], test_per_class, subset_seed)
         name = f"task{index}"
         tasks.append(
@@ -287,5 +310,23 @@ def _split_classes(
         "test_per_class": test_per_class,
         "subset_seed": subset_seed,
         **({} if shots is None else {"shots": shots}),
+        **({} if base_classes is None else {"base_classes": base_classes}),
+        **({} if imbalance_factor is None else {"imbalance_factor": imbalance_factor}),
     }
     return Stream(kind, tuple(tasks), classes, tuple(train.classes[label] for label in classes), settings)
+
+
+def _tail(
+    train: Labelled, classes: tuple[int, ...], largest: int | None, factor: float, shots: int | None
+) -> dict[int, int]:
+    """Training items of each class of a stream with a long tail."""
+    if shots is not None:
+        raise ConfigError(
+            "give stream.imbalance_factor or stream.shots, not both: each says how many items a class has"
+        )
+    if largest is None:
+        found = Counter(train.targets)
+        largest = min(found[label] for label in classes)
+    elif not isinstance(largest, int):
+        raise ConfigError(f"{train.name}: {largest!r} of each class asked for, expected a whole number")
+    return long_tail(largest, classes, factor)

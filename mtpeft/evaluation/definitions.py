@@ -10,7 +10,7 @@ A function raises `Undefined` with the reason where its formula has no value; No
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,12 +30,22 @@ Value = Scalar | list[Scalar] | list[list[Scalar]]
 
 
 @dataclass(frozen=True)
+class ClassCounts:
+    """One class at the end of a stream: training items, test items, and how many of these are classified right."""
+
+    train: int
+    test: int
+    right: int
+
+
+@dataclass(frozen=True)
 class Inputs:
-    """What measures are computed from: the matrix, and reference values per task where a measure needs them."""
+    """What measures are computed from: the matrix, and reference values per task or class where a measure needs them."""
 
     matrix: AccuracyMatrix
     random_init: np.ndarray | None
     single_task: np.ndarray | None
+    classes: Sequence[ClassCounts] | None = None
 
     @property
     def total(self) -> int:
@@ -67,43 +77,51 @@ class Definition:
     formula: str
     source: str
     compute: Callable[[Inputs], Value]
+    of_classes: bool = False  # whether it is one of runs whose classes are counted, and is left out of all others
 
 
 REGISTRY: dict[str, Definition] = {}
 
 
-def _measure(name: str, title: str, kind: str, formula: str, source: str) -> Callable[..., Callable[[Inputs], Value]]:
+def measure(
+    name: str, title: str, kind: str, formula: str, source: str, of_classes: bool = False
+) -> Callable[..., Callable[[Inputs], Value]]:
+    """Registers the function below as a measure; the arguments are the fields of `Definition`."""
+
     def register(compute: Callable[[Inputs], Value]) -> Callable[[Inputs], Value]:
-        REGISTRY[name] = Definition(name, title, kind, formula, source, compute)
+        REGISTRY[name] = Definition(name, title, kind, formula, source, compute, of_classes)
         return compute
 
     return register
 
 
-def _complete(values: np.ndarray, what: str) -> np.ndarray:
+def complete(values: np.ndarray, what: str) -> np.ndarray:
+    """The values; raises `Undefined` where one is missing, `what` says of which."""
     missing = int(np.isnan(values).sum())
     if missing:
         raise Undefined(f"{missing} of {values.size} values are missing: {what}")
     return values
 
 
-def _comparable(inputs: Inputs) -> None:
+def comparable(inputs: Inputs) -> None:
     """Averages over tasks mean something only when all tasks have one metric, unit and direction."""
     kinds = sorted({f"{t.metric} ({t.unit or 'no unit'})" for t in inputs.matrix.tasks})
     if len({(t.metric, t.unit, t.higher_is_better) for t in inputs.matrix.tasks}) > 1:
         raise Undefined(f"tasks are measured differently: {', '.join(kinds)}; see the values per task")
 
 
-def _several(inputs: Inputs) -> None:
+def several(inputs: Inputs) -> None:
+    """Raises `Undefined` for a stream of one task."""
     if inputs.total < 2:
         raise Undefined("needs at least two tasks, the stream has one")
 
 
-def _optional(values: np.ndarray) -> list[Scalar]:
+def optional(values: np.ndarray) -> list[Scalar]:
+    """Plain numbers, None for NaN."""
     return [None if np.isnan(v) else float(v) for v in values]
 
 
-def _running(inputs: Inputs, weighted: bool) -> np.ndarray:
+def running(inputs: Inputs, weighted: bool) -> np.ndarray:
     """(T,) average of the tasks seen so far after each task, plain or weighted by samples; NaN where incomplete."""
     result = np.full(inputs.total, np.nan)
     for k in range(inputs.total):
@@ -113,13 +131,13 @@ def _running(inputs: Inputs, weighted: bool) -> np.ndarray:
     return result
 
 
-@_measure("average_accuracy", "Average accuracy", "level", "A_T = 1/T · Σ_j R[T, j]", GEM.format(2) + " (ACC)")
+@measure("average_accuracy", "Average accuracy", "level", "A_T = 1/T · Σ_j R[T, j]", GEM.format(2) + " (ACC)")
 def _average_accuracy(inputs: Inputs) -> Value:
-    _comparable(inputs)
-    return float(_complete(inputs.values[-1], "the last row of R").mean())
+    comparable(inputs)
+    return float(complete(inputs.values[-1], "the last row of R").mean())
 
 
-@_measure(
+@measure(
     "average_incremental_accuracy",
     "Average incremental accuracy",
     "level",
@@ -127,30 +145,31 @@ def _average_accuracy(inputs: Inputs) -> Value:
     ICARL + " (there over all test samples seen: the same when all tasks have equally many)",
 )
 def _average_incremental_accuracy(inputs: Inputs) -> Value:
-    _comparable(inputs)
-    return float(_complete(_running(inputs, weighted=False), "rows of R on and left of the diagonal").mean())
+    comparable(inputs)
+    return float(complete(running(inputs, weighted=False), "rows of R on and left of the diagonal").mean())
 
 
-def _accuracy_only(inputs: Inputs) -> None:
-    _comparable(inputs)
+def accuracy_only(inputs: Inputs) -> None:
+    """Raises `Undefined` where tasks are not all measured by accuracy, which alone may be weighted by samples."""
+    comparable(inputs)
     metric = inputs.matrix.tasks[0].metric
     if metric != "accuracy":
         raise Undefined(f"weighting by samples is meaningful for accuracy, not for {metric}")
 
 
-@_measure(
+@measure(
     "sample_weighted_accuracy",
     "Accuracy over all seen test samples",
     "level",
     "S_T, with S_k = Σ_{j≤k} n[k, j]·R[k, j] / Σ_{j≤k} n[k, j]",
-    ICARL + ", its value after the last task",
+    ICARL + ", its value after the last task: the last accuracy A_B of class-incremental learning",
 )
 def _sample_weighted_accuracy(inputs: Inputs) -> Value:
-    _accuracy_only(inputs)
-    return float(_complete(_running(inputs, weighted=True)[-1:], "the last row of R")[0])
+    accuracy_only(inputs)
+    return float(complete(running(inputs, weighted=True)[-1:], "the last row of R")[0])
 
 
-@_measure(
+@measure(
     "sample_weighted_incremental_accuracy",
     "Incremental accuracy over all seen test samples",
     "level",
@@ -158,11 +177,11 @@ def _sample_weighted_accuracy(inputs: Inputs) -> Value:
     ICARL,
 )
 def _sample_weighted_incremental_accuracy(inputs: Inputs) -> Value:
-    _accuracy_only(inputs)
-    return float(_complete(_running(inputs, weighted=True), "rows of R on and left of the diagonal").mean())
+    accuracy_only(inputs)
+    return float(complete(running(inputs, weighted=True), "rows of R on and left of the diagonal").mean())
 
 
-def _forgetting_after(inputs: Inputs, k: int) -> np.ndarray:
+def forgetting_after(inputs: Inputs, k: int) -> np.ndarray:
     """(k,) forgetting of each earlier task after training on task k (counted from 0); NaN where rows are missing."""
     scores = inputs.scores
     # The paper defines a[l, j] for l >= j only: a value from before a task was learned is not something to forget.
@@ -170,7 +189,7 @@ def _forgetting_after(inputs: Inputs, k: int) -> np.ndarray:
     return np.array([np.max(scores[j:k, j]) - scores[k, j] for j in range(k)])
 
 
-@_measure(
+@measure(
     "average_forgetting",
     "Average forgetting",
     "difference",
@@ -178,12 +197,12 @@ def _forgetting_after(inputs: Inputs, k: int) -> np.ndarray:
     CHAUDHRY,
 )
 def _average_forgetting(inputs: Inputs) -> Value:
-    _several(inputs)
-    _comparable(inputs)
-    return float(_complete(_forgetting_after(inputs, inputs.total - 1), "entries of R below the diagonal").mean())
+    several(inputs)
+    comparable(inputs)
+    return float(complete(forgetting_after(inputs, inputs.total - 1), "entries of R below the diagonal").mean())
 
 
-@_measure(
+@measure(
     "backward_transfer",
     "Backward transfer (BWT)",
     "difference",
@@ -191,13 +210,13 @@ def _average_forgetting(inputs: Inputs) -> Value:
     GEM.format(3),
 )
 def _backward_transfer(inputs: Inputs) -> Value:
-    _several(inputs)
-    _comparable(inputs)
+    several(inputs)
+    comparable(inputs)
     gain = (inputs.scores[-1] - np.diag(inputs.scores))[:-1]
-    return float(_complete(gain, "the diagonal and the last row of R").mean())
+    return float(complete(gain, "the diagonal and the last row of R").mean())
 
 
-@_measure(
+@measure(
     "forward_transfer",
     "Forward transfer (FWT)",
     "difference",
@@ -205,15 +224,15 @@ def _backward_transfer(inputs: Inputs) -> Value:
     GEM.format(4),
 )
 def _forward_transfer(inputs: Inputs) -> Value:
-    _several(inputs)
-    _comparable(inputs)
+    several(inputs)
+    comparable(inputs)
     if inputs.random_init is None:
         raise Undefined("the untrained model was not evaluated (b is missing)")
     gain = (np.diag(inputs.scores, k=1) - inputs.random_init[1:] * inputs.matrix.signs[1:]).astype(float)
-    return float(_complete(gain, "tasks evaluated just before they are learned").mean())
+    return float(complete(gain, "tasks evaluated just before they are learned").mean())
 
 
-@_measure(
+@measure(
     "multi_task_delta",
     "Multi-task delta",
     "percent",
@@ -228,14 +247,14 @@ def _multi_task_delta(inputs: Inputs) -> Value:
 
 def multi_task_delta(values: np.ndarray, single_task: np.ndarray, signs: np.ndarray) -> float:
     """100/T · Σ_j s[j]·(values[j] - q[j]) / q[j] in percent, all (T,); raises `Undefined` where that has no value."""
-    single = _complete(single_task, "single-task values")
+    single = complete(single_task, "single-task values")
     if not (single > 0).all():
         raise Undefined("a relative difference needs single-task values above zero")
-    final = _complete(values, "the last row of R")
+    final = complete(values, "the last row of R")
     return float(100.0 * (signs * (final - single) / single).mean())
 
 
-@_measure(
+@measure(
     "learning_curve",
     "Learning curve",
     "level",
@@ -243,10 +262,10 @@ def multi_task_delta(values: np.ndarray, single_task: np.ndarray, signs: np.ndar
     "Lopez-Paz and Ranzato 2017 (GEM), diagonal of R",
 )
 def _learning_curve(inputs: Inputs) -> Value:
-    return _optional(np.diag(inputs.values))
+    return optional(np.diag(inputs.values))
 
 
-@_measure(
+@measure(
     "accuracy_curve",
     "Average accuracy after each task",
     "level",
@@ -254,11 +273,11 @@ def _learning_curve(inputs: Inputs) -> Value:
     GEM.format(2) + " after each task",
 )
 def _accuracy_curve(inputs: Inputs) -> Value:
-    _comparable(inputs)
-    return _optional(_running(inputs, weighted=False))
+    comparable(inputs)
+    return optional(running(inputs, weighted=False))
 
 
-@_measure(
+@measure(
     "forgetting_per_task",
     "Forgetting per task",
     "difference",
@@ -266,8 +285,8 @@ def _accuracy_curve(inputs: Inputs) -> Value:
     CHAUDHRY + ", per task",
 )
 def _forgetting_per_task(inputs: Inputs) -> Value:
-    _several(inputs)
-    return [*_optional(_forgetting_after(inputs, inputs.total - 1)), None]
+    several(inputs)
+    return [*optional(forgetting_after(inputs, inputs.total - 1)), None]
 
 
 def _relative_forgetting(inputs: Inputs) -> np.ndarray:
@@ -277,7 +296,7 @@ def _relative_forgetting(inputs: Inputs) -> np.ndarray:
     return np.divide(100.0 * lost, np.abs(learned), out=np.full(len(lost), np.nan), where=learned != 0)
 
 
-@_measure(
+@measure(
     "average_relative_forgetting",
     "Average relative forgetting",
     "percent",
@@ -285,12 +304,12 @@ def _relative_forgetting(inputs: Inputs) -> np.ndarray:
     GEM.format(3) + ", with the other sign and relative as in Maninis et al. 2019 (CVPR), average per-task drop",
 )
 def _average_relative_forgetting(inputs: Inputs) -> Value:
-    _several(inputs)
+    several(inputs)
     what = "the diagonal and the last row of R, or a value of zero on the diagonal"
-    return float(_complete(_relative_forgetting(inputs), what).mean())
+    return float(complete(_relative_forgetting(inputs), what).mean())
 
 
-@_measure(
+@measure(
     "relative_forgetting_per_task",
     "Relative forgetting per task",
     "percent",
@@ -298,11 +317,11 @@ def _average_relative_forgetting(inputs: Inputs) -> Value:
     GEM.format(3) + ", per task, with the other sign and relative as in Maninis et al. 2019 (CVPR)",
 )
 def _relative_forgetting_per_task(inputs: Inputs) -> Value:
-    _several(inputs)
-    return [*_optional(_relative_forgetting(inputs)), None]
+    several(inputs)
+    return [*optional(_relative_forgetting(inputs)), None]
 
 
-@_measure(
+@measure(
     "forgetting_curves",
     "Forgetting curve of each task",
     "difference",
@@ -310,6 +329,6 @@ def _relative_forgetting_per_task(inputs: Inputs) -> Value:
     CHAUDHRY + ", per task and step",
 )
 def _forgetting_curves(inputs: Inputs) -> Value:
-    _several(inputs)
-    after = {k: _optional(_forgetting_after(inputs, k)) for k in range(1, inputs.total)}
+    several(inputs)
+    after = {k: optional(forgetting_after(inputs, k)) for k in range(1, inputs.total)}
     return [[after[k][j] for k in range(j + 1, inputs.total)] for j in range(inputs.total)]

@@ -1,7 +1,7 @@
 """Measures derived from the accuracy matrix. Each names its formula and its source, in the file and on the page.
 
 A measure that cannot be computed is None and says why: there is no fallback value. The formulas, and what their letters
-stand for, are in definitions.py.
+stand for, are in definitions.py, those of class-incremental learning in seen_classes.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from mtpeft.errors import DataError
-from mtpeft.evaluation.definitions import REGISTRY, Definition, Inputs, Undefined, Value
+from mtpeft.evaluation import seen_classes  # noqa: F401  (registers its measures)
+from mtpeft.evaluation.definitions import REGISTRY, ClassCounts, Definition, Inputs, Undefined, Value
 from mtpeft.evaluation.matrix import AccuracyMatrix
 
 
@@ -41,19 +42,23 @@ def compute_measures(
     matrix: AccuracyMatrix,
     random_init: Sequence[float | None] | None = None,
     single_task: Sequence[float | None] | None = None,
+    classes: Sequence[ClassCounts] | None = None,
 ) -> list[Measure]:
     """All measures of a stream, in a fixed order; undefined ones are None with a reason.
 
     `random_init`: (T,) metric of each task before any training (b, for forward transfer). `single_task`: (T,) metric of
-    each task trained alone (for the multi-task delta). Raises `DataError` when their length is not T.
+    each task trained alone (for the multi-task delta). `classes`: of a stream with a long tail, the counts of each class;
+    the measures of them are left out without. Raises `DataError` when their length is not T.
     """
-    references = []
+    references: list[np.ndarray | None] = []
     for key, values in (("random_init", random_init), ("single_task", single_task)):
         if values is not None and len(values) != len(matrix):
             raise DataError(f"reference {key} has {len(values)} values for {len(matrix)} tasks; give one per task")
         references.append(None if values is None else np.array([np.nan if v is None else v for v in values], float))
-    inputs = Inputs(matrix, *references)
-    return [_evaluate(definition, inputs) for definition in REGISTRY.values()]
+    before, alone = references
+    inputs = Inputs(matrix, before, alone, classes)
+    wanted = [definition for definition in REGISTRY.values() if classes is not None or not definition.of_classes]
+    return [_evaluate(definition, inputs) for definition in wanted]
 
 
 def measure_names() -> list[str]:
@@ -84,7 +89,7 @@ def _holes(definition: Definition) -> str:
 
 
 def _unit(definition: Definition, inputs: Inputs) -> str:
-    if definition.kind == "percent":
+    if definition.kind in ("percent", "share"):
         return "%"
     units = {task.unit for task in inputs.matrix.tasks}
     if len(units) > 1:

@@ -56,6 +56,32 @@ def accuracy_chart(stream: Stream) -> Chart | None:
     )
 
 
+def seen_charts(stream: Stream) -> list[tuple[str, Chart]]:
+    """Of a class-incremental stream: accuracy over the test samples of all classes seen so far, and of earlier tasks' alone.
+
+    Against the number of tasks learned, one line per group; with titles. Charts that no run has values for are left out.
+    """
+    if stream.metric is None or stream.runs[0][1]["scenario"] != "class_incremental":
+        return []
+    total = len(stream.tasks)
+    charts = []
+    for name, first, title in (
+        ("seen_accuracy_curve", 1, "All classes seen so far"),
+        ("old_accuracy_curve", 2, "Classes of earlier tasks"),
+    ):
+        curves = [group.curve(name) for group in stream.groups]
+        if not any(curves):
+            continue
+        traces = [
+            line(range(first, first + len(curve)), curve, group.label, series_style(index))
+            for index, (group, curve) in enumerate(zip(stream.groups, curves, strict=True))
+        ]
+        y = {"title": {"text": plain(measured(stream.metric))}}
+        label = f"{stream.title}: {title[0].lower()}{title[1:]}, {stream.metric['metric']} against tasks learned"
+        charts.append((title, chart_of(label, traces, _task_axis(total, "tasks learned"), y, height=300)))
+    return charts
+
+
 def forgetting_charts(stream: Stream) -> list[tuple[str, Chart]]:
     """For each task but the last: its metric after each later task, one line per group; with task names."""
     total = len(stream.tasks)

@@ -57,6 +57,7 @@ def _stream(stream: Stream, number: int, plots: Plots, places: Mapping[int, Path
         card("Methods compared", _headline_note(stream), tables.headline_table(stream)),
         published_of_stream(stream),
         _accuracy(stream, plots),
+        _seen(stream, plots),
         _forgetting(stream, plots),
         _matrices(stream, plots),
         _learning(stream, plots),
@@ -84,6 +85,15 @@ def _accuracy(stream: Stream, plots: Plots) -> str:
         note += " The dashed baselines are averages over all tasks of the stream."
     baselines = [baseline_key(index, baseline.label) for index, baseline in enumerate(stream.baselines)]
     return card("Accuracy as tasks are added", note.strip(), legend(stream, *baselines), plots.place(chart))
+
+
+def _seen(stream: Stream, plots: Plots) -> str:
+    """Accuracy over all classes seen so far, and over the old ones; nothing where there is one class space per task."""
+    parts = [titled(title, plots.place(chart)) for title, chart in charts.seen_charts(stream)]
+    if not parts:
+        return ""
+    note = "Every test sample counts alike, however many its task has. The classes just learned are in the learning curves."
+    return card("Accuracy over seen classes", note + _BARS * stream.seeded, legend(stream), grid(parts, "wide"))
 
 
 def _forgetting(stream: Stream, plots: Plots) -> str:

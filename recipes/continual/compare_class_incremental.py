@@ -14,8 +14,8 @@ Result:   (seed 0, CPU; accuracy over all classes after the last task, its mean 
               replay       63.9    75.2    33.3
 
           frozen features: linear probe over all classes 76.0 %, nearest class mean 67.3 %. What is trained with gradients on one
-          task after the other stays below the frozen backbone's class means; classifiers by sums lose what more classes cost, and the
-          ridge of RanPAC is above the linear probe that sees all classes at once
+          task after the other stays below the frozen backbone's class means; classifiers by sums lose what more classes
+          cost, and the ridge of RanPAC is above the linear probe that sees all classes at once
 Duration: about 20 minutes on 2 cores
 """
 

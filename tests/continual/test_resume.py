@@ -20,6 +20,7 @@ from mtpeft.errors import CheckpointError
 from mtpeft.runs.state import State
 
 CLASS = {**make_recipe()["stream"], "type": "class_incremental"}
+FEW = {**{key: value for key, value in CLASS.items() if key != "num_tasks"}, "classes_per_task": 2}
 PICTURES = {"scale": [0.3, 1.0], "auto_augment": "rand-m5-mstd0.5", "re_prob": 0.3, "flip": True}
 RUNS: dict[str, dict[str, Any]] = {
     "shared lora": {},
@@ -40,6 +41,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "si": {"plugins": [{"type": "SynapticIntelligencePlugin", "si_lambda": 1.0}]},
     "lwf, class-incremental": {"stream": CLASS, "plugins": [{"type": "LwFPlugin", "alpha": 1.0, "temperature": 2.0}]},
     "replay, class-incremental": {"stream": CLASS, "plugins": [{"type": "ReplayPlugin", "mem_size": 20}]},
+    "long tail, class-incremental": {"stream": {**CLASS, "imbalance_factor": 4}},
+    "few shots after a base task, class-incremental": {"stream": {**FEW, "base_classes": 4, "shots": 5}},
     "pictures changed one by one": {"augment": PICTURES},
     "pictures changed one by one, replay": {
         "augment": PICTURES,

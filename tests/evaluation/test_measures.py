@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from mtpeft.errors import MtpeftError
 from mtpeft.evaluation import AccuracyMatrix, Measure, TaskMetric, compute_measures
+from mtpeft.evaluation.definitions import ClassCounts
 from mtpeft.evaluation.measures import measure_names
 
 ACCURACY = [  # rows: after training on task 1, 2, 3
@@ -18,6 +20,7 @@ ACCURACY = [  # rows: after training on task 1, 2, 3
 ]
 SAMPLES = [100, 200, 700]  # test samples of the three tasks
 RANDOM_INIT = [12.0, 10.0, 10.0]
+CLASSES = [ClassCounts(*counts) for counts in ((500, 10, 9), (101, 10, 7), (100, 10, 9), (20, 30, 16), (19, 8, 2))]
 
 # Worked out with pencil and paper.
 GOLDEN = {
@@ -30,6 +33,14 @@ GOLDEN = {
     "sample_weighted_incremental_accuracy": 92.43333333333334,
     # task 1: max(90, 92) - 70 = 22; task 2: 95 - 85 = 10; (22 + 10) / 2
     "average_forgetting": 16.0,
+    "forgetting_from_best": 16.0,  # as no final value is the best one
+    # after task 2: 90 - 92 = -2; after task 3: ((92 - 70) + (95 - 85)) / 2 = 16; (-2 + 16) / 2
+    "stepwise_forgetting": 7.0,
+    "seen_accuracy_curve": [90.0, 94.0, 93.3],
+    "old_accuracy_curve": [92.0, 80.0],  # (100 * 70 + 200 * 85) / 300 = 24000 / 300
+    "many_shot_accuracy": 80.0,  # (9 + 7) of (10 + 10)
+    "medium_shot_accuracy": 62.5,  # (9 + 16) of (10 + 30)
+    "few_shot_accuracy": 25.0,
     "backward_transfer": -15.0,  # ((70 - 90) + (85 - 95)) / 2
     "forward_transfer": 15.0,  # ((20 - 10) + (30 - 10)) / 2
     # single-task 100, 100, 90: (-30 % - 15 % + 10 %) / 3 = -35 / 3
@@ -60,7 +71,7 @@ def by_name(measures: list[Measure]) -> dict[str, Measure]:
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Measure]:
-    return by_name(compute_measures(matrix_from(ACCURACY, SAMPLES), RANDOM_INIT, single_task=[100.0, 100.0, 90.0]))
+    return by_name(compute_measures(matrix_from(ACCURACY, SAMPLES), RANDOM_INIT, [100.0, 100.0, 90.0], CLASSES))
 
 
 @pytest.mark.parametrize("name", measure_names())
@@ -116,6 +127,41 @@ def test_a_value_from_before_a_task_was_learned_is_not_forgotten():
     values[0][1] = 99.5  # better by chance before task 2 was learned
     found = by_name(compute_measures(matrix_from(values)))
     assert found["forgetting_per_task"].value == [22.0, 10.0, None]
+
+
+def test_the_three_forgettings_against_loops():
+    """A task that ends at its best has lost less than nothing, nothing from the best, and in steps what it lost on the way."""
+    generator = np.random.default_rng(5)
+    values = generator.uniform(0, 100, (6, 6))
+    values[-1, 1] = 100.0
+    found = by_name(compute_measures(matrix_from(values.tolist(), [100] * 6)))
+    last, steps = 5, []
+    for t in range(1, 6):
+        steps.append(sum(values[t - 1, j] - values[t, j] for j in range(t)) / t)
+    before = [max(values[t, j] for t in range(j, last)) - values[last, j] for j in range(last)]
+    ever = [max(values[t, j] for t in range(j, last + 1)) - values[last, j] for j in range(last)]
+    assert found["average_forgetting"].value == pytest.approx(sum(before) / 5, abs=1e-9)
+    assert found["forgetting_from_best"].value == pytest.approx(sum(ever) / 5, abs=1e-9)
+    assert found["stepwise_forgetting"].value == pytest.approx(sum(steps) / 5, abs=1e-9)
+    assert before[1] < 0 and ever[1] == 0
+
+
+def test_curves_of_seen_and_old_classes_leave_gaps():
+    found = by_name(
+        compute_measures(matrix_from([[90.0, None, None], [None, 95.0, None], [70.0, 85.0, 99.0]], SAMPLES))
+    )
+    assert found["seen_accuracy_curve"].value == [90.0, None, pytest.approx(93.3)]
+    assert found["old_accuracy_curve"].value == [None, pytest.approx(80.0)] and found["old_accuracy_curve"].reason
+    assert found["stepwise_forgetting"].value is None
+    assert by_name(compute_measures(matrix_from([[91.0]])))["old_accuracy_curve"].value is None
+
+
+def test_measures_of_a_long_tail_are_of_runs_with_counts_alone():
+    assert "few_shot_accuracy" not in by_name(compute_measures(matrix_from(ACCURACY)))
+    found = by_name(compute_measures(matrix_from(ACCURACY), classes=CLASSES[:2]))
+    assert found["many_shot_accuracy"].value == 80.0 and found["many_shot_accuracy"].unit == "%"
+    assert found["few_shot_accuracy"].value is None
+    assert found["few_shot_accuracy"].reason == "no class has under 20 training items"
 
 
 def test_agrees_with_avalanche():
